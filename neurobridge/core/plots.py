@@ -80,23 +80,25 @@ def membrane_trace(
 ) -> Axes:
     "Draw one neuron's potential with its threshold and spikes; raise `ValueError` where the lengths differ or more than one neuron is given."
     v = _array(v, 1, "membrane_trace: v", "[T], one neuron")
+    fired = np.nonzero(_binary(_array(np.zeros(len(v)) if spikes is None else spikes, 1, "membrane_trace: spikes", "[T], one neuron"), "membrane_trace: spikes"))[0]
+    if spikes is not None and len(spikes) != len(v):
+        raise ValueError(f"membrane_trace: {len(spikes)} spike steps for {len(v)} steps of potential")
     ax = ax or plt.subplots()[1]
     ax.plot(v, color=PALETTE["blue"], label="potential")
     if v_th is not None:
         ax.axhline(v_th, color=PALETTE["red"], linestyle="--", linewidth=1, label="threshold")
     if spikes is not None:
-        spikes = _binary(_array(spikes, 1, "membrane_trace: spikes", f"[{len(v)}]"), "membrane_trace: spikes")
-        if len(spikes) != len(v):
-            raise ValueError(f"membrane_trace: {len(spikes)} spike steps for {len(v)} steps of potential")
         low, high = min(np.nanmin(v), 0), max(np.nanmax(v), v_th or 0)
         base = high + 0.06 * (high - low)
-        ax.vlines(np.nonzero(spikes)[0], base, base + 0.1 * (high - low), color=PALETTE["ink"], linewidth=1.2, label="spikes")
+        ax.vlines(fired, base, base + 0.1 * (high - low), color=PALETTE["ink"], linewidth=1.2, label="spikes")
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.legend(loc="upper left", bbox_to_anchor=(0, 1.14), ncol=3)
     return ax
 
 # %% ../../nbs/core/04_plots.ipynb #cell-034
-def _matrix(frames: Sequence[pd.DataFrame], name: str, column: str) -> list[np.ndarray]:
+def _columns(frames: Sequence[pd.DataFrame], name: str, column: str) -> list[np.ndarray]:
+    if not frames:
+        raise ValueError(f"learning_curves: {name!r} has no frames")
     for frame in frames:
         if column not in frame:
             raise ValueError(f"learning_curves: {name!r} has no column {column!r}; it has {', '.join(map(str, frame.columns))}")
@@ -118,6 +120,15 @@ def _band(ax: Axes, xs: list[np.ndarray], ys: list[np.ndarray], name: str, color
             ax.plot(longer_x[common - 1 :], longer_y[common - 1 :], color=color, linewidth=0.6)
 
 
+def _words(column: str) -> str:
+    text = column.replace("_", " ").replace("valid ", "validation ").replace("train ", "training ")
+    return {"seconds": "training time (s)"}.get(column, text + (" (fraction)" if "accuracy" in text else ""))
+
+
+def _colours(count: int) -> list[str]:
+    return [PALETTE[_ORDER[i % len(_ORDER)]] for i in range(count)]
+
+# %% ../../nbs/core/04_plots.ipynb #cell-035
 def learning_curves(
     histories: Mapping[str, pd.DataFrame | Sequence[pd.DataFrame]],  # name -> one history, or one a seed
     x: str = "epoch",  # column to the right: "epoch" or "seconds"
@@ -126,27 +137,17 @@ def learning_curves(
     xlabel: str | None = None,  # default: the column's name
     ylabel: str | None = None,
 ) -> Axes:
-    "Draw mean and standard deviation over seeds, epoch by epoch, as far as all seeds reach; raise `ValueError` for missing or empty columns."
+    "Draw mean and standard deviation over seeds, row by row, as far as all seeds reach; raise `ValueError` for missing or empty columns."
     if not histories:
         raise ValueError("learning_curves: no histories given; expected {name: frame or list of frames}")
+    groups = {name: [frames] if isinstance(frames, pd.DataFrame) else list(frames) for name, frames in histories.items()}
+    columns = [(_columns(frames, name, x), _columns(frames, name, y)) for name, frames in groups.items()]
     ax = ax or plt.subplots()[1]
-    for (name, frames), color in zip(histories.items(), _colours(len(histories)), strict=True):
-        frames = [frames] if isinstance(frames, pd.DataFrame) else list(frames)
-        if not frames:
-            raise ValueError(f"learning_curves: {name!r} has no frames")
-        _band(ax, _matrix(frames, name, x), _matrix(frames, name, y), name, color)
+    for name, color, (xs, ys) in zip(groups, _colours(len(groups)), columns, strict=True):
+        _band(ax, xs, ys, name, color)
     ax.set(xlabel=xlabel or _words(x), ylabel=ylabel or _words(y))
     ax.legend()
     return ax
-
-# %% ../../nbs/core/04_plots.ipynb #cell-035
-def _words(column: str) -> str:
-    text = column.replace("_", " ").replace("valid ", "validation ").replace("train ", "training ")
-    return {"seconds": "training time (s)"}.get(column, text + (" (fraction)" if "accuracy" in text else ""))
-
-
-def _colours(count: int) -> list[str]:
-    return [PALETTE[_ORDER[i % len(_ORDER)]] for i in range(count)]
 
 # %% ../../nbs/core/04_plots.ipynb #cell-043
 def bar_with_spread(
