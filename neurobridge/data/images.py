@@ -74,12 +74,34 @@ def balanced_pick(
     return torch.from_numpy(np.sort(chosen))
 
 # %% ../../nbs/data/01_images.ipynb #cell-021
-def _channel_statistics(x: UInt8[Tensor, "N C H W"]) -> tuple[Tensor, Tensor]:
+def _statistics(x: UInt8[Tensor, "N C H W"]) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
     counts = torch.stack([torch.bincount(x[:, c].flatten(), minlength=256) for c in range(x.shape[1])]).double()
     value = torch.arange(256, dtype=torch.float64) / 255
     mean = (counts * value).sum(1) / counts.sum(1)
     variance = (counts * (value - mean[:, None]) ** 2).sum(1) / counts.sum(1)
     return mean.float(), variance.sqrt().float()
+
+
+def _per_channel(value: float | Sequence[float] | Tensor, channels: int, what: str) -> Tensor:
+    value = torch.as_tensor(value, dtype=torch.float32).flatten()
+    if value.numel() not in (1, channels) or not value.isfinite().all() or (what == "std" and (value <= 0).any()):
+        raise ValueError(f"tensors: {what} is {value.tolist()}; expected one finite number, or one for each of {channels} channels{', above 0' if what == 'std' else ''}")
+    return value.view(1, -1, 1, 1)
+
+
+def _normalised(x: UInt8[Tensor, "N C H W"], mean, std, dtype: torch.dtype) -> Float[Tensor, "N C H W"]:
+    mean, std = _per_channel(mean, x.shape[1], "mean"), _per_channel(std, x.shape[1], "std")
+    return x.float().div_(255).sub_(mean).div_(std).to(dtype)
+
+# %% ../../nbs/data/01_images.ipynb #cell-023
+def _parts(y: Int64[Tensor, " N"], size: int | float, seed: int) -> tuple[Tensor, Tensor]:
+    count = round(size * len(y)) if isinstance(size, float) and 0 < size < 1 else size
+    if isinstance(count, bool) or not isinstance(count, int) or not 0 < count < len(y):
+        raise ValueError(f"split_off: size is {size!r}; expected a whole number from 1 to {len(y) - 1:,}, or a fraction between 0 and 1 that leaves both parts an image")
+    held = balanced_pick(y, count, seed)
+    rest = torch.ones(len(y), dtype=torch.bool)
+    rest[held] = False
+    return rest.nonzero().flatten(), held
 
 
 def _wrong_form(x: Tensor, y: Tensor, classes: Sequence[str]) -> str | None:
@@ -91,7 +113,7 @@ def _wrong_form(x: Tensor, y: Tensor, classes: Sequence[str]) -> str | None:
         return f"labels run from {int(y.min())} to {int(y.max())}, but there are {len(classes)} classes"
     return None
 
-# %% ../../nbs/data/01_images.ipynb #cell-022
+# %% ../../nbs/data/01_images.ipynb #cell-025
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
     "Hold the images of one split as bytes, with their labels; raise `DataError` where shapes, types or labels disagree."
@@ -117,53 +139,32 @@ class ImageSet:
         return replace(self, x=self.x[index], y=self.y[index])
 
     def split_off(self, size: int | float, seed: int = 0) -> tuple["ImageSet", "ImageSet"]:
-        "Return (rest, held out): two disjoint parts with the classes in proportion; `size` is a number of images, or a fraction below 1."
-        return _split_off(self, size, seed)
+        "Return (rest, held out): disjoint, classes in proportion, the same for the same seed; `size` is a number of images or a fraction below 1."
+        rest, held = _parts(self.y, size, seed)
+        return self.take(rest), replace(self.take(held), split="valid")
 
     def statistics(self) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
-        "Return mean and standard deviation (over all pixels, ddof 0) of each channel, with pixels scaled to 0..1."
-        return _channel_statistics(self.x)
+        "Return mean and standard deviation (ddof 0) of each channel over all pixels, scaled to 0..1."
+        return _statistics(self.x)
 
     def tensors(self, mean=None, std=None, dtype: torch.dtype = torch.float32) -> tuple[Float[Tensor, "N C H W"], Int64[Tensor, " N"]]:
-        "Return (x, y) with x scaled to 0..1, minus `mean`, over `std`; a training set may use its own, any other must be given the training set's."
-        return _normalised(self, mean, std, dtype), self.y
+        "Return (x, y), x scaled to 0..1, minus `mean`, over `std`; only a training set may fall back on its own statistics."
+        if (mean is None) != (std is None):
+            raise ValueError("tensors: give mean and std together, or neither")
+        if mean is None and self.split != "train":
+            raise ValueError(f"tensors: a {self.split} set is normalised by the training set's statistics: {self.split}.tensors(*train.statistics()); for plain 0..1 pixels: tensors(mean=0, std=1)")
+        mean, std = self.statistics() if mean is None else (mean, std)
+        return _normalised(self.x, mean, std, dtype), self.y
 
-# %% ../../nbs/data/01_images.ipynb #cell-024
-def _split_off(images: ImageSet, size: int | float, seed: int) -> tuple[ImageSet, ImageSet]:
-    count = round(size * len(images)) if isinstance(size, float) and 0 < size < 1 else size
-    if isinstance(count, bool) or not isinstance(count, int) or not 0 < count < len(images):
-        raise ValueError(f"split_off: size is {size!r}; expected a whole number from 1 to {len(images) - 1:,}, or a fraction between 0 and 1 that leaves both parts an image")
-    held = balanced_pick(images.y, count, seed)
-    rest = torch.ones(len(images), dtype=torch.bool)
-    rest[held] = False
-    return images.take(rest), replace(images.take(held), split="valid")
-
-
-def _per_channel(value: float | Sequence[float] | Tensor, channels: int, what: str) -> Tensor:
-    value = torch.as_tensor(value, dtype=torch.float32).flatten()
-    if value.numel() not in (1, channels) or not value.isfinite().all() or (what == "std" and (value <= 0).any()):
-        raise ValueError(f"tensors: {what} is {value.tolist()}; expected one finite number, or one for each of {channels} channels{', above 0' if what == 'std' else ''}")
-    return value.view(1, -1, 1, 1)
-
-
-def _normalised(images: ImageSet, mean, std, dtype: torch.dtype) -> Tensor:
-    if (mean is None) != (std is None):
-        raise ValueError("tensors: give mean and std together, or neither")
-    if mean is None and images.split != "train":
-        raise ValueError(f"tensors: a {images.split} set is normalised by the training set's statistics: {images.split}.tensors(*train.statistics()); for plain 0..1 pixels: tensors(mean=0, std=1)")
-    mean, std = images.statistics() if mean is None else (mean, std)
-    mean, std = _per_channel(mean, images.x.shape[1], "mean"), _per_channel(std, images.x.shape[1], "std")
-    return images.x.float().div_(255).sub_(mean).div_(std).to(dtype)
-
-# %% ../../nbs/data/01_images.ipynb #cell-030
+# %% ../../nbs/data/01_images.ipynb #cell-035
 def _read_digits(split: str) -> ImageSet:
     raw = load_digits()
     x = torch.from_numpy(np.rint(raw.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
     whole = ImageSet(x, torch.from_numpy(raw.target.astype(np.int64)), [str(c) for c in raw.target_names], name="digits")
-    train, test = _split_off(whole, manifest()["digits"]["images"]["test"], seed=0)
+    train, test = whole.split_off(manifest()["digits"]["images"]["test"], seed=0)
     return train if split == "train" else replace(test, split="test")
 
-# %% ../../nbs/data/01_images.ipynb #cell-032
+# %% ../../nbs/data/01_images.ipynb #cell-038
 def _read_idx(path: Path) -> Tensor:
     "Read one idx file, packed (`.gz`) or not."
     with tempfile.TemporaryDirectory() as scratch:
@@ -173,11 +174,14 @@ def _read_idx(path: Path) -> Tensor:
             with gzip.open(path) as packed, plain.open("wb") as unpacked:
                 shutil.copyfileobj(packed, unpacked)
         try:
-            return read_sn3_pascalvincent_tensor(str(plain))
+            values = read_sn3_pascalvincent_tensor(str(plain))
         except (AssertionError, KeyError, RuntimeError, ValueError) as error:
             raise DataError(f"{path} is not a whole idx file: its header and its {plain.stat().st_size:,} bytes disagree. Remove it and get it again.") from error
+    if values.dtype != torch.uint8:
+        raise DataError(f"{path} holds {values.dtype} values; expected bytes. Remove it and get it again.")
+    return values
 
-# %% ../../nbs/data/01_images.ipynb #cell-035
+# %% ../../nbs/data/01_images.ipynb #cell-041
 _TORCHVISION = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
 
 
@@ -198,7 +202,7 @@ def _read_mnist(name: str, split: str, root: Path) -> ImageSet:
     images, labels = arrays
     return ImageSet(images.unsqueeze(1), labels.long(), list(_TORCHVISION[name].classes), name, split)
 
-# %% ../../nbs/data/01_images.ipynb #cell-037
+# %% ../../nbs/data/01_images.ipynb #cell-043
 def _read_cifar(name: str, split: str, root: Path) -> ImageSet:
     record, hint = manifest()[name], _hint(name, root)
     with tempfile.TemporaryDirectory() as scratch:
@@ -213,7 +217,7 @@ def _read_cifar(name: str, split: str, root: Path) -> ImageSet:
     x = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
     return ImageSet(x, torch.tensor(data.targets), list(data.classes), name, split)
 
-# %% ../../nbs/data/01_images.ipynb #cell-040
+# %% ../../nbs/data/01_images.ipynb #cell-046
 _IMAGENET = transforms.Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 _CROPPED = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.PILToTensor()])
 _FOLDERS = {"train": "train", "test": "val"}
@@ -233,7 +237,7 @@ def _photo_transform(split: str) -> Callable:
         return transforms.Compose([transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), transforms.PILToTensor(), *to_float])
     return transforms.Compose([*_CROPPED.transforms, *to_float])
 
-# %% ../../nbs/data/01_images.ipynb #cell-041
+# %% ../../nbs/data/01_images.ipynb #cell-047
 def _choose(what: str, value: str, valid: Sequence[str]) -> None:
     if value not in valid:
         raise ValueError(f"{what} is {value!r}; choose one of {', '.join(valid)}")
@@ -253,12 +257,17 @@ def image_folder(
         found = datasets.ImageFolder(folder / _FOLDERS[split], transform or _photo_transform(split), loader=_open_photo)
     except FileNotFoundError as error:
         raise DataError(f"{folder / _FOLDERS[split]} holds no images in class folders ({error}). {hint}") from error
-    others = {p.name for part in _FOLDERS.values() for p in (folder / part).glob("*/")} if all((folder / part).is_dir() for part in _FOLDERS.values()) else set()
-    if odd := sorted(others - set(found.classes)):
-        raise DataError(f"{folder}: train and val hold different classes (here without {', '.join(odd[:3])}), so labels would not mean the same. {hint}")
+    train, val = ({p.name for p in (folder / part).glob("*/")} for part in _FOLDERS.values())
+    if train and val and (odd := sorted(train ^ val)):
+        raise DataError(f"{folder}: train and val hold different classes ({', '.join(odd[:3])} in one only), so their labels would not mean the same. {hint}")
     return found
 
-# %% ../../nbs/data/01_images.ipynb #cell-046
+# %% ../../nbs/data/01_images.ipynb #cell-052
+def _check_limit(name: str, split: str, limit: int | None, count: int) -> None:
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= count):
+        raise ValueError(f"limit is {limit!r}; {name} ({split}) has {count:,} images: give a whole number from 1 to {count:,}, or None for all")
+
+
 def _read_imagenet(split: str, root: Path, limit: int | None) -> ImageSet:
     if limit is None:
         raise ValueError("imagenet does not fit into memory (150,528 bytes an image): give limit=, or read it lazily with image_folder('imagenet', split)")
@@ -268,20 +277,15 @@ def _read_imagenet(split: str, root: Path, limit: int | None) -> ImageSet:
     index = balanced_pick(y, limit)
     return ImageSet(torch.stack([photos[i][0] for i in index.tolist()]), y[index], photos.classes, "imagenet", split)
 
-
-def _check_limit(name: str, split: str, limit: int | None, count: int) -> None:
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= count):
-        raise ValueError(f"limit is {limit!r}; {name} ({split}) has {count:,} images: give a whole number from 1 to {count:,}, or None for all")
-
-
+# %% ../../nbs/data/01_images.ipynb #cell-053
 def _read(name: str, split: str, root: Path, limit: int | None) -> ImageSet:
     if name == "imagenet":
         return _read_imagenet(split, root, limit)
-    read = {"digits": lambda *_: _read_digits(split), "mnist": _read_mnist, "fashion_mnist": _read_mnist}.get(name, _read_cifar)
-    found, record = read(name, split, root), manifest()[name]
-    expected = (record["images"][split], *record["shape"])
-    if tuple(found.x.shape) != expected or len(found.classes) != record["classes"]:
-        raise DataError(f"{name} ({split}): expected {list(expected)} and {record['classes']} classes, read {list(found.x.shape)} and {len(found.classes)}. {_hint(name, root)}")
+    found = _read_digits(split) if name == "digits" else (_read_cifar if name.startswith("cifar") else _read_mnist)(name, split, root)
+    record = manifest()[name]
+    expected = [record["images"][split], *record["shape"]]
+    if list(found.x.shape) != expected or len(found.classes) != record["classes"]:
+        raise DataError(f"{name} ({split}): expected {expected} and {record['classes']} classes, read {list(found.x.shape)} and {len(found.classes)}. {_hint(name, root)}")
     return found if limit is None else found.take(balanced_pick(found.y, limit))
 
 
@@ -293,7 +297,7 @@ def _download(name: str, root: Path) -> None:
     except (RuntimeError, OSError) as error:
         raise DataError(f"{name}: the download into {root} failed ({error}). {_hint(name, root)}") from error
 
-# %% ../../nbs/data/01_images.ipynb #cell-047
+# %% ../../nbs/data/01_images.ipynb #cell-054
 def load_images(
     name: str,  # "digits", "mnist", "fashion_mnist", "cifar10", "cifar100" or "imagenet"
     split: str = "train",  # "train" or "test" (for imagenet: its validation images)
