@@ -49,8 +49,8 @@ def _array(values: ArrayLike | torch.Tensor, ndim: int, what: str, form: str) ->
 
 
 def _binary(spikes: np.ndarray, what: str) -> np.ndarray:
-    if not np.isin(spikes, (0, 1)).all():
-        raise ValueError(f"{what} must be 0 or 1 everywhere; found values from {np.nanmin(spikes):.3g} to {np.nanmax(spikes):.3g}: is this a potential or a rate?")
+    if (odd := ~np.isin(spikes, (0, 1))).any():
+        raise ValueError(f"{what} must be 0 or 1 everywhere; {odd.mean():.0%} of the values are not, such as {spikes[odd][0]:.3g}: is this a potential or a rate?")
     return spikes.astype(bool)
 
 
@@ -88,7 +88,8 @@ def membrane_trace(
     if v_th is not None:
         ax.axhline(v_th, color=PALETTE["red"], linestyle="--", linewidth=1, label="threshold")
     if spikes is not None:
-        low, high = min(np.nanmin(v), 0), max(np.nanmax(v), v_th or 0)
+        low, high = np.nanmin(v), max(np.nanmax(v), np.nanmax(v) if v_th is None else v_th)
+        high += 0.1 * (high == low)
         base = high + 0.06 * (high - low)
         ax.vlines(fired, base, base + 0.1 * (high - low), color=PALETTE["ink"], linewidth=1.2, label="spikes")
     ax.set(xlabel=xlabel, ylabel=ylabel)
@@ -163,8 +164,11 @@ def bar_with_spread(
     for name, group in groups.items():
         if not np.isfinite(group).all():
             raise ValueError(f"bar_with_spread: {name!r} holds {group[~np.isfinite(group)][0]}; drop or explain failed seeds before drawing a mean")
+    colors = colors or _colours(len(groups))
+    if len(colors) != len(groups):
+        raise ValueError(f"bar_with_spread: {len(colors)} colors for {len(groups)} bars ({', '.join(groups)})")
     ax = ax or plt.subplots()[1]
-    for i, (group, color) in enumerate(zip(groups.values(), colors or _colours(len(groups)), strict=True)):
+    for i, (group, color) in enumerate(zip(groups.values(), colors, strict=True)):
         spread = group.std(ddof=1) if len(group) > 1 else None
         ax.bar(i, group.mean(), 0.6, yerr=spread, color=color, alpha=0.75, error_kw={"capsize": 4, "linewidth": 1.2, "ecolor": PALETTE["ink"]})
         ax.plot(i + np.linspace(-0.15, 0.15, len(group)) * (len(group) > 1), group, "o", color=PALETTE["ink"], markersize=3, markerfacecolor="white")

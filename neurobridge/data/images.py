@@ -89,9 +89,9 @@ def _per_channel(value: float | Sequence[float] | Tensor, channels: int, what: s
     return value.view(1, -1, 1, 1)
 
 
-def _normalised(x: UInt8[Tensor, "N C H W"], mean, std, dtype: torch.dtype) -> Float[Tensor, "N C H W"]:
+def _normalised(x: UInt8[Tensor, "N C H W"], mean, std) -> Float[Tensor, "N C H W"]:
     mean, std = _per_channel(mean, x.shape[1], "mean"), _per_channel(std, x.shape[1], "std")
-    return x.float().div_(255).sub_(mean).div_(std).to(dtype)
+    return x.float().div_(255).sub_(mean).div_(std)
 
 # %% ../../nbs/data/01_images.ipynb #cell-023
 def _parts(y: Int64[Tensor, " N"], size: int | float, seed: int) -> tuple[Tensor, Tensor]:
@@ -102,6 +102,18 @@ def _parts(y: Int64[Tensor, " N"], size: int | float, seed: int) -> tuple[Tensor
     rest = torch.ones(len(y), dtype=torch.bool)
     rest[held] = False
     return rest.nonzero().flatten(), held
+
+
+def _take(images: "ImageSet", index: Tensor) -> "ImageSet":
+    return replace(images, x=images.x[index], y=images.y[index])
+
+
+def _whose(images: "ImageSet", mean, std) -> tuple:
+    if (mean is None) != (std is None):
+        raise ValueError("tensors: give mean and std together, or neither")
+    if mean is None and images.split != "train":
+        raise ValueError(f"tensors: a {images.split} set is normalised by the training set's statistics: {images.split}.tensors(*train.statistics()); for plain 0..1 pixels: tensors(mean=0, std=1)")
+    return images.statistics() if mean is None else (mean, std)
 
 
 def _wrong_form(x: Tensor, y: Tensor, classes: Sequence[str]) -> str | None:
@@ -117,7 +129,6 @@ def _wrong_form(x: Tensor, y: Tensor, classes: Sequence[str]) -> str | None:
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
     "Hold the images of one split as bytes, with their labels; raise `DataError` where shapes, types or labels disagree."
-
     x: UInt8[Tensor, "N C H W"]  # pixels, 0..255
     y: Int64[Tensor, " N"]  # labels, 0..len(classes)-1
     classes: Sequence[str]  # class names
@@ -134,29 +145,28 @@ class ImageSet:
     def __repr__(self) -> str:
         return f"ImageSet({self.name}, {self.split}: {len(self):,} images {'×'.join(map(str, self.x.shape[1:]))}, {len(self.classes)} classes)"
 
-    def take(self, index: Tensor) -> "ImageSet":
-        "Keep the images at `index`, in that order."
-        return replace(self, x=self.x[index], y=self.y[index])
-
-    def split_off(self, size: int | float, seed: int = 0) -> tuple["ImageSet", "ImageSet"]:
-        "Return (rest, held out): disjoint, classes in proportion, the same for the same seed; `size` is a number of images or a fraction below 1."
+    def split_off(
+        self,
+        size: int | float,  # how many images, or a fraction below 1
+        seed: int = 0,  # of the shuffle
+    ) -> tuple["ImageSet", "ImageSet"]:  # (rest, held out)
+        "Split into two disjoint parts with the classes in proportion, the same for the same seed."
         rest, held = _parts(self.y, size, seed)
-        return self.take(rest), replace(self.take(held), split="valid")
+        return _take(self, rest), replace(_take(self, held), split="valid")
 
     def statistics(self) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
         "Return mean and standard deviation (ddof 0) of each channel over all pixels, scaled to 0..1."
         return _statistics(self.x)
 
-    def tensors(self, mean=None, std=None, dtype: torch.dtype = torch.float32) -> tuple[Float[Tensor, "N C H W"], Int64[Tensor, " N"]]:
-        "Return (x, y), x scaled to 0..1, minus `mean`, over `std`; only a training set may fall back on its own statistics."
-        if (mean is None) != (std is None):
-            raise ValueError("tensors: give mean and std together, or neither")
-        if mean is None and self.split != "train":
-            raise ValueError(f"tensors: a {self.split} set is normalised by the training set's statistics: {self.split}.tensors(*train.statistics()); for plain 0..1 pixels: tensors(mean=0, std=1)")
-        mean, std = self.statistics() if mean is None else (mean, std)
-        return _normalised(self.x, mean, std, dtype), self.y
+    def tensors(
+        self,
+        mean: float | Sequence[float] | Tensor | None = None,  # of each channel, on the scale 0..1; default: a training set's own
+        std: float | Sequence[float] | Tensor | None = None,  # the same
+    ) -> tuple[Float[Tensor, "N C H W"], Int64[Tensor, " N"]]:  # (x, y)
+        "Scale to 0..1, subtract `mean`, divide by `std`; raise `ValueError` where a set other than training would use its own."
+        return _normalised(self.x, *_whose(self, mean, std)), self.y
 
-# %% ../../nbs/data/01_images.ipynb #cell-035
+# %% ../../nbs/data/01_images.ipynb #cell-034
 def _read_digits(split: str) -> ImageSet:
     raw = load_digits()
     x = torch.from_numpy(np.rint(raw.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
@@ -164,7 +174,7 @@ def _read_digits(split: str) -> ImageSet:
     train, test = whole.split_off(manifest()["digits"]["images"]["test"], seed=0)
     return train if split == "train" else replace(test, split="test")
 
-# %% ../../nbs/data/01_images.ipynb #cell-038
+# %% ../../nbs/data/01_images.ipynb #cell-037
 def _read_idx(path: Path) -> Tensor:
     "Read one idx file, packed (`.gz`) or not."
     with tempfile.TemporaryDirectory() as scratch:
@@ -181,7 +191,7 @@ def _read_idx(path: Path) -> Tensor:
         raise DataError(f"{path} holds {values.dtype} values; expected bytes. Remove it and get it again.")
     return values
 
-# %% ../../nbs/data/01_images.ipynb #cell-041
+# %% ../../nbs/data/01_images.ipynb #cell-040
 _TORCHVISION = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
 
 
@@ -202,7 +212,7 @@ def _read_mnist(name: str, split: str, root: Path) -> ImageSet:
     images, labels = arrays
     return ImageSet(images.unsqueeze(1), labels.long(), list(_TORCHVISION[name].classes), name, split)
 
-# %% ../../nbs/data/01_images.ipynb #cell-043
+# %% ../../nbs/data/01_images.ipynb #cell-042
 def _read_cifar(name: str, split: str, root: Path) -> ImageSet:
     record, hint = manifest()[name], _hint(name, root)
     with tempfile.TemporaryDirectory() as scratch:
@@ -217,7 +227,7 @@ def _read_cifar(name: str, split: str, root: Path) -> ImageSet:
     x = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
     return ImageSet(x, torch.tensor(data.targets), list(data.classes), name, split)
 
-# %% ../../nbs/data/01_images.ipynb #cell-046
+# %% ../../nbs/data/01_images.ipynb #cell-045
 _IMAGENET = transforms.Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 _CROPPED = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.PILToTensor()])
 _FOLDERS = {"train": "train", "test": "val"}
@@ -237,7 +247,7 @@ def _photo_transform(split: str) -> Callable:
         return transforms.Compose([transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), transforms.PILToTensor(), *to_float])
     return transforms.Compose([*_CROPPED.transforms, *to_float])
 
-# %% ../../nbs/data/01_images.ipynb #cell-047
+# %% ../../nbs/data/01_images.ipynb #cell-046
 def _choose(what: str, value: str, valid: Sequence[str]) -> None:
     if value not in valid:
         raise ValueError(f"{what} is {value!r}; choose one of {', '.join(valid)}")
@@ -262,7 +272,7 @@ def image_folder(
         raise DataError(f"{folder}: train and val hold different classes ({', '.join(odd[:3])} in one only), so their labels would not mean the same. {hint}")
     return found
 
-# %% ../../nbs/data/01_images.ipynb #cell-052
+# %% ../../nbs/data/01_images.ipynb #cell-051
 def _check_limit(name: str, split: str, limit: int | None, count: int) -> None:
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= count):
         raise ValueError(f"limit is {limit!r}; {name} ({split}) has {count:,} images: give a whole number from 1 to {count:,}, or None for all")
@@ -277,7 +287,7 @@ def _read_imagenet(split: str, root: Path, limit: int | None) -> ImageSet:
     index = balanced_pick(y, limit)
     return ImageSet(torch.stack([photos[i][0] for i in index.tolist()]), y[index], photos.classes, "imagenet", split)
 
-# %% ../../nbs/data/01_images.ipynb #cell-053
+# %% ../../nbs/data/01_images.ipynb #cell-052
 def _read(name: str, split: str, root: Path, limit: int | None) -> ImageSet:
     if name == "imagenet":
         return _read_imagenet(split, root, limit)
@@ -286,7 +296,7 @@ def _read(name: str, split: str, root: Path, limit: int | None) -> ImageSet:
     expected = [record["images"][split], *record["shape"]]
     if list(found.x.shape) != expected or len(found.classes) != record["classes"]:
         raise DataError(f"{name} ({split}): expected {expected} and {record['classes']} classes, read {list(found.x.shape)} and {len(found.classes)}. {_hint(name, root)}")
-    return found if limit is None else found.take(balanced_pick(found.y, limit))
+    return found if limit is None else _take(found, balanced_pick(found.y, limit))
 
 
 def _download(name: str, root: Path) -> None:
@@ -297,7 +307,7 @@ def _download(name: str, root: Path) -> None:
     except (RuntimeError, OSError) as error:
         raise DataError(f"{name}: the download into {root} failed ({error}). {_hint(name, root)}") from error
 
-# %% ../../nbs/data/01_images.ipynb #cell-054
+# %% ../../nbs/data/01_images.ipynb #cell-053
 def load_images(
     name: str,  # "digits", "mnist", "fashion_mnist", "cifar10", "cifar100" or "imagenet"
     split: str = "train",  # "train" or "test" (for imagenet: its validation images)
