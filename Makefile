@@ -34,7 +34,7 @@ check: $(READY)
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && cp -R nbs settings.ini "$$scratch" && mkdir "$$scratch/neurobridge" \
 	&& cd "$$scratch" && "$(CURDIR)/$(BIN)/nbdev_clean" && "$(CURDIR)/$(BIN)/nbdev_export" && cd "$(CURDIR)" \
 	&& { diff -rq --no-dereference -x .ipynb_checkpoints -x _proc nbs "$$scratch/nbs" || { echo "Notebooks are not clean: run make export"; exit 1; }; } \
-	&& { diff -rq -x __pycache__ neurobridge "$$scratch/neurobridge" || { echo "The package is not what the notebooks export: run make export"; exit 1; }; }
+	&& { diff -rq -x __pycache__ -x "*.toml" neurobridge "$$scratch/neurobridge" || { echo "The package is not what the notebooks export: run make export"; exit 1; }; }
 	$(BIN)/ruff check neurobridge tests setup.py
 
 pages: $(READY)

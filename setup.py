@@ -26,6 +26,7 @@ setup(
     keywords=cfg["keywords"],
     classifiers=["Programming Language :: Python :: 3", "Intended Audience :: Science/Research", "License :: OSI Approved :: Apache Software License"],
     packages=find_packages(include=["neurobridge", "neurobridge.*"]),
+    package_data={"neurobridge.data": ["manifest.toml"]},  # a link to data/manifest.toml
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
