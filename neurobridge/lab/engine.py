@@ -64,7 +64,7 @@ def kernel_environment(
 
 # %% ../../nbs/lab/11_engine.ipynb #cell-016
 # $1 is a scratch folder to remove; $$ is the outer shell, whose place `exec` gives to the program
-_GUARD = '((trap "" HUP INT TERM; read _; rm -rf -- "$1"; kill -s KILL -- -$$) <&3 &) 3<&0; shift; exec "$@" </dev/null'
+_GUARD = '((trap "" HUP INT TERM; read _; PATH=/bin:/usr/bin:$PATH; rm -rf -- "$1"; kill -s KILL -- -$$) <&3 &) 3<&0; shift; exec "$@" </dev/null'
 
 
 def guarded(

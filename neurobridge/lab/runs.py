@@ -129,11 +129,11 @@ def package_hash() -> str:
 
 
 def run_id(
-    page: "nbformat.NotebookNode",  # the page's source
+    page: Mapping[str, Any],  # the page's source
     params: Mapping[str, Any],  # the complete values
 ) -> str:  # 12 hexadecimal digits
     "Name a run by its content: the page's cells, the package's source, the complete values."
-    cells = [(cell.cell_type, cell.source, sorted(cell.metadata.get("tags", []))) for cell in page.cells]
+    cells = [(cell["cell_type"], cell["source"], sorted(cell["metadata"].get("tags", []))) for cell in page["cells"]]
     content = json.dumps([cells, package_hash(), dict(params)], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
@@ -308,7 +308,7 @@ def run_notebook(
 @dataclass
 class _Job:
     path: Path
-    page: "nbformat.NotebookNode"
+    page: dict[str, Any]
     params: dict[str, Any]
     given: dict[str, Any]
     id: str
@@ -381,7 +381,7 @@ def _execute(job: _Job, record: dict[str, Any], lock: int, timeout: float | None
         failures.append({"cell": None, "heading": "", "source": "", "ename": type(error).__name__, "evalue": str(error), "traceback": [last]})
     record["environment"] |= record.pop("torch", {})
     record |= {"status": "failed" if failures else "done", "seconds": round(time.monotonic() - started, 3), "error": failures[0] if failures else None}
-    record["report"] = None if broken else _report(job.folder, record)
+    record["report"] = None if broken else _report(job, record)
     _keep_log(job.folder, record)
     write_json(job.folder / "run.json", record)
     run = Run(job.folder, record)
@@ -393,13 +393,14 @@ def _execute(job: _Job, record: dict[str, Any], lock: int, timeout: float | None
 
 # %% ../../nbs/lab/01_runs.ipynb #cell-048
 def _papermill(job: _Job, settings: dict[str, Any]) -> None:
+    import nbformat
     import papermill
     from papermill.engines import papermill_engines
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
 
     papermill_engines.register("neurobridge", QuietEngine)  # also where the package is not installed but only on the path
-    nb = load_notebook_node(job.page)
+    nb = load_notebook_node(nbformat.from_dict(job.page))
     if job.given:
         nb = parameterize_notebook(nb, job.given, comment="Given to this run", engine_name="neurobridge")
     with contextlib.suppress(papermill.PapermillExecutionError):  # it counts errors that the page allows; `on_failure` does not
@@ -411,13 +412,13 @@ def _reported(folder: Path) -> dict[str, Any]:
     return read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
 
 
-def _report(folder: Path, record: dict[str, Any]) -> str:
-    from neurobridge.lab.report import write_report
-
+def _report(job: _Job, record: dict[str, Any]) -> str:
     if not importlib.util.find_spec("nbconvert"):
         return "not written: nbconvert is not installed (pip install 'neurobridge[docs]')"
+    from neurobridge.lab.report import write_report
+
     try:
-        return write_report(folder, record).name
+        return write_report(job.folder, record, job.path.parent).name
     except Exception as error:  # a report that can't be drawn must not cost the run
         return f"not written: {type(error).__name__}: {error}"
 
@@ -454,7 +455,9 @@ def load_runs(
         found = {name if name not in params and name not in _FIRST else f"metric.{name}": value for name, value in record["metrics"].items()}
         rows.append({name: record.get(name) for name in _FIRST} | named | found)
     table = pd.DataFrame(rows, columns=None if rows else list(_FIRST))
-    return table.sort_values("started", kind="stable", na_position="last", ignore_index=True)
+    table = table.sort_values("started", kind="stable", na_position="last", ignore_index=True)
+    table.attrs["params"] = [name for name in table if name.removeprefix("param.") in params and (name.startswith("param.") or name not in _FIRST)]
+    return table
 
 
 def _load(file: Path) -> dict[str, Any]:
