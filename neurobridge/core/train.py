@@ -90,8 +90,12 @@ def _as_dataset(data: Pair | Dataset) -> Dataset:
     return dataset
 
 
+def _as_served(batch: Any) -> Any:
+    return batch  # `_Arrays` serves whole batches
+
+
 def _loader(dataset: Dataset, batch_size: int, sampler: Sampler | None = None, workers: int = 0) -> DataLoader:
-    collate = (lambda batch: batch) if isinstance(dataset, _Arrays) else None
+    collate = _as_served if isinstance(dataset, _Arrays) else None
     last = sampler is not None and len(dataset) >= batch_size  # a last batch of one image would break batch norm
     return DataLoader(dataset, batch_size, sampler=sampler, drop_last=last, collate_fn=collate, num_workers=workers)
 
@@ -256,16 +260,16 @@ class _Progress:
     best_state: dict[str, Tensor] = field(default_factory=dict)
 
 
-def _begin(model, train, valid, batch_size, optimizer, lr, seed, device, mixed_precision, **settings) -> _Progress:
+def _begin(model, train, valid, batch_size, optimizer, lr, seed, device, mixed_precision, workers, **settings) -> _Progress:
     accelerator, dataset = _accelerator(device, mixed_precision), _as_dataset(train)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     sampler, held_out = _Shuffle(len(dataset), seed), None
     name = getattr(optimizer, "func", optimizer).__name__
     settings |= dict(batch_size=batch_size, lr=lr, seed=seed, mixed_precision=mixed_precision, optimizer=name, processes=accelerator.num_processes)
-    prepared, optimizer, loader = accelerator.prepare(model, optimizer(model.parameters(), lr=lr), _loader(dataset, batch_size, sampler))
+    prepared, optimizer, loader = accelerator.prepare(model, optimizer(model.parameters(), lr=lr), _loader(dataset, batch_size, sampler, workers))
     if valid is not None:
-        held_out = accelerator.prepare(_loader(_as_dataset(valid), 2 * batch_size))
+        held_out = accelerator.prepare(_loader(_as_dataset(valid), 2 * batch_size, workers=workers))
     return _Progress(accelerator, prepared, optimizer, sampler, loader, held_out, _settings(model, dataset, **settings))
 
 # %% ../../nbs/core/03_train.ipynb #cell-047
@@ -273,6 +277,8 @@ def _take_up(run: _Progress, state: dict[str, Any] | None) -> None:
     if state:
         run.accelerator.unwrap_model(run.model).load_state_dict(state["model"])
         run.optimizer.load_state_dict(state["optimizer"])
+        if run.accelerator.scaler:
+            run.accelerator.scaler.load_state_dict(state["scaler"])
         run.rows, run.best_epoch, run.best_state = state["rows"], state["best_epoch"], state["best_state"]
 
 
@@ -280,6 +286,7 @@ def _save(run: _Progress, path: Path | None) -> None:
     if path and run.accelerator.is_main_process:
         model = _copy_state(run.accelerator.unwrap_model(run.model))
         kept = dict(settings=run.settings, rows=run.rows, best_epoch=run.best_epoch, best_state=run.best_state)
+        kept["scaler"] = run.accelerator.scaler and run.accelerator.scaler.state_dict()  # of fp16 training only
         save_checkpoint(path, kept | dict(model=model, optimizer=run.optimizer.state_dict()))
 
 
@@ -287,18 +294,19 @@ def _score(row: dict[str, float]) -> float:
     return row.get("valid_accuracy", row["epoch"])  # without validation data the last epoch is kept
 
 # %% ../../nbs/core/03_train.ipynb #cell-049
-def _next_epoch(run: _Progress, epochs: int, lr: float, schedule: Schedule, loss: Callable, augment: Callable | None, seed: int) -> None:
+def _next_epoch(run: _Progress, epochs: int, lr: float, schedule: Schedule, loss: Callable, augment: Callable | None, seed: int, advance: Callable[[float], None]) -> None:
     done, batches = len(run.rows), len(run.loader)
     seed_everything(seed + 1_000_003 * run.accelerator.process_index, done + 1)
     run.sampler.epoch = done
 
-    def set_rate(batch: int) -> None:
+    def on_batch(batch: int) -> None:
+        advance(done + batch / batches)
         for group in run.optimizer.param_groups:
             group["lr"] = lr * schedule((done + batch / batches) / epochs)
 
     clock, core_clock = time.perf_counter(), time.process_time()
     row = {"epoch": done + 1, "lr": lr * schedule(done / epochs)}
-    row |= _train_epoch(run.model, run.loader, run.optimizer, loss, augment, run.accelerator, set_rate)
+    row |= _train_epoch(run.model, run.loader, run.optimizer, loss, augment, run.accelerator, on_batch)
     spent = {"seconds": time.perf_counter() - clock, "core_seconds": time.process_time() - core_clock}
     row |= {name: value + (run.rows[-1][name] if run.rows else 0) for name, value in spent.items()}
     if run.valid is not None:
@@ -319,12 +327,12 @@ def _own_randomness() -> Iterator[None]:
 
 
 @contextmanager
-def _bar(shown: bool, epochs: int) -> Iterator[Callable[[int], None]]:
+def _bar(shown: bool, epochs: int) -> Iterator[Callable[[float], None]]:
     if not shown:
         yield lambda done: None
         return
     with Progress(transient=True) as bar:
-        task = bar.add_task("epochs", total=epochs)
+        task = bar.add_task(f"training, {epochs} epochs", total=epochs)
         yield lambda done: bar.update(task, completed=done)
 
 
@@ -349,6 +357,7 @@ def fit(
     seed: int = 0,  # of batches, augmentation and dropout; the initial weights are the caller's
     device: str = "auto",  # "auto", "cpu" or "cuda"
     mixed_precision: str = "no",  # "no", "bf16" or "fp16"
+    workers: int = 0,  # processes that load data; 0 loads in this one, best for tensors
     checkpoint: str | Path | None = None,  # file to save to after each epoch and to continue from
     progress: bool | None = None,  # show a bar; None decides by where the output goes
 ) -> History:
@@ -357,15 +366,14 @@ def fit(
     Raises `ValueError` for a checkpoint of another training, `FloatingPointError` if the loss is no longer finite.
     """
     schedule, path = _check_fit(epochs, lr, batch_size, schedule), Path(checkpoint) if checkpoint else None
-    run = _begin(model, train, valid, batch_size, optimizer, lr, seed, device, mixed_precision, epochs=epochs)
+    run = _begin(model, train, valid, batch_size, optimizer, lr, seed, device, mixed_precision, workers, epochs=epochs)
     _take_up(run, _resume(path, run.settings))
     with _own_randomness(), _bar(_show_progress(progress) and run.accelerator.is_main_process, epochs) as advance:
         while len(run.rows) < epochs and not _stale(run, patience):
             if on_epoch:
                 on_epoch(len(run.rows) + 1, epochs)
-            _next_epoch(run, epochs, lr, schedule, loss, augment, seed)
+            _next_epoch(run, epochs, lr, schedule, loss, augment, seed, advance)
             _save(run, path)
-            advance(len(run.rows))
     model.load_state_dict(run.best_state)
     return History(run.rows, run.best_epoch)
 
