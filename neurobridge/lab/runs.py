@@ -191,7 +191,7 @@ def _dead(holder: dict[str, Any]) -> bool:
         pass
     return False
 
-
+# %% ../../nbs/lab/01_runs.ipynb #n
 def _in_progress(folder: Path) -> bool:
     try:
         with open(folder / ".lock") as file:
@@ -422,7 +422,7 @@ def _report(job: _Job, record: dict[str, Any]) -> str:
     except Exception as error:  # a report that can't be drawn must not cost the run
         return f"not written: {type(error).__name__}: {error}"
 
-
+# %% ../../nbs/lab/01_runs.ipynb #c2e95bd0
 def _keep_log(folder: Path, record: dict[str, Any]) -> None:
     "Put the last words of a dead kernel into the record; remove an empty log."
     log = folder / "kernel.log"
