@@ -26,7 +26,7 @@ $(READY): settings.ini setup.py pyproject.toml
 	@touch $@
 
 run: $(READY)
-	$(BIN)/neurobridge run pipe_s -p seeds 3 -p epochs 30 -p pretrain_epochs 30
+	$(BIN)/neurobridge run pipe_s -p seeds 3 -p epochs 30 -p pretrain_epochs 30 -p finetune_epochs 3 -p long_epochs 6
 
 test: check pages pytest
 
