@@ -56,12 +56,20 @@ def _flush_folder(folder: Path) -> None:
             os.close(handle)
 
 # %% ../../nbs/core/02_files.ipynb #cell-019
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        return value.item()  # one number of NumPy or torch
+    raise TypeError(f"write_json: a record can't hold {value!r} ({type(value).__name__}); expected numbers, text, paths, and lists and dicts of them")
+
+
 def write_json(
     path: str | Path,  # the file to create or replace
-    value: Any,  # anything JSON can hold
+    value: Any,  # numbers, text, paths, and lists and dicts of them
 ) -> None:
-    "Write `value` as indented JSON, atomically; raise `ValueError` for NaN or infinity."
-    text = json.dumps(value, indent=2, allow_nan=False, default=str)
+    "Write `value` as indented JSON, atomically; raise `ValueError` for NaN or infinity, `TypeError` for what JSON can't hold."
+    text = json.dumps(value, indent=2, allow_nan=False, default=_as_json)
     with atomic_write(path) as file:
         file.write(text + "\n")
 

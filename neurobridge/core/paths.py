@@ -7,6 +7,7 @@ __all__ = ['project_root', 'data_root', 'runs_root']
 
 # %% ../../nbs/core/01_paths.ipynb #cell-003
 import os
+import re
 from pathlib import Path
 
 import neurobridge
@@ -14,7 +15,7 @@ import neurobridge
 # %% ../../nbs/core/01_paths.ipynb #cell-007
 def _is_root(folder: Path) -> bool:
     settings = folder / "settings.ini"
-    return settings.is_file() and "lib_name = neurobridge" in settings.read_text(encoding="utf-8", errors="replace")
+    return settings.is_file() and bool(re.search(r"(?m)^lib_name\s*=\s*neurobridge\s*$", settings.read_text(encoding="utf-8", errors="replace")))
 
 
 def project_root(

@@ -50,6 +50,6 @@ def latency(
     "Fire once, the brighter the earlier; black pixels never (time-to-first-spike); raise `ValueError` outside [0, 1]."
     _check_steps("latency", steps)
     _check_brightness("latency", image)
-    when = ((1 - image) * steps).floor()
-    clock = torch.arange(steps, device=image.device, dtype=image.dtype).view(-1, *[1] * image.ndim)
-    return (clock == when).to(image.dtype)
+    when = ((1 - image.double()) * steps).floor().clamp_max(steps - 1)  # half precision can't count steps
+    clock = torch.arange(steps, device=image.device).view(-1, *[1] * image.ndim)
+    return ((clock == when) & (image > 0)).to(image.dtype)

@@ -87,6 +87,8 @@ def gaussian(
     center: float = 0.0,  # offset from the threshold; the published pipe-D code has 0.2
 ) -> Surrogate:
     "A bell of unit area (pipe-D)."
+    if not math.isfinite(center):
+        raise ValueError(f"gaussian: center is {center}; expected a finite offset from the threshold")
     return Surrogate("gaussian", (*_positive("gaussian", sigma=sigma), float(center)))
 
 # %% ../../nbs/snn/01_surrogate.ipynb #cell-023

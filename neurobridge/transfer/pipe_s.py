@@ -8,7 +8,6 @@ __all__ = ['ACTIVATIONS', 'sharpened_relu', 'sharpening', 'SharpenedReLU', 'shar
 # %% ../../nbs/transfer/01_pipe_s.ipynb #cell-003
 import copy
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -87,13 +86,21 @@ def pretrain(
     *,
     epochs: int,  # E
     lr: float,  # learning rate at the start
+    on_epoch: Callable[[int, int], None] | None = None,  # called as in `fit`, after the ramp is set
     **settings: Any,  # anything else `fit` takes
 ) -> History:
     "Train the source ANN (stage 1), sharpening its activations from epoch to epoch where it has `SharpenedReLU`s."
     if ann.T != 1:
         raise ValueError(f"pretrain: the network has T = {ann.T}; expected an ANN, built with T=1")
     sharpened = any(isinstance(m, SharpenedReLU) for m in ann.modules())
-    return fit(ann, train, valid, epochs=epochs, lr=lr, on_epoch=partial(sharpen, ann) if sharpened else None, **settings)
+
+    def before(epoch: int, epochs: int) -> None:
+        if sharpened:
+            sharpen(ann, epoch, epochs)
+        if on_epoch:
+            on_epoch(epoch, epochs)
+
+    return fit(ann, train, valid, epochs=epochs, lr=lr, on_epoch=before, **settings)
 
 # %% ../../nbs/transfer/01_pipe_s.ipynb #cell-024
 ACTIVATIONS = (SharpenedReLU, nn.ReLU)

@@ -1,0 +1,309 @@
+"""pipe-S: the published ramp and its gradient, a copy that shares nothing, epochs that find their ramp after a resume, and digits from end to end."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from neurobridge.core.train import evaluate, fit, milestones
+from neurobridge.data.images import load_images
+from neurobridge.snn.lif import LIF, lif
+from neurobridge.snn.nets import spiking_convnet, spiking_resnet18
+from neurobridge.transfer.pipe_s import ACTIVATIONS, SharpenedReLU, bridge, finetune, pretrain, sharpen, sharpened_relu, sharpening
+
+small = partial(spiking_convnet, neuron=SharpenedReLU, T=1, width=3)
+ANNS = {
+    "convnet": small,
+    "convnet ReLU": partial(small, neuron=nn.ReLU),
+    "resnet": partial(spiking_resnet18, neuron=SharpenedReLU, T=1, width=4, in_channels=1, classes=10, small_images=True),
+    "resnet ReLU": partial(spiking_resnet18, neuron=nn.ReLU, T=1, width=4, in_channels=1, classes=10),
+}
+anns = pytest.mark.parametrize("make", ANNS.values(), ids=ANNS)
+
+
+@pytest.fixture(autouse=True)
+def same_numbers_every_time():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+    torch.set_num_threads(threads)
+
+
+def pictures(n=24, side=16):
+    return torch.rand(n, 1, side, side), torch.arange(n) % 10
+
+
+def lived(ann):
+    "Give an ANN scales and statistics that no fresh network has."
+    for module in ann.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0.3, 0.3)
+            module.momentum = 0.5
+    with torch.no_grad():
+        for _ in range(4):
+            ann.train()(pictures()[0])
+    return ann.eval()
+
+
+def state(net):
+    return {name: value.clone() for name, value in net.state_dict().items()}
+
+
+def equal(a, b):
+    return list(a) == list(b) and all(value.equal(b[name]) for name, value in a.items())
+
+
+# The ramp
+
+
+def test_the_published_schedule():
+    for e in range(1, 101):
+        low, high = sharpening(e, 100)
+        assert low == pytest.approx(min(e / 200, 0.49), abs=1e-15) and high == pytest.approx(1 - e / 200, abs=1e-15)
+
+
+@given(st.integers(1, 500), st.data())
+def test_any_schedule_closes_in_on_the_threshold(epochs, data):
+    epoch = data.draw(st.integers(1, epochs))
+    low, high = sharpening(epoch, epochs)
+    assert 0 < low <= 0.49 < 0.5 <= high < 1 and sharpening(epochs, epochs) == (0.49, 0.5)
+    assert low == pytest.approx(min(0.5 * epoch / epochs, 0.49)) and high == pytest.approx(1 - 0.5 * epoch / epochs)
+    if epoch > 1:
+        before = sharpening(epoch - 1, epochs)
+        assert before[0] <= low and before[1] > high
+
+
+@pytest.mark.parametrize("epoch, epochs", [(0, 10), (11, 10), (-1, 10), (1, 0)])
+def test_epochs_outside_the_schedule_are_refused(epoch, epochs):
+    with pytest.raises(ValueError, match=f"epoch is {epoch}; expected 1 to {epochs}"):
+        sharpening(epoch, epochs)
+    with pytest.raises(ValueError, match=f"epoch is {epoch}"):
+        sharpen(SharpenedReLU(), epoch, epochs)
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-2, 3) | st.sampled_from([0.0, 0.49, 0.5, 1.0]), min_size=1, max_size=40), st.integers(1, 100))
+def test_ramp_forward_rectangle_backward(points, epoch):
+    low, high = min(epoch / 200, 0.49), 1 - epoch / 200
+    x = torch.tensor(points, dtype=torch.float64, requires_grad=True)
+    weight = torch.arange(1.0, len(points) + 1, dtype=torch.float64)
+    layer = SharpenedReLU().train()
+    sharpen(layer, epoch, 100)
+    for y in (sharpened_relu(x, low, high), layer(x)):
+        x.grad = None
+        (y * weight).sum().backward()
+        expected = [0.0 if p < low else 1.0 if p > high else (p - low) / (high - low) for p in points]
+        torch.testing.assert_close(y.detach(), torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-12)
+        assert x.grad.tolist() == [w if abs(p - 0.5) < 0.5 else 0.0 for p, w in zip(points, weight.tolist(), strict=True)]
+
+
+@pytest.mark.parametrize("low, high", [(0.5, 0.5), (0.6, 0.5), (float("nan"), 1.0)])
+def test_a_ramp_must_rise(low, high):
+    with pytest.raises(ValueError, match=f"low is {low}, high is {high}; expected low < high"):
+        sharpened_relu(torch.zeros(1), low, high)
+
+
+@given(st.lists(st.floats(-2, 3, width=32) | st.just(0.5), min_size=1, max_size=40))
+def test_in_evaluation_it_is_the_neuron_at_one_step(points):
+    x, layer = torch.tensor(points), SharpenedReLU().eval()
+    for epoch in (1, 100):
+        sharpen(layer, epoch, 100)
+        assert layer(x).equal(lif(x[None])[0][0]) and layer(x).tolist() == [float(p > 0.5) for p in points]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_dtype_is_kept_in_both_modes(dtype):
+    x = torch.rand(5, dtype=dtype, requires_grad=True)
+    layer = SharpenedReLU()
+    layer.train()(x).sum().backward()
+    assert layer.train()(x).dtype == layer.eval()(x).dtype == x.grad.dtype == dtype and not layer.state_dict()
+
+
+def test_sharpen_reaches_every_layer_and_nothing_else():
+    net = ANNS["resnet"]()
+    layers = [m for m in net.modules() if isinstance(m, SharpenedReLU)]
+    before = state(net)
+    sharpen(net, 30, 40)
+    assert len(layers) == 17 and all((layer.low, layer.high) == (0.375, 0.625) for layer in layers) and equal(before, state(net))
+    assert repr(layers[0]) == "SharpenedReLU(low=0.375, high=0.625)"
+
+
+@pytest.mark.parametrize("net", [nn.ReLU(), nn.Sequential(nn.Linear(2, 2), nn.ReLU()), spiking_convnet()])
+def test_sharpen_without_layers(net):
+    with pytest.raises(ValueError, match=f"sharpen: {type(net).__name__} holds no SharpenedReLU"):
+        sharpen(net, 1, 10)
+
+
+# The copy
+
+
+@anns
+@pytest.mark.parametrize("training", [False, True])
+def test_the_copy_has_every_number_and_shares_none(make, training):
+    ann = lived(make()).train(training)
+    before, kinds = state(ann), [type(m) for m in ann.modules()]
+    snn = bridge(ann, T=3)
+    assert equal(before, state(snn)) and snn.T == 3 and ann.T == 1
+    mine, theirs = ([t.data_ptr() for t in (*net.parameters(), *net.buffers())] for net in (ann, snn))
+    assert not set(mine) & set(theirs)
+    assert not any(isinstance(m, ACTIVATIONS) for m in snn.modules()) and not any(isinstance(m, LIF) for m in ann.modules())
+    assert sum(isinstance(m, LIF) for m in snn.modules()) == sum(kind in ACTIVATIONS for kind in kinds)
+    assert [type(m) for m in ann.modules()] == kinds
+
+
+@anns
+def test_training_one_leaves_the_other(make):
+    ann = lived(make())
+    snn, before, x = bridge(ann, T=2), state(ann), pictures(4)[0]
+    answer = ann(x)
+    fit(snn, pictures(), epochs=1, lr=1e-2, batch_size=12, device="cpu")
+    assert equal(before, state(ann)) and ann(x).equal(answer) and not equal(state(snn), before)
+    bridged = state(snn)
+    fit(ann, pictures(), epochs=1, lr=1e-2, batch_size=12, device="cpu")
+    assert equal(bridged, state(snn)) and not equal(state(ann), before)
+
+
+class Step(nn.Module):
+    def forward(self, x):
+        return torch.where(x > 0.5, 1.0, 0.0)
+
+
+@anns
+def test_exact_at_one_step_and_only_there(make):
+    ann, x = lived(make()), pictures(8)[0]
+    same, more = bridge(ann, T=1).eval()(x), bridge(ann, T=4).eval()(x)
+    hard = copy.deepcopy(ann)
+    for module in list(hard.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, ACTIVATIONS):
+                setattr(module, name, Step())
+    assert same.equal(hard(x)) and not torch.allclose(more, same) and same.std(0).min() > 0
+    assert same.equal(ann(x)) == any(isinstance(m, SharpenedReLU) for m in ann.modules())
+
+
+@anns
+def test_the_copy_is_the_spiking_network_built_directly(make):
+    ann, x = lived(make()), pictures(4)[0]
+    direct = make(neuron=partial(LIF, decay=0.5), T=3)
+    direct.load_state_dict(ann.state_dict(), strict=True)
+    assert bridge(ann, T=3, neuron=partial(LIF, decay=0.5)).eval()(x).equal(direct.eval()(x))
+
+
+def test_other_neurons_bring_their_own_parameters():
+    snn = bridge(lived(small()), T=3, neuron=partial(LIF, learn_decay=True))
+    neurons = [m for m in snn.modules() if isinstance(m, LIF)]
+    assert len({id(m) for m in neurons}) == len(neurons) == 3 == sum("decay_logit" in name for name in snn.state_dict())
+    fit(snn, pictures(), epochs=1, lr=1e-2, device="cpu")
+    assert len({neuron.decay_logit.item() for neuron in neurons}) == 3
+
+
+def test_what_cannot_be_bridged():
+    snn = bridge(small(), T=2)
+    for net in (snn, spiking_convnet(LIF), nn.Linear(2, 2)):
+        with pytest.raises(ValueError, match=f"found none of .'SharpenedReLU', 'ReLU'. in {type(net).__name__}; is it a spiking network already"):
+            bridge(net, T=2)
+    for T in (0, -1):
+        with pytest.raises(ValueError, match=f"bridge: T is {T}"):
+            bridge(small(), T)
+
+
+# The two trainings
+
+
+def ramps(ann):
+    "Record the ramp of each training step."
+    seen = []
+    layer = next(m for m in ann.modules() if isinstance(m, SharpenedReLU))
+    layer.register_forward_pre_hook(lambda layer, args: seen.append((layer.low, layer.high)) if layer.training else None)
+    return seen
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 5])
+def test_pretraining_sharpens_from_epoch_to_epoch(epochs):
+    ann = small()
+    seen = ramps(ann)
+    pretrain(ann, pictures(), pictures(8), epochs=epochs, lr=1e-3, batch_size=12, device="cpu")
+    assert seen == [(min(0.5 * e / epochs, 0.49), 1 - 0.5 * e / epochs) for e in range(1, epochs + 1) for _ in range(2)]
+
+
+@pytest.mark.parametrize("batch", range(1, 11))
+def test_pretraining_goes_on_at_the_right_ramp(tmp_path, batch):
+    batches = iter(range(1, 100))
+
+    def power_cut(x):
+        if next(batches) == batch:
+            raise KeyboardInterrupt
+        return x
+
+    start, data = small(), (pictures(), pictures(8))
+    call = partial(pretrain, epochs=5, lr=1e-2, batch_size=12, device="cpu")
+    unbroken = copy.deepcopy(start)
+    expected = call(unbroken, *data)
+    with pytest.raises(KeyboardInterrupt):
+        call(copy.deepcopy(start), *data, augment=power_cut, checkpoint=tmp_path / "ann.pt")
+    ann = copy.deepcopy(start)
+    seen = ramps(ann)
+    found = call(ann, *data, checkpoint=tmp_path / "ann.pt")
+    done = (batch - 1) // 2
+    assert seen == [(min(e / 10, 0.49), 1 - e / 10) for e in range(done + 1, 6) for _ in range(2)]
+    assert equal(state(ann), state(unbroken)) and [row["train_loss"] for row in found.rows] == [row["train_loss"] for row in expected.rows]
+
+
+def test_each_training_passes_its_settings_on():
+    data, given = pictures(), dict(epochs=2, lr=1e-2, batch_size=12, device="cpu", schedule=milestones(0.5, factor=0.1), seed=3)
+    ann = lived(small(neuron=nn.ReLU))
+    for train, net in ((pretrain, ann), (finetune, bridge(ann, T=2))):
+        other, plain = copy.deepcopy(net), copy.deepcopy(net)
+        train(net, data, data, **given)
+        fit(other, data, data, **given)
+        fit(plain, data, data, epochs=2, lr=1e-2, batch_size=12, device="cpu")
+        assert equal(state(net), state(other)) and not equal(state(net), state(plain))
+
+
+def test_pretraining_takes_a_hook_like_any_training():
+    ann, told = small(), []
+    seen = ramps(ann)
+    pretrain(ann, pictures(), epochs=2, lr=1e-3, device="cpu", on_epoch=lambda *given: told.append(given))
+    assert told == [(1, 2), (2, 2)] and seen == [(0.25, 0.75), (0.49, 0.5)]
+
+
+@pytest.mark.parametrize("neuron", [SharpenedReLU, nn.ReLU])
+def test_each_stage_wants_its_own_network(neuron):
+    with pytest.raises(ValueError, match="pretrain: the network has T = 4; expected an ANN, built with T=1"):
+        pretrain(small(neuron=neuron, T=4), pictures(), epochs=1, lr=1e-3)
+    with pytest.raises(ValueError, match=r"finetune: the network has T = 1.*call bridge\(ann, T\) first"):
+        finetune(small(neuron=neuron), pictures(), epochs=1, lr=1e-3)
+
+
+# Digits, from end to end
+
+
+@pytest.fixture(scope="module")
+def digits():
+    rest, held_out = load_images("digits").split_off(300, seed=0)
+    return [part.tensors(*rest.statistics()) for part in (rest, held_out, load_images("digits", "test"))]
+
+
+@pytest.mark.parametrize("neuron", [SharpenedReLU, nn.ReLU])
+def test_digits_from_end_to_end(digits, neuron):
+    train, valid, test = digits
+    ann = spiking_convnet(neuron, T=1, width=6)
+    before = pretrain(ann, train, valid, epochs=12, lr=1e-2, device="cpu")
+    source = evaluate(ann, test)["accuracy"]
+    assert source > 0.85 and evaluate(ann, valid)["accuracy"] == before.best["valid_accuracy"]
+    snn, scratch = bridge(ann, T=3), spiking_convnet(T=3, width=6)
+    copied = evaluate(snn, test)["accuracy"]
+    after = finetune(snn, train, valid, epochs=2, lr=3e-3, device="cpu")
+    fit(scratch, train, valid, epochs=2, lr=3e-3, device="cpu")
+    tuned, control = evaluate(snn, test)["accuracy"], evaluate(scratch, test)["accuracy"]
+    if neuron is SharpenedReLU:
+        assert copied > 0.6
+    assert tuned > 0.8 and tuned > copied - 0.05 and tuned > control and len(after.rows) == 2
+    assert evaluate(ann, test)["accuracy"] == source
