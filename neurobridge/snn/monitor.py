@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['evaluating', 'Record', 'monitor', 'firing', 'rate_histogram', 'spike_raster']
 
-# %% ../../nbs/snn/06_monitor.ipynb #20135de8
+# %% ../../nbs/snn/06_monitor.ipynb #36c47931
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..core.plots import raster
 from .lif import LIF, lif
 
-# %% ../../nbs/snn/06_monitor.ipynb #46d22408
+# %% ../../nbs/snn/06_monitor.ipynb #90b71f55
 @contextmanager
 def evaluating(
     model: nn.Module,  # any network
@@ -36,7 +36,7 @@ def evaluating(
         for module, mode in modes.items():
             module.training = mode
 
-# %% ../../nbs/snn/06_monitor.ipynb #9a556fe2
+# %% ../../nbs/snn/06_monitor.ipynb #753f7c58
 def _membrane(layer: LIF, x: Tensor, v0: Tensor | None = None) -> Tensor:
     decay = layer.decay if layer.decay_logit is None else torch.sigmoid(layer.decay_logit)
     return lif(x, decay, output="membrane", v0=v0, **layer.settings)[0]
@@ -45,7 +45,7 @@ def _membrane(layer: LIF, x: Tensor, v0: Tensor | None = None) -> Tensor:
 def _spikes(layer: LIF, out: Tensor, h: Tensor | None) -> Tensor:
     return out > 0 if layer.output == "spike" else h - layer.settings["v_th"] > 0
 
-# %% ../../nbs/snn/06_monitor.ipynb #fefd2b50
+# %% ../../nbs/snn/06_monitor.ipynb #7ef7a00b
 @dataclass
 class Record:
     "Hold what one layer of neurons did; several calls are joined along the batch. Raises `ValueError` for what was not kept."
@@ -85,7 +85,7 @@ class Record:
             raise ValueError("Record: the layer was never called; run the model inside `with monitor(model)`")
         return self.counts / self.steps
 
-# %% ../../nbs/snn/06_monitor.ipynb #84a11198
+# %% ../../nbs/snn/06_monitor.ipynb #927d10eb
 def _watched(model: nn.Module, layers: Iterable[str] | None) -> dict[str, LIF]:
     neurons = {name: module for name, module in model.named_modules() if isinstance(module, LIF)}
     names = list(neurons) if layers is None else [layers] if isinstance(layers, str) else list(layers)
@@ -106,7 +106,7 @@ def _keep(record: Record, layer: LIF, x: Tensor, out: Tensor, v0: Tensor | None,
     if membranes:
         record.parts.setdefault("membranes", []).append(h)
 
-# %% ../../nbs/snn/06_monitor.ipynb #63590d05
+# %% ../../nbs/snn/06_monitor.ipynb #a4a03b6b
 @contextmanager
 def monitor(
     model: nn.Module,  # holds `LIF` layers; not changed
@@ -134,7 +134,7 @@ def monitor(
         for handle in handles:
             handle.remove()
 
-# %% ../../nbs/snn/06_monitor.ipynb #fe1caab4
+# %% ../../nbs/snn/06_monitor.ipynb #091c115b
 def firing(
     records: Mapping[str, Record],  # from `monitor`
     saturated: float = 0.95,  # spikes per step from which a neuron counts as saturated
@@ -148,7 +148,7 @@ def firing(
         "saturated": {name: (r >= saturated).float().mean().item() for name, r in rates.items()},
     })
 
-# %% ../../nbs/snn/06_monitor.ipynb #3074069e
+# %% ../../nbs/snn/06_monitor.ipynb #057b59f4
 def rate_histogram(
     records: Mapping[str, Record],  # from `monitor`
     ax: Axes | None = None,  # axes to draw on; default: new ones
@@ -163,7 +163,7 @@ def rate_histogram(
     ax.legend()
     return ax
 
-# %% ../../nbs/snn/06_monitor.ipynb #5732a433
+# %% ../../nbs/snn/06_monitor.ipynb #6a243cf8
 def spike_raster(
     record: Record,  # of one layer, with spikes
     item: int = 0,  # which item of the batch
