@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DT', 'READOUT', 'NODES', 'NORMS', 'to_nir', 'GraphNet', 'from_nir']
 
-# %% ../../nbs/snn/08_exchange.ipynb #465cb24b
+# %% ../../nbs/snn/08_exchange.ipynb #3520fb32
 import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ from .monitor import evaluating
 if TYPE_CHECKING:
     import nir
 
-# %% ../../nbs/snn/08_exchange.ipynb #2fa5166f
+# %% ../../nbs/snn/08_exchange.ipynb #52f2953b
 DT = 1e-4
 
 
@@ -51,7 +51,7 @@ def _neuron_to_nir(layer: LIF, shape: tuple[int, ...], dt: float) -> "nir.LIF | 
         return _nir().IF(r=np.full(shape, 1 / dt), **full)
     return _nir().LIF(tau=np.full(shape, dt / (1 - decay)), r=np.full(shape, 1 / (1 - decay)), v_leak=np.zeros(shape), **full)
 
-# %% ../../nbs/snn/08_exchange.ipynb #936dee96
+# %% ../../nbs/snn/08_exchange.ipynb #d55e8393
 def _neuron_from_nir(node: "nir.LIF | nir.IF", dt: float) -> LIF:
     def one(key: str) -> float:
         values = np.unique(np.asarray(getattr(node, key), dtype=np.float64))
@@ -71,7 +71,7 @@ def _neuron_from_nir(node: "nir.LIF | nir.IF", dt: float) -> LIF:
         raise ValueError(f"has an input gain r * dt / tau of {gain:g}; expected a positive one")
     return LIF(decay, one("v_threshold") / (1 if np.isclose(gain, 1, rtol=1e-6) else gain))
 
-# %% ../../nbs/snn/08_exchange.ipynb #9a456bbc
+# %% ../../nbs/snn/08_exchange.ipynb #7c97366b
 def _array(x: Tensor) -> np.ndarray:
     return x.detach().cpu().numpy().copy()
 
@@ -85,17 +85,23 @@ def _pool_to_nir(layer: nn.AvgPool2d | nn.AdaptiveAvgPool2d, shape: tuple[int, .
         if layer.ceil_mode or layer.divisor_override or not layer.count_include_pad:
             raise ValueError("pools with ceil_mode, divisor_override or without counting its padding; NIR's AvgPool2d has none of these")
         return _nir().AvgPool2d(*(_pair(x) for x in (layer.kernel_size, layer.stride, layer.padding)))
-    size = np.array([given or had for given, had in zip(_pair(layer.output_size), shape[1:], strict=True)])
-    if (shape[1:] % size).any():
-        raise ValueError(f"pools {tuple(shape[1:])} to {tuple(map(int, size))}, with windows of unequal size; choose an output that divides the input")
-    return _nir().AvgPool2d(shape[1:] // size, shape[1:] // size, np.zeros(2, int))
+    kernel, stride = np.transpose([_windows(size, out or size) for size, out in zip(shape[1:], _pair(layer.output_size), strict=True)])
+    return _nir().AvgPool2d(kernel, stride, np.zeros(2, int))
 
-# %% ../../nbs/snn/08_exchange.ipynb #acabc986
+
+def _windows(size: int, out: int) -> tuple[int, int]:
+    start, end = np.arange(out) * size // out, -(-np.arange(1, out + 1) * size // out)
+    lengths, steps = set((end - start).tolist()), set(np.diff(start).tolist())
+    if len(lengths) > 1 or len(steps) > 1:
+        raise ValueError(f"pools {size} pixels to {out} with unequal windows; choose an output size whose windows are equal, such as a divisor")
+    return lengths.pop(), steps.pop() if steps else size
+
+# %% ../../nbs/snn/08_exchange.ipynb #ae796b39
 def _layer_to_nir(layer: nn.Module, shape: tuple[int, ...]) -> "nir.NIRNode":
     if isinstance(layer, nn.Linear):
         return _nir().Linear(_array(layer.weight)) if layer.bias is None else _nir().Affine(_array(layer.weight), _array(layer.bias))
     if not isinstance(layer, nn.Conv2d):
-        return _pool_to_nir(layer, np.array(shape))
+        return _pool_to_nir(layer, shape)
     if layer.padding_mode != "zeros":
         raise ValueError(f"has padding_mode {layer.padding_mode!r}; NIR pads with zeros")
     bias = np.zeros(layer.out_channels, _array(layer.weight).dtype) if layer.bias is None else _array(layer.bias)
@@ -120,7 +126,7 @@ def _layer_from_nir(node: "nir.NIRNode") -> nn.Module:
         layer.bias = nn.Parameter(torch.from_numpy(np.array(node.bias)))
     return layer
 
-# %% ../../nbs/snn/08_exchange.ipynb #9ae8b96d
+# %% ../../nbs/snn/08_exchange.ipynb #5b731a69
 def _fold(node: "nir.Conv2d | nir.Linear | nir.Affine", norm: nn.BatchNorm1d | nn.BatchNorm2d) -> "nir.Conv2d | nir.Affine":
     if norm.running_mean is None:
         raise ValueError("keeps no running statistics, so it can't be folded into the layer before it")
@@ -134,7 +140,7 @@ def _fold(node: "nir.Conv2d | nir.Linear | nir.Affine", norm: nn.BatchNorm1d | n
     node.weight, node.bias = weight.astype(kind), bias.astype(kind)
     return node
 
-# %% ../../nbs/snn/08_exchange.ipynb #d5d4138e
+# %% ../../nbs/snn/08_exchange.ipynb #fd67afba
 @dataclass(frozen=True)
 class _Flow:
     "Where a tensor comes from."
@@ -161,7 +167,7 @@ def _reshaped(flow: _Flow, x: Tensor, out: Tensor, name: str) -> _Flow | None:
         return replace(flow, lead=1, stage="mean")
     return None
 
-# %% ../../nbs/snn/08_exchange.ipynb #c17d1551
+# %% ../../nbs/snn/08_exchange.ipynb #2a37067f
 @dataclass
 class _Trace:
     "Hold the graph while it is found."
@@ -197,12 +203,12 @@ class _Trace:
         self.edges += [(source, name) for source in flow.sources]
         return replace(flow, sources=(name,))
 
-# %% ../../nbs/snn/08_exchange.ipynb #ee4f30df
+# %% ../../nbs/snn/08_exchange.ipynb #3dda55ca
 def _sum(trace: _Trace, args: tuple, out: Tensor) -> _Flow:
     terms = [a for a in args if isinstance(a, Tensor)]
     flows = [trace.flow(term) for term in terms]
     sources = sum((flow.sources for flow in flows), ())
-    if len(terms) < len(args) and 0 not in args or any(term.shape != out.shape for term in terms):
+    if any(a != 0 for a in args if not isinstance(a, Tensor)) or any(term.shape != out.shape for term in terms):
         trace.refuse("adds a constant, or tensors of different shape; a sum in NIR joins the outputs of nodes")
     if len({(flow.lead, flow.stage) for flow in flows}) > 1 or flows[0].stage != "step":
         trace.refuse("adds after the mean over time; in a graph nothing but one linear layer can follow it")
@@ -223,7 +229,7 @@ def _operation(trace: _Trace, name: str, args: tuple, out: Tensor) -> _Flow:
         return trace.add(trace.names[here] if isinstance(here, nn.Flatten) else "flatten", node, features, out, flow)
     return _reshaped(flow, x, out, name) or trace.refuse(f"uses {name!r} on a tensor of shape {tuple(x.shape)}; NIR has no node for that")
 
-# %% ../../nbs/snn/08_exchange.ipynb #7db14883
+# %% ../../nbs/snn/08_exchange.ipynb #8dccee60
 READOUT = {"readout": "mean over time"}
 
 
@@ -254,7 +260,7 @@ def _layer(trace: _Trace, module: nn.Module, x: Tensor, out: Tensor) -> None:
         trace.refuse(str(error))
     trace.know(out, trace.add(name, node, features, out, _affine_rate(trace, flow, node)))
 
-# %% ../../nbs/snn/08_exchange.ipynb #451a1e69
+# %% ../../nbs/snn/08_exchange.ipynb #db0dcd79
 def _norm(trace: _Trace, module: nn.Module, x: Tensor, out: Tensor) -> None:
     flow = trace.flow(x)
     source, *more = flow.sources
@@ -270,7 +276,7 @@ def _norm(trace: _Trace, module: nn.Module, x: Tensor, out: Tensor) -> None:
     del trace.flows[id(x)]                                  # the output before the norm no longer exists
     trace.know(out, flow)
 
-# %% ../../nbs/snn/08_exchange.ipynb #99cbff23
+# %% ../../nbs/snn/08_exchange.ipynb #00e008f1
 NODES = (nn.Conv2d, nn.Linear, nn.AvgPool2d, nn.AdaptiveAvgPool2d, LIF)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -289,7 +295,7 @@ class _Watch(TorchFunctionMode):
             trace.know(out, _operation(trace, func.__name__, args, out))
         return out
 
-# %% ../../nbs/snn/08_exchange.ipynb #bb7fdd37
+# %% ../../nbs/snn/08_exchange.ipynb #c74e69d5
 @contextmanager
 def _hooks(model: nn.Module, trace: _Trace) -> Iterator[None]:
     def before(module: nn.Module, args: tuple) -> None:
@@ -315,7 +321,7 @@ def _hooks(model: nn.Module, trace: _Trace) -> Iterator[None]:
         for handle in handles:
             handle.remove()
 
-# %% ../../nbs/snn/08_exchange.ipynb #f28fd52b
+# %% ../../nbs/snn/08_exchange.ipynb #9bd91d5a
 def to_nir(
     model: nn.Module,  # takes sequences; not changed
     example: Float[Tensor, "T N ..."],  # a sequence the model takes, for its shape; `direct(images, T)` for a model of still images
@@ -342,7 +348,7 @@ def to_nir(
     graph.metadata = {"dt": dt}
     return graph
 
-# %% ../../nbs/snn/08_exchange.ipynb #248ee170
+# %% ../../nbs/snn/08_exchange.ipynb #3efa77bd
 class GraphNet(nn.Module):
     "Run a NIR graph on sequences `[T, N, ...]`; answers `[T, N, ...]`, or `[N, classes]` where the graph ends in a rate readout."
 
@@ -375,7 +381,7 @@ class GraphNet(nn.Module):
     def _gather(self, values: dict[str, Tensor], name: str) -> Tensor:
         return reduce(operator.add, (values[source] for source in self.sources[name]))
 
-# %% ../../nbs/snn/08_exchange.ipynb #d8008698
+# %% ../../nbs/snn/08_exchange.ipynb #b8483c58
 def _order(graph: "nir.NIRGraph") -> tuple[dict[str, list[str]], list[str]]:
     kinds = {name: type(node).__name__ for name, node in graph.nodes.items()}
     ends = {kind: [name for name, k in kinds.items() if k == kind] for kind in ("Input", "Output")}
@@ -402,7 +408,7 @@ def _module(name: str, node: Any, dt: float) -> nn.Module:
     except ValueError as error:
         raise ValueError(f"from_nir: node {name!r} {error}") from error
 
-# %% ../../nbs/snn/08_exchange.ipynb #48b8c169
+# %% ../../nbs/snn/08_exchange.ipynb #2ce0fb18
 def from_nir(
     graph: "nir.NIRGraph",  # from `to_nir`, `nir.read` or another library
     dt: float | None = None,  # the writer's time step (s); None: what the graph's metadata say, else 0.1 ms
