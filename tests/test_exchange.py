@@ -152,6 +152,7 @@ def test_uneven_layers_refused(key):
 # Layers
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 2), st.integers(1, 2), *[st.tuples(st.integers(1, 3), st.integers(1, 3))] * 3, st.sampled_from([0, 1, (2, 0), "valid", "same"]), st.booleans())
 def test_convolutions(groups, n_in, n_out, kernel, stride, dilation, padding, bias):
@@ -340,8 +341,9 @@ def test_names_that_clash():
     same(from_nir(graph)(x), wired(x))
     renamed = to_nir(nn.Sequential(), x)
     assert renamed.edges == [("input", "output")]
-    names = {"input": nir.Input(np.array([4])), "forward": nir.Linear(np.eye(4, dtype=np.float32)), "output": nir.Output(np.array([4]))}
-    same(from_nir(nir.NIRGraph(names, [("input", "forward"), ("forward", "output")]))(x), x)
+    names = ["in", *(f"{name}{end}" for end in ("", "_") for name in ("forward", "sources", "places", "type", "a.b", "a_b")), "out"]
+    nodes = {name: nir.Linear(2 * np.eye(4, dtype=np.float32)) for name in names[1:-1]} | {"in": nir.Input(np.array([4])), "out": nir.Output(np.array([4]))}
+    same(from_nir(nir.NIRGraph(nodes, list(zip(names[:-1], names[1:], strict=True))))(x), 2**12 * x)
 
 
 def test_order_of_nodes_does_not_matter():
@@ -379,6 +381,7 @@ def folded_in_time(self, x):
     (Wired(lambda self, x: self.layer(torch.ones(2, 3, 4)), layer=LIF()), (4,), "doesn't come from the input"),
     (Wired(lambda self, x: torch.stack([self.layer(x_t) for x_t in x.unbind(0)]), layer=nn.Linear(4, 4)), (4,), "doesn't come from the input"),
     (Wired(lambda self, x: self.layer(x, v0=torch.zeros(3, 4)), layer=LIF()), (4,), "a state"),
+    (Wired(lambda self, x: self.layer(nn.functional.dropout(x, 0.5, training=True)), layer=LIF()), (4,), "'dropout'"),
     (Wired(lambda self, x: self.layer(x).mean(0), layer=LIF()), (4,), "ends with a mean over time"),
     (Wired(lambda self, x: self.layer(x).mean(1), layer=LIF()), (4,), "'mean'"),
     (Wired(lambda self, x: self.layer(self.layer(x.mean(0))), layer=nn.Linear(4, 4)), (4,), "follows the mean over time"),
@@ -427,6 +430,7 @@ def test_what_is_no_graph_and_what_does_not_fit():
             net(x)
 
 
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules after import")
 def test_without_the_package(monkeypatch):
     "The module is run anew where nir can't be imported: it loads, and both functions say what to install."
     monkeypatch.setitem(sys.modules, "nir", None)
@@ -472,6 +476,7 @@ def test_snntorch_fires_the_same_spikes(snntorch, build, shape, tmp_path, capsys
         torch.testing.assert_close(torch.stack(answers).mean(0).reshape(logits.shape), logits)
 
 
+@pytest.mark.filterwarnings("ignore:nirtorch.extract_nir_graph is being deprecated")
 def test_snntorchs_graphs_are_read(snntorch):
     from snntorch.export_nir import export_to_nir
 
