@@ -387,8 +387,8 @@ def folded_in_time(self, x):
     (Wired(lambda self, x: self.layer(self.layer(x.mean(0))), layer=nn.Linear(4, 4)), (4,), "follows the mean over time"),
     (Wired(lambda self, x: self.layer(x.mean(0)) + x.mean(0), layer=nn.Linear(4, 4)), (4,), "after the mean over time"),
     (Wired(lambda self, x: over_time(self.norm, over_time(self.conv, x) + x), conv=nn.Conv2d(1, 1, 1), norm=nn.BatchNorm2d(1)), (1, 3, 3), "can't be folded"),
-    (Wired(lambda self, x: (lambda y: self.neuron(over_time(self.norm, y) + y))(over_time(self.conv, x)), conv=nn.Conv2d(1, 1, 1), norm=nn.BatchNorm2d(1), neuron=LIF()),
-     (1, 3, 3), "to itself|doesn't come|one edge"),
+    (Wired(lambda self, x: (lambda y: over_time(self.norm, y) + over_time(self.next, y))(over_time(self.conv, x)), conv=nn.Conv2d(1, 1, 1), norm=nn.BatchNorm2d(1), next=nn.Conv2d(1, 1, 1)),
+     (1, 3, 3), "'next', a Conv2d, uses a tensor that doesn't come"),
 ])
 def test_refused(net, shape, message):
     with pytest.raises(ValueError, match=f"to_nir: .*{message}"):
