@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DT', 'READOUT', 'NODES', 'NORMS', 'to_nir', 'GraphNet', 'from_nir']
 
-# %% ../../nbs/snn/08_exchange.ipynb #6c3cbb32
+# %% ../../nbs/snn/08_exchange.ipynb #f7685f16
 import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ from .monitor import evaluating
 if TYPE_CHECKING:
     import nir
 
-# %% ../../nbs/snn/08_exchange.ipynb #05528cae
+# %% ../../nbs/snn/08_exchange.ipynb #1d50eb29
 DT = 1e-4
 
 
@@ -51,7 +51,7 @@ def _neuron_to_nir(layer: LIF, shape: tuple[int, ...], dt: float) -> "nir.LIF | 
         return _nir().IF(r=np.full(shape, 1 / dt), **full)
     return _nir().LIF(tau=np.full(shape, dt / (1 - decay)), r=np.full(shape, 1 / (1 - decay)), v_leak=np.zeros(shape), **full)
 
-# %% ../../nbs/snn/08_exchange.ipynb #bb370728
+# %% ../../nbs/snn/08_exchange.ipynb #9706f3a7
 def _neuron_from_nir(node: "nir.LIF | nir.IF", dt: float) -> LIF:
     def one(key: str) -> float:
         values = np.unique(np.asarray(getattr(node, key), dtype=np.float64))
@@ -71,7 +71,7 @@ def _neuron_from_nir(node: "nir.LIF | nir.IF", dt: float) -> LIF:
         raise ValueError(f"has an input gain r * dt / tau of {gain:g}; expected a positive one")
     return LIF(decay, one("v_threshold") / (1 if np.isclose(gain, 1, rtol=1e-6) else gain))
 
-# %% ../../nbs/snn/08_exchange.ipynb #8dd9b92a
+# %% ../../nbs/snn/08_exchange.ipynb #ed2c0076
 def _array(x: Tensor) -> np.ndarray:
     return x.detach().cpu().numpy().copy()
 
@@ -96,7 +96,7 @@ def _windows(size: int, out: int) -> tuple[int, int]:
         raise ValueError(f"pools {size} pixels to {out} with unequal windows; choose an output size whose windows are equal, such as a divisor")
     return lengths.pop(), steps.pop() if steps else size
 
-# %% ../../nbs/snn/08_exchange.ipynb #4900e7c5
+# %% ../../nbs/snn/08_exchange.ipynb #904befff
 def _layer_to_nir(layer: nn.Module, shape: tuple[int, ...]) -> "nir.NIRNode":
     if isinstance(layer, nn.Linear):
         return _nir().Linear(_array(layer.weight)) if layer.bias is None else _nir().Affine(_array(layer.weight), _array(layer.bias))
@@ -126,7 +126,7 @@ def _layer_from_nir(node: "nir.NIRNode") -> nn.Module:
         layer.bias = nn.Parameter(torch.from_numpy(np.array(node.bias)))
     return layer
 
-# %% ../../nbs/snn/08_exchange.ipynb #7ebffad8
+# %% ../../nbs/snn/08_exchange.ipynb #d8e74d74
 def _fold(node: "nir.Conv2d | nir.Linear | nir.Affine", norm: nn.BatchNorm1d | nn.BatchNorm2d) -> "nir.Conv2d | nir.Affine":
     if norm.running_mean is None:
         raise ValueError("keeps no running statistics, so it can't be folded into the layer before it")
@@ -140,7 +140,7 @@ def _fold(node: "nir.Conv2d | nir.Linear | nir.Affine", norm: nn.BatchNorm1d | n
     node.weight, node.bias = weight.astype(kind), bias.astype(kind)
     return node
 
-# %% ../../nbs/snn/08_exchange.ipynb #dfb68fac
+# %% ../../nbs/snn/08_exchange.ipynb #0f7cae02
 @dataclass(frozen=True)
 class _Flow:
     "Where a tensor comes from."
@@ -167,7 +167,7 @@ def _reshaped(flow: _Flow, x: Tensor, out: Tensor, name: str) -> _Flow | None:
         return replace(flow, lead=1, stage="mean")
     return None
 
-# %% ../../nbs/snn/08_exchange.ipynb #be58ad38
+# %% ../../nbs/snn/08_exchange.ipynb #f1dfeae0
 @dataclass
 class _Trace:
     "Hold the graph while it is found."
@@ -203,7 +203,7 @@ class _Trace:
         self.edges += [(source, name) for source in flow.sources]
         return replace(flow, sources=(name,))
 
-# %% ../../nbs/snn/08_exchange.ipynb #bba5ab23
+# %% ../../nbs/snn/08_exchange.ipynb #fb6ff418
 def _sum(trace: _Trace, args: tuple, out: Tensor) -> _Flow:
     terms = [a for a in args if isinstance(a, Tensor)]
     flows = [trace.flow(term) for term in terms]
@@ -229,7 +229,7 @@ def _operation(trace: _Trace, name: str, args: tuple, out: Tensor) -> _Flow:
         return trace.add(trace.names[here] if isinstance(here, nn.Flatten) else "flatten", node, features, out, flow)
     return _reshaped(flow, x, out, name) or trace.refuse(f"uses {name!r} on a tensor of shape {tuple(x.shape)}; NIR has no node for that")
 
-# %% ../../nbs/snn/08_exchange.ipynb #9c4c066a
+# %% ../../nbs/snn/08_exchange.ipynb #559f1e7f
 READOUT = {"readout": "mean over time"}
 
 
@@ -260,7 +260,7 @@ def _layer(trace: _Trace, module: nn.Module, x: Tensor, out: Tensor) -> None:
         trace.refuse(str(error))
     trace.know(out, trace.add(name, node, features, out, _affine_rate(trace, flow, node)))
 
-# %% ../../nbs/snn/08_exchange.ipynb #7567a486
+# %% ../../nbs/snn/08_exchange.ipynb #a064d8b9
 def _norm(trace: _Trace, module: nn.Module, x: Tensor, out: Tensor) -> None:
     flow = trace.flow(x)
     source, *more = flow.sources
@@ -273,10 +273,10 @@ def _norm(trace: _Trace, module: nn.Module, x: Tensor, out: Tensor) -> None:
     except ValueError as error:
         trace.refuse(str(error))
     node.input_type, node.output_type = old.input_type, old.output_type
-    del trace.flows[id(x)]                                  # the output before the norm no longer exists
+    trace.flows = {key: kept for key, kept in trace.flows.items() if source not in kept.sources}  # what was before the norm no longer exists
     trace.know(out, flow)
 
-# %% ../../nbs/snn/08_exchange.ipynb #1087d6ba
+# %% ../../nbs/snn/08_exchange.ipynb #2174d24c
 NODES = (nn.Conv2d, nn.Linear, nn.AvgPool2d, nn.AdaptiveAvgPool2d, LIF)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -295,7 +295,7 @@ class _Watch(TorchFunctionMode):
             trace.know(out, _operation(trace, func.__name__, args, out))
         return out
 
-# %% ../../nbs/snn/08_exchange.ipynb #4f7793da
+# %% ../../nbs/snn/08_exchange.ipynb #67a1a51d
 @contextmanager
 def _hooks(model: nn.Module, trace: _Trace) -> Iterator[None]:
     def before(module: nn.Module, args: tuple) -> None:
@@ -321,7 +321,7 @@ def _hooks(model: nn.Module, trace: _Trace) -> Iterator[None]:
         for handle in handles:
             handle.remove()
 
-# %% ../../nbs/snn/08_exchange.ipynb #21593bea
+# %% ../../nbs/snn/08_exchange.ipynb #38b3d5dc
 def to_nir(
     model: nn.Module,  # takes sequences; not changed
     example: Float[Tensor, "T N ..."],  # a sequence the model takes, for its shape; `direct(images, T)` for a model of still images
@@ -348,7 +348,7 @@ def to_nir(
     graph.metadata = {"dt": dt}
     return graph
 
-# %% ../../nbs/snn/08_exchange.ipynb #ba3ab017
+# %% ../../nbs/snn/08_exchange.ipynb #e2edbe36
 class GraphNet(nn.Module):
     "Run a NIR graph on sequences `[T, N, ...]`; answers `[T, N, ...]`, or `[N, classes]` where the graph ends in a rate readout."
 
@@ -382,7 +382,7 @@ class GraphNet(nn.Module):
     def _gather(self, values: dict[str, Tensor], name: str) -> Tensor:
         return reduce(operator.add, (values[source] for source in self.sources[name]))
 
-# %% ../../nbs/snn/08_exchange.ipynb #0ee8b22f
+# %% ../../nbs/snn/08_exchange.ipynb #ce5d68be
 def _order(graph: "nir.NIRGraph") -> tuple[dict[str, list[str]], list[str]]:
     kinds = {name: type(node).__name__ for name, node in graph.nodes.items()}
     ends = {kind: [name for name, k in kinds.items() if k == kind] for kind in ("Input", "Output")}
@@ -409,7 +409,7 @@ def _module(name: str, node: Any, dt: float) -> nn.Module:
     except ValueError as error:
         raise ValueError(f"from_nir: node {name!r} {error}") from error
 
-# %% ../../nbs/snn/08_exchange.ipynb #ac1d28a7
+# %% ../../nbs/snn/08_exchange.ipynb #b63db752
 def from_nir(
     graph: "nir.NIRGraph",  # from `to_nir`, `nir.read` or another library
     dt: float | None = None,  # the writer's time step (s); None: what the graph's metadata say, else 0.1 ms
