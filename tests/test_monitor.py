@@ -206,3 +206,7 @@ def test_raster_draws_the_chosen_item():
         assert tuple(tick.mean(0)) == (1, 2)
     with pytest.raises(IndexError, match="item 2 of a batch of 2"):
         spike_raster(seen[""], item=2)
+
+
+def test_the_limit_itself_counts_as_saturated():
+    assert firing({"a": Record(steps=4, counts=torch.tensor([2, 1]))}, saturated=0.5).saturated["a"] == 0.5
