@@ -100,6 +100,11 @@ def _loader(dataset: Dataset, batch_size: int, sampler: Sampler | None = None, w
     return DataLoader(dataset, batch_size, sampler=sampler, drop_last=last, collate_fn=collate, num_workers=workers)
 
 # %% ../../nbs/core/03_train.ipynb #cell-019
+def _hits(logits: Tensor, y: Tensor) -> Tensor:
+    mean = logits.mean(0) if logits.ndim == 3 else logits  # [T, N, classes]: logits of every time step
+    return mean.argmax(1) == y
+
+
 def _evaluate(model: nn.Module, loader: DataLoader, loss: Callable, gather: Callable, device: torch.device) -> dict[str, float]:
     was_training, totals, seen = model.training, torch.zeros(2, dtype=torch.float64), 0
     model.eval()
@@ -107,7 +112,7 @@ def _evaluate(model: nn.Module, loader: DataLoader, loss: Callable, gather: Call
         for x, y in loader:
             logits = model(x.to(device)).float()
             y = y.to(device)
-            losses, hits = gather((loss(logits, y, reduction="none"), logits.argmax(1) == y))
+            losses, hits = gather((loss(logits, y, reduction="none"), _hits(logits, y)))
             totals += torch.stack([losses.double().sum(), hits.double().sum()]).cpu()
             seen += len(hits)
     model.train(was_training)
@@ -218,7 +223,7 @@ def _train_epoch(model: nn.Module, loader: DataLoader, optimizer, loss: Callable
         optimizer.zero_grad()
         accelerator.backward(value)
         optimizer.step()
-        totals += torch.stack([value.detach().double() * len(y), (logits.argmax(1) == y).double().sum()])
+        totals += torch.stack([value.detach().double() * len(y), _hits(logits, y).double().sum()])
         seen += len(y)
     mean = (accelerator.reduce(totals, "sum").cpu() / (seen * accelerator.num_processes)).tolist()
     if not math.isfinite(mean[0]):
