@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Clock', 'SpikifyError', 'SpikingModel', 'spikify']
 
-# %% ../../nbs/snn/12_spikify.ipynb #208a6063
+# %% ../../nbs/snn/12_spikify.ipynb #d720aa75
 import copy
 import operator
 from typing import Any, NoReturn
@@ -17,7 +17,7 @@ from .encode import direct
 from .layers import Neuron
 from .lif import LIF
 
-# %% ../../nbs/snn/12_spikify.ipynb #8907b47c
+# %% ../../nbs/snn/12_spikify.ipynb #553adc7d
 Clock = tuple[int, int]  # steps; how often a tensor from before the first neuron is repeated to match one behind it
 
 
@@ -45,7 +45,7 @@ class _Leave(nn.Module):
 def _repeated(x: Tensor, clock: Clock) -> Tensor:
     return direct(x, clock[1]).flatten(0, 1)
 
-# %% ../../nbs/snn/12_spikify.ipynb #b8b4b643
+# %% ../../nbs/snn/12_spikify.ipynb #4867029d
 def _unfold(x: Tensor, clock: Clock, still: bool) -> Tensor:
     steps, repeats = clock
     return direct(x, steps) if still and repeats > 1 else x.unflatten(0, (steps, -1))
@@ -67,7 +67,7 @@ class _SteadyDropout(_Neurons):
         mask = self.inner(torch.ones_like(x[: len(x) // clock[0]]))
         return x * _repeated(mask, (clock[0], clock[0]))
 
-# %% ../../nbs/snn/12_spikify.ipynb #2f06cad0
+# %% ../../nbs/snn/12_spikify.ipynb #d1c4d2f2
 class SpikifyError(ValueError):
     "The model cannot be carried over; the message names the module, the reason and a way out."
 
@@ -97,7 +97,7 @@ def _trace(model: nn.Module) -> fx.Graph:
         _refuse(type(model).__name__, f"takes {count} inputs", "wrap it in a module whose forward takes the images alone")
     return graph
 
-# %% ../../nbs/snn/12_spikify.ipynb #816ec4bb
+# %% ../../nbs/snn/12_spikify.ipynb #672a7fc5
 _RELUS = (nn.ReLU, nn.ReLU6)
 _RELU_NAMES = ("relu", "relu_", "relu6")
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
@@ -125,7 +125,7 @@ def _check_module(path: str, module: nn.Module) -> None:
     if isinstance(module, nn.Flatten) and module.start_dim == 0:
         _refuse(where, "flattens the batch axis, which holds time as well", "use start_dim=1")
 
-# %% ../../nbs/snn/12_spikify.ipynb #2c382ab7
+# %% ../../nbs/snn/12_spikify.ipynb #9e741f4b
 _FREE = ("add", "iadd", "add_", "sub", "neg", "mul", "imul", "mul_", "truediv", "contiguous", "clone", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d",
          "adaptive_max_pool2d", "pad", "interpolate", "pixel_shuffle", "size", "dim", "getattr", "getitem", "floordiv", "view", "reshape")
 _AXES = {"flatten": (slice(1, 2), "start_dim", 0), "cat": (slice(1, 2), "dim", 0), "chunk": (slice(2, 3), "dim", 0), "split": (slice(2, 3), "dim", 0),
@@ -150,7 +150,12 @@ def _axes(node: fx.Node) -> list[Any]:
     given = list(node.args[place]) or [node.kwargs.get(keyword, default)]
     return [axis for one in given for axis in (one if isinstance(one, tuple | list) else [one])]
 
-# %% ../../nbs/snn/12_spikify.ipynb #91bc63c5
+
+def _spares_the_batch(axes: list[Any]) -> bool:
+    known = all(isinstance(axis, int) and (axis >= 1 or axis == -1 or (axis == -2 and -1 in axes)) for axis in axes)
+    return known and len(axes) > 0
+
+# %% ../../nbs/snn/12_spikify.ipynb #ec5afa17
 def _first_size(node: fx.Node) -> Any:
     sizes = node.args[1:] or tuple(node.kwargs.values())
     return sizes[0][0] if isinstance(sizes[0], tuple | list) else sizes[0]
@@ -173,17 +178,18 @@ def _takes_images_apart(node: fx.Node) -> bool:
 def _check_function(node: fx.Node) -> None:
     name, where = _name(node), _where(node)
     if name not in (*_FREE, *_AXES, *_RELU_NAMES, "permute"):
-        _refuse(where, "is not among the functions known to treat every image of a batch alike (activations other than ReLU, functional dropout and gates are not)", _NO_CURVES)
+        instead = "use nn.Dropout, a module, whose mask can be kept over time" if "dropout" in name else _NO_CURVES
+        _refuse(where, "is not among the functions known to treat every image of a batch alike (other activations, functional dropout and gates are not)", instead)
     if name in ("mul", "imul", "mul_", "truediv") and sum(isinstance(a, fx.Node) and a.op != "get_attr" and not _is_size(a) for a in node.args) > 1:
         _refuse(where, "multiplies two activations, and a product of spikes is not the product of rates", "remove the gate, or take a model without")
     if name in ("view", "reshape") and isinstance(_first_size(node), int) and _first_size(node) != -1:
         _refuse(where, f"fixes the batch size at {_first_size(node)}", "write x.flatten(1), or x.view(x.size(0), -1)")
-    if (name in _AXES and 0 in _axes(node)) or (name == "permute" and _first_size(node) != 0):
-        _refuse(where, "works along axis 0, the batch, which holds time as well", "name axes from 1, as in torch.flatten(x, 1)")
+    if (name in _AXES and not _spares_the_batch(_axes(node))) or (name == "permute" and _first_size(node) != 0):
+        _refuse(where, "works, or may work, along axis 0, the batch, which holds time as well", "count axes from the front, from 1, as in torch.flatten(x, 1)")
     if name == "getitem" and _takes_images_apart(node):
         _refuse(where, "picks images out of the batch, which holds time as well", "index x[:, ...] from axis 1")
 
-# %% ../../nbs/snn/12_spikify.ipynb #78448487
+# %% ../../nbs/snn/12_spikify.ipynb #ef3a2850
 def _check_in_place(node: fx.Node, module: nn.Module | None, order: dict[fx.Node, int]) -> None:
     in_place = getattr(module, "inplace", False) or node.kwargs.get("inplace") or (isinstance(node.target, str) and module is None and node.target.endswith("_"))
     if not in_place:
@@ -204,7 +210,7 @@ def _check(graph: fx.Graph, model: nn.Module) -> None:
             _check_function(node)
         _check_in_place(node, module, order)
 
-# %% ../../nbs/snn/12_spikify.ipynb #fcb0b2f5
+# %% ../../nbs/snn/12_spikify.ipynb #ccdd3291
 class _Surgeon:
     "Rewrite `graph` of `model`, whose new parts are children of `model.spikify`."
 
@@ -237,7 +243,7 @@ class _Surgeon:
                 node.replace_input_with(source, self.graph.call_function(_repeated, (source, self.clock)))
         self.timed.add(node)
 
-# %% ../../nbs/snn/12_spikify.ipynb #c72a24ea
+# %% ../../nbs/snn/12_spikify.ipynb #345e3e8a
 def _operate(surgeon: _Surgeon) -> None:
     for node in list(surgeon.graph.nodes):
         module = surgeon.model.get_submodule(node.target) if node.op == "call_module" else None
@@ -261,7 +267,7 @@ def _close(surgeon: _Surgeon, output: fx.Node) -> None:
     with surgeon.graph.inserting_before(output):
         output.args = (surgeon.graph.call_module("spikify.leave", (answer, surgeon.clock)),)
 
-# %% ../../nbs/snn/12_spikify.ipynb #cb442cd9
+# %% ../../nbs/snn/12_spikify.ipynb #8a25efa0
 class SpikingModel(fx.GraphModule):
     "Answer for still images `[N, C, H, W]` or frames `[T, N, C, H, W]` with logits; `print(net.code)` shows the rewritten forward."
 
