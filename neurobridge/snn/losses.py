@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['mean_loss', 'tet_loss', 'rate_loss', 'membrane_loss']
 
-# %% ../../nbs/snn/13_losses.ipynb #eeecf63b
+# %% ../../nbs/snn/13_losses.ipynb #ef6b5c5c
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-# %% ../../nbs/snn/13_losses.ipynb #ff7adc6c
+# %% ../../nbs/snn/13_losses.ipynb #75a38ca0
 def _check(name: str, out: Tensor, y: Tensor) -> None:
     if out.ndim != 3:
         raise ValueError(f"{name}: outputs have shape {tuple(out.shape)}; expected [T, N, classes], so set the network's per_step = True")
@@ -23,7 +23,7 @@ def _reduce(name: str, values: Float[Tensor, " N"], reduction: str) -> Tensor:
         raise ValueError(f"{name}: reduction is {reduction!r}; expected 'mean', 'sum' or 'none'")
     return values if reduction == "none" else getattr(values, reduction)()
 
-# %% ../../nbs/snn/13_losses.ipynb #ee04427d
+# %% ../../nbs/snn/13_losses.ipynb #ffb77b1b
 def mean_loss(
     logits: Float[Tensor, "T N classes"],  # of every step
     y: Int[Tensor, " N"],  # labels
@@ -49,7 +49,7 @@ def tet_loss(
     distance = (logits - phi).square().mean((0, 2))
     return _reduce("tet_loss", (1 - lamb) * entropy + lamb * distance, reduction)
 
-# %% ../../nbs/snn/13_losses.ipynb #9caa44bf
+# %% ../../nbs/snn/13_losses.ipynb #12acde4d
 def rate_loss(
     spikes: Float[Tensor, "T N classes"],  # of the output neurons
     y: Int[Tensor, " N"],  # labels
@@ -64,7 +64,7 @@ def rate_loss(
     target = wrong + (right - wrong) * F.one_hot(y, spikes.shape[2]).to(spikes.dtype)
     return _reduce("rate_loss", (spikes.mean(0) - target).square().mean(1), reduction)
 
-# %% ../../nbs/snn/13_losses.ipynb #2e08ace7
+# %% ../../nbs/snn/13_losses.ipynb #49ec63a3
 def membrane_loss(
     membranes: Float[Tensor, "T N classes"],  # of the output neurons, after every step
     y: Int[Tensor, " N"],  # labels

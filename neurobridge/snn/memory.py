@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['recompute_blocks', 'recompute_steps']
 
-# %% ../../nbs/snn/14_memory.ipynb #addc52c2
+# %% ../../nbs/snn/14_memory.ipynb #8b167b8d
 import inspect
 from contextlib import nullcontext
 from functools import partial
@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-# %% ../../nbs/snn/14_memory.ipynb #7c0981e2
+# %% ../../nbs/snn/14_memory.ipynb #76b87888
 class _StatisticsKept:
     "Leave the running statistics of `block` alone; can be entered again, unlike a generator."
 
@@ -46,7 +46,7 @@ def recompute_blocks(
         x = checkpoint(block, x, use_reentrant=False, context_fn=partial(_contexts, block))
     return x
 
-# %% ../../nbs/snn/14_memory.ipynb #9a500056
+# %% ../../nbs/snn/14_memory.ipynb #7043b954
 def _carries_state(module: nn.Module) -> bool:
     return {"v0", "return_state"} <= inspect.signature(module.forward).parameters.keys()
 
@@ -69,7 +69,7 @@ def _stretch(trunk: nn.Module, neurons: list[nn.Module], x: Tensor, *states: Ten
         for handle in handles:
             handle.remove()
 
-# %% ../../nbs/snn/14_memory.ipynb #32de7f8b
+# %% ../../nbs/snn/14_memory.ipynb #377f9dca
 def recompute_steps(
     trunk: nn.Module,  # [T, N, ...] to [T, N, ...]
     x: Float[Tensor, "T N ..."],  # what it sees

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['BLOCKS', 'VanillaBlock', 'SewBlock', 'MsBlock']
 
-# %% ../../nbs/snn/11_shortcuts.ipynb #02e4bc97
+# %% ../../nbs/snn/11_shortcuts.ipynb #48be28fe
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from .layers import Neuron, conv_norm, over_time
 
-# %% ../../nbs/snn/11_shortcuts.ipynb #7e3afbf0
+# %% ../../nbs/snn/11_shortcuts.ipynb #bb3e5ed0
 class VanillaBlock(nn.Module):
     "Add currents, then fire: `[T, N, C, H, W]` of spikes to spikes (the block of Lin et al. 2022)."
 
@@ -33,7 +33,7 @@ class VanillaBlock(nn.Module):
         inner = over_time(self.conv2, self.neuron1(over_time(self.conv1, x)))
         return self.neuron2(inner + over_time(self.shortcut, x))
 
-# %% ../../nbs/snn/11_shortcuts.ipynb #10b791b7
+# %% ../../nbs/snn/11_shortcuts.ipynb #17cbd578
 class SewBlock(VanillaBlock):
     "Fire, then add spikes: whole numbers to whole numbers (SEW with ADD; Fang et al. 2021)."
 

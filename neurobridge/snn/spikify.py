@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Clock', 'SpikifyError', 'SpikingModel', 'spikify']
 
-# %% ../../nbs/snn/12_spikify.ipynb #d720aa75
+# %% ../../nbs/snn/12_spikify.ipynb #b0796272
 import copy
 import operator
 from typing import Any, NoReturn
@@ -17,7 +17,7 @@ from .encode import direct
 from .layers import Neuron
 from .lif import LIF
 
-# %% ../../nbs/snn/12_spikify.ipynb #553adc7d
+# %% ../../nbs/snn/12_spikify.ipynb #9e30e351
 Clock = tuple[int, int]  # steps; how often a tensor from before the first neuron is repeated to match one behind it
 
 
@@ -45,7 +45,7 @@ class _Leave(nn.Module):
 def _repeated(x: Tensor, clock: Clock) -> Tensor:
     return direct(x, clock[1]).flatten(0, 1)
 
-# %% ../../nbs/snn/12_spikify.ipynb #4867029d
+# %% ../../nbs/snn/12_spikify.ipynb #cf0470e6
 def _unfold(x: Tensor, clock: Clock, still: bool) -> Tensor:
     steps, repeats = clock
     return direct(x, steps) if still and repeats > 1 else x.unflatten(0, (steps, -1))
@@ -67,7 +67,7 @@ class _SteadyDropout(_Neurons):
         mask = self.inner(torch.ones_like(x[: len(x) // clock[0]]))
         return x * _repeated(mask, (clock[0], clock[0]))
 
-# %% ../../nbs/snn/12_spikify.ipynb #d1c4d2f2
+# %% ../../nbs/snn/12_spikify.ipynb #fde4b4a4
 class SpikifyError(ValueError):
     "The model cannot be carried over; the message names the module, the reason and a way out."
 
@@ -97,7 +97,7 @@ def _trace(model: nn.Module) -> fx.Graph:
         _refuse(type(model).__name__, f"takes {count} inputs", "wrap it in a module whose forward takes the images alone")
     return graph
 
-# %% ../../nbs/snn/12_spikify.ipynb #672a7fc5
+# %% ../../nbs/snn/12_spikify.ipynb #89a414d1
 _RELUS = (nn.ReLU, nn.ReLU6)
 _RELU_NAMES = ("relu", "relu_", "relu6")
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
@@ -125,7 +125,7 @@ def _check_module(path: str, module: nn.Module) -> None:
     if isinstance(module, nn.Flatten) and module.start_dim == 0:
         _refuse(where, "flattens the batch axis, which holds time as well", "use start_dim=1")
 
-# %% ../../nbs/snn/12_spikify.ipynb #9e741f4b
+# %% ../../nbs/snn/12_spikify.ipynb #a59291b8
 _FREE = ("add", "iadd", "add_", "sub", "neg", "mul", "imul", "mul_", "truediv", "contiguous", "clone", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d",
          "adaptive_max_pool2d", "pad", "interpolate", "pixel_shuffle", "size", "dim", "getattr", "getitem", "floordiv", "view", "reshape")
 _AXES = {"flatten": (slice(1, 2), "start_dim", 0), "cat": (slice(1, 2), "dim", 0), "chunk": (slice(2, 3), "dim", 0), "split": (slice(2, 3), "dim", 0),
@@ -155,7 +155,7 @@ def _spares_the_batch(axes: list[Any]) -> bool:
     known = all(isinstance(axis, int) and (axis >= 1 or axis == -1 or (axis == -2 and -1 in axes)) for axis in axes)
     return known and len(axes) > 0
 
-# %% ../../nbs/snn/12_spikify.ipynb #ec5afa17
+# %% ../../nbs/snn/12_spikify.ipynb #34da994d
 def _first_size(node: fx.Node) -> Any:
     sizes = node.args[1:] or tuple(node.kwargs.values())
     return sizes[0][0] if isinstance(sizes[0], tuple | list) else sizes[0]
@@ -189,7 +189,7 @@ def _check_function(node: fx.Node) -> None:
     if name == "getitem" and _takes_images_apart(node):
         _refuse(where, "picks images out of the batch, which holds time as well", "index x[:, ...] from axis 1")
 
-# %% ../../nbs/snn/12_spikify.ipynb #ef3a2850
+# %% ../../nbs/snn/12_spikify.ipynb #ec0db2cb
 def _check_in_place(node: fx.Node, module: nn.Module | None, order: dict[fx.Node, int]) -> None:
     in_place = getattr(module, "inplace", False) or node.kwargs.get("inplace") or (isinstance(node.target, str) and module is None and node.target.endswith("_"))
     if not in_place:
@@ -210,7 +210,7 @@ def _check(graph: fx.Graph, model: nn.Module) -> None:
             _check_function(node)
         _check_in_place(node, module, order)
 
-# %% ../../nbs/snn/12_spikify.ipynb #ccdd3291
+# %% ../../nbs/snn/12_spikify.ipynb #188f496a
 class _Surgeon:
     "Rewrite `graph` of `model`, whose new parts are children of `model.spikify`."
 
@@ -243,7 +243,7 @@ class _Surgeon:
                 node.replace_input_with(source, self.graph.call_function(_repeated, (source, self.clock)))
         self.timed.add(node)
 
-# %% ../../nbs/snn/12_spikify.ipynb #345e3e8a
+# %% ../../nbs/snn/12_spikify.ipynb #a713278d
 def _operate(surgeon: _Surgeon) -> None:
     for node in list(surgeon.graph.nodes):
         module = surgeon.model.get_submodule(node.target) if node.op == "call_module" else None
@@ -261,13 +261,13 @@ def _operate(surgeon: _Surgeon) -> None:
 def _close(surgeon: _Surgeon, output: fx.Node) -> None:
     (answer,) = output.args
     if not isinstance(answer, fx.Node):
-        _refuse(type(surgeon.model).__name__, f"returns a {type(answer).__name__}", "wrap it in a module that returns the logits alone")
+        _refuse(type(surgeon.model).__name__, f"returns a {type(answer).__name__.removeprefix('immutable_')}", "wrap it in a module that returns the logits alone")
     if answer not in surgeon.timed:
         _refuse(type(surgeon.model).__name__, "has no ReLU between input and output", "give a model with ReLUs; is it a spiking network already?")
     with surgeon.graph.inserting_before(output):
         output.args = (surgeon.graph.call_module("spikify.leave", (answer, surgeon.clock)),)
 
-# %% ../../nbs/snn/12_spikify.ipynb #8a25efa0
+# %% ../../nbs/snn/12_spikify.ipynb #e75640b3
 class SpikingModel(fx.GraphModule):
     "Answer for still images `[N, C, H, W]` or frames `[T, N, C, H, W]` with logits; `print(net.code)` shows the rewritten forward."
 
