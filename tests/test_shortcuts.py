@@ -268,8 +268,9 @@ def peak(T, run=None):
 
 
 def test_recomputation_saves_memory():
-    plain = peak(16)
-    assert peak(16, recompute_blocks) < 0.6 * plain
-    assert peak(16, partial(recompute_steps, steps=4)) < 0.6 * plain
-    growth = peak(32, partial(recompute_steps, steps=4)) - peak(16, partial(recompute_steps, steps=4))
-    assert growth < 0.3 * (peak(32) - plain)
+    "The slope over T is what counts: weights and their gradients cost the same for any T."
+    ways = (None, recompute_blocks, partial(recompute_steps, steps=4))
+    short, long = ([peak(T, run) for run in ways] for T in (16, 32))
+    plain, blocks, stretches = (b - a for a, b in zip(short, long, strict=True))
+    assert blocks < 0.6 * plain and stretches < 0.3 * plain
+    assert long[1] < 0.7 * long[0] and long[2] < 0.5 * long[0]

@@ -45,7 +45,7 @@ class Of(nn.Module):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_exact_with_the_original_activation_at_one_step(name):
-    ann, x = build(name).eval(), torch.rand(2, 3, 36, 36)
+    ann, x = build(name).eval(), torch.rand(2, 3, 33, 33)
     before = copy.deepcopy(ann.state_dict())
     net = spikify(ann, FAMILIES[name], T=1)
     with torch.no_grad():
@@ -65,9 +65,8 @@ def test_one_step_of_lif_is_a_step_function(name):
             return (x > 0.5).to(x.dtype)
 
     ann = build(name).eval()
-    x = torch.rand(2, 3, 36, 36)
+    x = torch.rand(2, 3, 33, 33)
     with torch.no_grad():
-        torch.testing.assert_close(spikify(ann, LIF, T=1)(x), spikify(ann, Step, T=1)(x), rtol=0, atol=0)
         stepped = copy.deepcopy(ann)  # the independent way: replace the modules, no graph
         for parent in list(stepped.modules()):
             for child_name, child in list(parent.named_children()):
@@ -79,7 +78,7 @@ def test_one_step_of_lif_is_a_step_function(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_still_image_is_its_frames_and_steps_average_to_the_answer(name):
     net = spikify(build(name).eval(), LIF, T=3)
-    x = torch.rand(2, 3, 36, 36)
+    x = torch.rand(2, 3, 33, 33)
     with torch.no_grad():
         answer = net(x)
         torch.testing.assert_close(net(x.expand(3, *x.shape)), answer)

@@ -289,7 +289,7 @@ class SpikingModel(fx.GraphModule):
     def per_step(self, wanted: bool) -> None:
         self.spikify.leave.per_step = wanted
 
-
+# %% ../../nbs/snn/12_spikify.ipynb #badf11a7
 def spikify(
     model: nn.Module,  # images [N, C, H, W] to logits [N, classes], with ReLUs; left untouched
     neuron: Neuron = LIF,  # makes one layer of neurons
