@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from neurobridge.core.train import evaluating
 from neurobridge.snn.lif import LIF
-from neurobridge.snn.monitor import Record, evaluating, firing, monitor, rate_histogram, spike_raster
+from neurobridge.snn.monitor import Record, firing, monitor, rate_histogram, spike_raster
 from neurobridge.snn.nets import spiking_convnet, spiking_resnet18
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .layers import MembraneReadout, RateReadout
 from .lif import LIF
-from .monitor import evaluating
+from ..core.train import evaluating
 
 # %% ../../nbs/snn/07_cost.ipynb #3eb72581
 def crossed(

@@ -21,9 +21,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..core.train import evaluating
 from .layers import over_time
 from .lif import LIF
-from .monitor import evaluating
 
 if TYPE_CHECKING:
     import nir
