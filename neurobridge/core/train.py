@@ -419,12 +419,15 @@ def fit(
     run = _begin(model, train, valid, batch_size, optimizer, lr, seed, device, mixed_precision, workers, epochs=epochs, schedule=_course(schedule))
     _take_up(run, _resume(path, run.settings))
     with _own_randomness(), _bar(_show_progress(progress) and run.accelerator.is_main_process, epochs) as advance:
-        while len(run.rows) < epochs and not _stale(run, patience):
-            if on_epoch:
-                on_epoch(len(run.rows) + 1, epochs)
-            _next_epoch(run, epochs, lr, schedule, loss, augment, seed, advance)
-            _save(run, path)
-    run.accelerator.unwrap_model(run.model, keep_fp32_wrapper=False).load_state_dict(run.best_state)
+        try:
+            while len(run.rows) < epochs and not _stale(run, patience):
+                if on_epoch:
+                    on_epoch(len(run.rows) + 1, epochs)
+                _next_epoch(run, epochs, lr, schedule, loss, augment, seed, advance)
+                _save(run, path)
+        finally:
+            run.accelerator.unwrap_model(run.model, keep_fp32_wrapper=False)  # takes the autocast wrapper off
+    model.load_state_dict(run.best_state)
     return History(run.rows, run.best_epoch)
 
 # %% ../../nbs/core/03_train.ipynb #cell-054

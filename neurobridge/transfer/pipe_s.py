@@ -115,7 +115,7 @@ def bridge(
     if T < 1:
         raise ValueError(f"bridge: T is {T}; expected at least one time step")
     snn = copy.deepcopy(ann)
-    places = [(m, name) for m in snn.modules() for name, child in m.named_children() if isinstance(child, ACTIVATIONS)]
+    places = [(m, name) for m in snn.modules() for name, child in m._modules.items() if isinstance(child, ACTIVATIONS)]
     if not places:
         raise ValueError(f"bridge: found none of {[a.__name__ for a in ACTIVATIONS]} in {type(ann).__name__}; is it a spiking network already?")
     for parent, name in places:
