@@ -385,6 +385,14 @@ def _bar(shown: bool, epochs: int) -> Iterator[Callable[[float], None]]:
         yield lambda done: bar.update(task, completed=done)
 
 
+@contextmanager
+def _unwrapped(run: _Progress) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        run.accelerator.unwrap_model(run.model, keep_fp32_wrapper=False)  # no autocast stays behind
+
+
 def _stale(run: _Progress, patience: int | None) -> bool:
     return patience is not None and len(run.rows) - run.best_epoch >= patience
 
@@ -418,15 +426,12 @@ def fit(
     epochs, lr, batch_size = int(epochs), float(lr), int(batch_size)
     run = _begin(model, train, valid, batch_size, optimizer, lr, seed, device, mixed_precision, workers, epochs=epochs, schedule=_course(schedule))
     _take_up(run, _resume(path, run.settings))
-    with _own_randomness(), _bar(_show_progress(progress) and run.accelerator.is_main_process, epochs) as advance:
-        try:
-            while len(run.rows) < epochs and not _stale(run, patience):
-                if on_epoch:
-                    on_epoch(len(run.rows) + 1, epochs)
-                _next_epoch(run, epochs, lr, schedule, loss, augment, seed, advance)
-                _save(run, path)
-        finally:
-            run.accelerator.unwrap_model(run.model, keep_fp32_wrapper=False)  # takes the autocast wrapper off
+    with _own_randomness(), _unwrapped(run), _bar(_show_progress(progress) and run.accelerator.is_main_process, epochs) as advance:
+        while len(run.rows) < epochs and not _stale(run, patience):
+            if on_epoch:
+                on_epoch(len(run.rows) + 1, epochs)
+            _next_epoch(run, epochs, lr, schedule, loss, augment, seed, advance)
+            _save(run, path)
     model.load_state_dict(run.best_state)
     return History(run.rows, run.best_epoch)
 

@@ -35,9 +35,7 @@ def _check(x: Tensor, decay: float | Tensor, v_th: float, reset: str, output: st
         raise TypeError(f"lif: x has dtype {x.dtype}; expected a floating dtype, so call x.float() first")
     if x.ndim < 1 or x.shape[0] == 0:
         raise ValueError(f"lif: x has shape {tuple(x.shape)}; expected [T, ...] with at least one time step in front")
-    low, high = (float(decay.detach().amin()), float(decay.detach().amax())) if isinstance(decay, Tensor) else (decay, decay)
-    if not (low > 0 and high <= 1):
-        raise ValueError(f"lif: decay lies in [{low:g}, {high:g}]; expected values in (0, 1], where 1 means no leak")
+    _check_decay(decay, x.shape[1:])
     if not v_th > 0:
         raise ValueError(f"lif: v_th is {v_th}; expected a threshold above 0")
     for name, value, choices in (("reset", reset, ("hard", "soft")), ("output", output, ("spike", "membrane")), ("backend", backend, BACKENDS)):
@@ -45,6 +43,18 @@ def _check(x: Tensor, decay: float | Tensor, v_th: float, reset: str, output: st
             raise ValueError(f"lif: {name} is {value!r}; expected one of {choices}")
     if v0 is not None and v0.shape != x.shape[1:]:
         raise ValueError(f"lif: v0 has shape {tuple(v0.shape)}; expected {tuple(x.shape[1:])}, one value a neuron (a state from another batch size?)")
+
+
+def _check_decay(decay: float | Tensor, neurons: torch.Size) -> None:
+    low = high = decay
+    if isinstance(decay, Tensor):
+        if decay.ndim > len(neurons) or any(d not in (1, n) for d, n in zip(decay.shape[::-1], neurons[::-1], strict=False)):
+            raise ValueError(f"lif: decay has shape {tuple(decay.shape)}; expected one that broadcasts to the neurons' {tuple(neurons)}, such as [C, 1, 1]")
+        if decay.numel() == 0:
+            return
+        low, high = (value.item() for value in decay.detach().aminmax())
+    if not (low > 0 and high <= 1):
+        raise ValueError(f"lif: decay lies in [{low:g}, {high:g}]; expected values in (0, 1], where 1 means no leak")
 
 # %% ../../nbs/snn/02_lif.ipynb #cell-014
 BACKENDS = ("auto", "reference")
