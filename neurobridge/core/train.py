@@ -116,7 +116,7 @@ def evaluating(
         for module, mode in modes.items():
             module.training = mode
 
-
+# %% ../../nbs/core/03_train.ipynb #n
 def _hits(logits: Tensor, y: Tensor) -> Tensor:
     mean = logits.mean(0) if logits.ndim == 3 else logits  # [T, N, classes]: logits of every time step
     return mean.argmax(1) == y
