@@ -61,11 +61,7 @@ INLINE vec widen(raw r) { return r; }
 INLINE raw narrow(vec v) { return v; }
 #endif
 
-INLINE vec load(const STORE *p, ptrdiff_t left) {              /* left: how many numbers the row still has */
-  raw r = {0};
-  if (left >= LANES) memcpy(&r, p, sizeof r); else memcpy(&r, p, left * sizeof(STORE));
-  return widen(r);
-}
+INLINE vec load(const STORE *p) { raw r; memcpy(&r, p, sizeof r); return widen(r); }
 INLINE void stream64(void *p, raw r) {                         /* write a whole cache line past the cache */
 #if defined(__AVX512F__) && !defined(BF16)
   _mm512_stream_si512((__m512i *)p, (__m512i)r);
@@ -81,69 +77,72 @@ INLINE void drain(int stream) {                                /* streamed lines
   if (stream) _mm_sfence();
 #endif
 }
-INLINE void store(STORE *p, vec v, ptrdiff_t left, int stream) {
+INLINE void store(STORE *p, vec v, int stream) {
   raw r = narrow(v);
-  if (left < LANES) memcpy(p, &r, left * sizeof(STORE));
-  else if (stream) stream64(p, r); else memcpy(p, &r, sizeof r);
+  if (stream) stream64(p, r); else memcpy(p, &r, sizeof r);
 }
 """
 
 # %% ../../nbs/snn/11_fused.ipynb #cell-013
 _LAW = r"""
-INLINE vec reset(vec h, REAL v_th, int hard) {                 /* the membrane after the spike */
-  vec s = one_where(h > all(v_th));
-  return hard ? h * (all(1) - s) : h - all(v_th) * s;
+INLINE vec reset(vec h, vec v_th, int hard) {                  /* the membrane after the spike */
+  vec s = one_where(h > v_th);
+  return hard ? h * (all(1) - s) : h - v_th * s;
 }
-INLINE int unsound(vec v, ptrdiff_t left) {                    /* does any of the numbers hold NaN or infinity? */
-  mask bad = (v - v) != all(0);
+INLINE void start(vec *to, const REAL *from, int each, ptrdiff_t n) {          /* a row of n numbers: one each, or one for all */
+  if (from && each) memcpy(to, from, n * sizeof(REAL));
+  else for (ptrdiff_t k = 0; k < n / LANES; k++) to[k] = all(from ? *from : 0);
+}
+INLINE int unsound(const vec *v, ptrdiff_t n) {                /* does any of n numbers hold NaN or infinity? */
+  mask bad = all(0) != all(0);
   int any = 0;
-  for (int k = 0; k < LANES && k < left; k++) any |= bad[k] != 0;
+  for (ptrdiff_t k = 0; k < n / LANES; k++) bad |= (v[k] - v[k]) != all(0);
+  for (int k = 0; k < LANES; k++) any |= bad[k] != 0;
   return any;
 }
-INLINE void start(REAL *v, const REAL *from, ptrdiff_t step, ptrdiff_t n) {   /* n numbers of a state; NULL is rest */
-  for (ptrdiff_t k = 0; k < n; k++) v[k] = from ? from[k * step] : 0;
-}
+typedef struct { double threshold, a, b; int hard, spikes, detach, kind; } law;
 """
 
 # %% ../../nbs/snn/11_fused.ipynb #cell-015
-_FORWARD = r"""
-int forward(const STORE *x, ptrdiff_t x_step, const REAL *decay, int per_neuron, const REAL *v0, STORE *out, REAL *v_last,
-            ptrdiff_t T, ptrdiff_t M, double threshold, int hard, int spikes, int stream, int threads) {
-  const REAL v_th = threshold;
-  ptrdiff_t block = block_size(M, T, threads), blocks = (M + block - 1) / block;
-  int bad = 0;
-  #pragma omp parallel for num_threads(threads) schedule(static) reduction(|: bad)
-  for (ptrdiff_t i = 0; i < blocks; i++) {
-    vec v[BLOCK / LANES], d[BLOCK / LANES];
-    ptrdiff_t first = i * block, n = M - first < block ? M - first : block;
-    start((REAL *)v, v0 ? v0 + first : NULL, 1, n);
-    start((REAL *)d, per_neuron ? decay + first : decay, per_neuron, n);
-    for (ptrdiff_t t = 0; t < T; t++) {
-      const STORE *xt = x + t * x_step + first, *next = t + 1 < T ? xt + x_step : x + first + n;
-      STORE *to = out + t * M + first;
-      for (ptrdiff_t j = 0, k = 0; j < n; j += LANES, k++) {
-        __builtin_prefetch(next + j, 0, 2);
-        vec h = d[k] * v[k] + load(xt + j, n - j);
-        store(to + j, spikes ? one_where(h > all(v_th)) : h, n - j, stream);
-        v[k] = reset(h, v_th, hard);
-      }
-    }
-    for (ptrdiff_t j = 0, k = 0; j < n; j += LANES, k++) bad |= unsound(v[k], n - j);
-    drain(stream);
-    memcpy(v_last + first, v, n * sizeof(REAL));
-  }
-  return bad;
+_BLOCKS = r"""
+INLINE ptrdiff_t smaller(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+INLINE ptrdiff_t whole(ptrdiff_t n) { return (n + LANES - 1) / LANES * LANES; }
+INLINE ptrdiff_t block_size(ptrdiff_t M, ptrdiff_t T, int threads) {
+  ptrdiff_t n = smaller(BLOCK, smaller(whole(65536 / T), whole((M + threads - 1) / threads)));
+  return smaller(n < 4 * LANES ? 4 * LANES : n, M / LANES * LANES);      /* never more than there are */
 }
 """
 
 # %% ../../nbs/snn/11_fused.ipynb #cell-017
-_BLOCKS = r"""
-INLINE ptrdiff_t block_size(ptrdiff_t M, ptrdiff_t T, int threads) {
-  ptrdiff_t history = 65536 / T, share = (M + threads - 1) / threads;
-  ptrdiff_t n = history < BLOCK ? history : BLOCK;
-  n = share < n ? share : n;
-  n = (n + LANES - 1) / LANES * LANES;
-  return n < 4 * LANES ? 4 * LANES : n;
+_FORWARD = r"""
+static void forward_row(const STORE *x, const STORE *next, const vec *d, vec *v, STORE *out, ptrdiff_t n, law s, int stream) {
+  const vec v_th = all(s.threshold);
+  for (ptrdiff_t k = 0; k < n / LANES; k++) {
+    __builtin_prefetch(next + k * LANES, 0, 2);
+    vec h = d[k] * v[k] + load(x + k * LANES);
+    store(out + k * LANES, s.spikes ? one_where(h > v_th) : h, stream);
+    v[k] = reset(h, v_th, s.hard);
+  }
+}
+int forward(const STORE *x, ptrdiff_t x_step, const REAL *decay, int per_neuron, const REAL *v0, STORE *out, REAL *v_last,
+            ptrdiff_t T, ptrdiff_t M, law s, int stream, int threads) {
+  ptrdiff_t block = block_size(M, T, threads), blocks = M ? (M + block - 1) / block : 0;
+  int bad = 0;
+  #pragma omp parallel for num_threads(threads) schedule(dynamic, 4) reduction(|: bad)
+  for (ptrdiff_t i = 0; i < blocks; i++) {
+    vec v[BLOCK / LANES], d[BLOCK / LANES];
+    ptrdiff_t n = smaller(block, whole(M - i * block)), first = smaller(i * block, M - n);
+    start(v, v0 ? v0 + first : NULL, 1, n);
+    start(d, per_neuron ? decay + first : decay, per_neuron, n);
+    for (ptrdiff_t t = 0; t < T; t++) {
+      const STORE *xt = x + t * x_step + first, *next = t + 1 < T ? xt + x_step : x + first + n;
+      forward_row(xt, next, d, v, out + t * M + first, n, s, stream);
+    }
+    bad |= unsound(v, n);
+    drain(stream);
+    memcpy(v_last + first, v, n * sizeof(REAL));
+  }
+  return bad;
 }
 """
 
@@ -177,73 +176,83 @@ INLINE vec bump(vec u, int kind, double a, double b) {          /* pretended ds/
 
 # %% ../../nbs/snn/11_fused.ipynb #cell-021
 _BACKWARD = r"""
-typedef struct { double threshold, a, b; int hard, spikes, detach, kind; } law;
-
-INLINE void replay(const STORE *x, ptrdiff_t x_step, const STORE *then, vec *history, vec *v, const vec *d, ptrdiff_t T, ptrdiff_t n, law s) {
-  ptrdiff_t vectors = (n + LANES - 1) / LANES;
-  for (ptrdiff_t t = 0; t < T; t++) {
-    const STORE *xt = x + t * x_step, *next = t + 1 < T ? xt + x_step : then;
-    for (ptrdiff_t j = 0, k = 0; j < n; j += LANES, k++) {
-      __builtin_prefetch(next + j, 0, 2);
-      vec h = history[t * vectors + k] = d[k] * v[k] + load(xt + j, n - j);
-      v[k] = reset(h, s.threshold, s.hard);
-    }
+static void replay_row(const STORE *x, const STORE *next, const vec *d, vec *v, vec *history, ptrdiff_t n, law s) {
+  for (ptrdiff_t k = 0; k < n / LANES; k++) {
+    __builtin_prefetch(next + k * LANES, 0, 2);
+    vec h = history[k] = d[k] * v[k] + load(x + k * LANES);
+    v[k] = reset(h, all(s.threshold), s.hard);
   }
 }
 INLINE vec adjoint(vec h, vec g, vec gv, law s) {               /* dL/dh[t] from dL/dout[t] and dL/dv[t] */
-  vec fired = one_where(h > all(s.threshold));
-  vec kept = s.hard ? gv * (all(1) - fired) : gv;               /* through the membrane that stays */
+  vec v_th = all(s.threshold), kept = s.hard ? gv * (all(1) - one_where(h > v_th)) : gv;       /* through the membrane that stays */
   if (s.spikes || !s.detach) {                                  /* through the spike */
     vec gs = s.spikes ? g : all(0);
-    if (!s.detach) gs -= gv * (s.hard ? h : all(s.threshold));
-    kept += gs * bump(h - all(s.threshold), s.kind, s.a, s.b);
+    if (!s.detach) gs -= gv * (s.hard ? h : v_th);
+    kept += gs * bump(h - v_th, s.kind, s.a, s.b);
   }
   return s.spikes ? kept : kept + g;
 }
+static void adjoint_row(const STORE *g, const STORE *next, const vec *d, vec *gv, vec *h, STORE *gx, ptrdiff_t n, law s, int keep, int stream) {
+  for (ptrdiff_t k = 0; k < n / LANES; k++) {
+    __builtin_prefetch(next + k * LANES, 0, 2);
+    vec gh = adjoint(h[k], load(g + k * LANES), gv[k], s);
+    store(gx + k * LANES, gh, stream);
+    gv[k] = gh * d[k];
+    if (keep) h[k] = gh;
+  }
+}
 """
 
-# %% ../../nbs/snn/11_fused.ipynb #cell-022
+# %% ../../nbs/snn/11_fused.ipynb #cell-023
+_BACKWARD += r"""
+static void decay_row(const vec *gh, const vec *before, const vec *v0, vec *gd, ptrdiff_t n, law s) {
+  for (ptrdiff_t k = 0; k < n / LANES; k++) gd[k] += gh[k] * (before ? reset(before[k], all(s.threshold), s.hard) : v0[k]);
+}
+INLINE void backward_block(const STORE *x, ptrdiff_t x_step, const STORE *g, ptrdiff_t g_step, const vec *d, vec *v, vec *gv, vec *gd, vec *h,
+                           STORE *gx, ptrdiff_t gx_step, ptrdiff_t T, ptrdiff_t n, law s, int stream) {
+  ptrdiff_t row = n / LANES;
+  vec *v0 = h + T * row;                                        /* a last row of the history: the state it started from */
+  memcpy(v0, v, n * sizeof(REAL));
+  for (ptrdiff_t t = 0; t < T; t++)
+    replay_row(x + t * x_step, t + 1 < T ? x + (t + 1) * x_step : g + t * g_step, d, v, h + t * row, n, s);
+  for (ptrdiff_t t = T - 1; t >= 0; t--) {
+    adjoint_row(g + t * g_step, t ? g + (t - 1) * g_step : x + n, d, gv, h + t * row, gx + t * gx_step, n, s, gd != NULL, stream);
+    if (gd) decay_row(h + t * row, t ? h + (t - 1) * row : NULL, v0, gd, n, s);
+  }
+}
+"""
+
+# %% ../../nbs/snn/11_fused.ipynb #cell-024
 _BACKWARD += r"""
 int backward(const STORE *x, ptrdiff_t x_step, const STORE *g, ptrdiff_t g_step, const REAL *decay, int per_neuron, const REAL *v0,
              const REAL *g_last, STORE *gx, REAL *g_decay, REAL *g_v0, ptrdiff_t T, ptrdiff_t M, law s, int stream, int threads) {
-  ptrdiff_t block = block_size(M, T, threads), blocks = (M + block - 1) / block, size = block * sizeof(REAL);
+  ptrdiff_t block = block_size(M, T, threads), blocks = M ? (M + block - 1) / block : 0, row = block / LANES;
   int failed = 0;
   #pragma omp parallel num_threads(threads) reduction(|: failed)
   {
-    char *scratch = aligned_alloc(64, (T + 4) * size);
-    vec *v = (vec *)scratch, *d = (vec *)(scratch + size), *gd = (vec *)(scratch + 2 * size), *v_start = (vec *)(scratch + 3 * size);
-    vec *history = (vec *)(scratch + 4 * size);
-    failed |= scratch == NULL;
-    #pragma omp for schedule(static)
+    vec *d = aligned_alloc(64, ((T + 5) * block + LANES) * sizeof(REAL));
+    vec *v = d + row, *gv = d + 2 * row, *gd = g_decay ? d + 3 * row : NULL, *history = d + 4 * row;
+    failed |= d == NULL;
+    #pragma omp for schedule(dynamic, 4)
     for (ptrdiff_t i = 0; i < blocks; i++) {
       if (failed) continue;
-      ptrdiff_t first = i * block, n = M - first < block ? M - first : block, vectors = (n + LANES - 1) / LANES;
-      start((REAL *)v, v0 ? v0 + first : NULL, 1, n);
-      start((REAL *)d, per_neuron ? decay + first : decay, per_neuron, n);
-      memset(gd, 0, size); memcpy(v_start, v, size);
-      replay(x + first, x_step, g + (T - 1) * g_step + first, history, v, d, T, n, s);
-      start((REAL *)v, g_last ? g_last + first : NULL, 1, n);    /* v now holds dL/dv */
-      for (ptrdiff_t t = T - 1; t >= 0; t--) {
-        const STORE *gt = g + t * g_step + first, *next = t ? gt - g_step : x + first + n;
-        for (ptrdiff_t j = 0, k = 0; j < n; j += LANES, k++) {
-          __builtin_prefetch(next + j, 0, 2);
-          vec gh = adjoint(history[t * vectors + k], load(gt + j, n - j), v[k], s);
-          if (g_decay) gd[k] += gh * (t ? reset(history[(t - 1) * vectors + k], s.threshold, s.hard) : v_start[k]);
-          store(gx + t * M + first + j, gh, n - j, stream);
-          v[k] = gh * d[k];
-        }
-      }
+      ptrdiff_t n = smaller(block, whole(M - i * block)), first = smaller(i * block, M - n);
+      start(d, per_neuron ? decay + first : decay, per_neuron, n);
+      start(v, v0 ? v0 + first : NULL, 1, n);
+      start(gv, g_last ? g_last + first : NULL, 1, n);
+      if (gd) start(gd, NULL, 0, n);
+      backward_block(x + first, x_step, g + first, g_step, d, v, gv, gd, history, gx + first, M, T, n, s, stream);
       drain(stream);
-      memcpy(g_v0 + first, v, n * sizeof(REAL));
-      if (g_decay) memcpy(g_decay + first, gd, n * sizeof(REAL));
+      memcpy(g_v0 + first, gv, n * sizeof(REAL));
+      if (gd) memcpy(g_decay + first, gd, n * sizeof(REAL));
     }
-    free(scratch);
+    free(d);
   }
   return failed;
 }
 """
 
-# %% ../../nbs/snn/11_fused.ipynb #cell-025
+# %% ../../nbs/snn/11_fused.ipynb #cell-027
 _SOURCE = _VECTORS + _MEMORY + _LAW + _BLOCKS + _FORWARD + _BUMPS + _BACKWARD
 _TYPES = {  # dtype: type of the arithmetic, type in memory
     torch.float32: ("-DREAL=float", "-DSTORE=float"),
@@ -276,7 +285,7 @@ def _processor() -> str:
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
-# %% ../../nbs/snn/11_fused.ipynb #cell-026
+# %% ../../nbs/snn/11_fused.ipynb #cell-028
 def _build(compiler: list[str], dtype: torch.dtype, target: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         source, built = Path(scratch) / "lif.c", Path(scratch) / "lif.so"
@@ -304,13 +313,13 @@ def _library(dtype: torch.dtype, folder: Path) -> Path:
             _build(compiler, dtype, folder / f"lif-{key}")
     raise RuntimeError(f"the kernel built into {folder} cannot be read back")
 
-# %% ../../nbs/snn/11_fused.ipynb #cell-028
+# %% ../../nbs/snn/11_fused.ipynb #cell-030
 class _Law(ctypes.Structure):
     _fields_ = [(name, ctypes.c_double) for name in ("threshold", "a", "b")] + [(name, ctypes.c_int) for name in ("hard", "spikes", "detach", "kind")]
 
 
 _KINDS = ("rectangle", "triangle", "atan", "sigmoid", "gaussian")
-_P, _N, _I, _D = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int, ctypes.c_double
+_P, _N, _I = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int
 _LOCK = threading.Lock()
 
 
@@ -320,7 +329,7 @@ def _load(dtype: torch.dtype) -> ctypes.CDLL:
     except OSError:  # a folder nobody may write to
         with tempfile.TemporaryDirectory() as folder:
             library = ctypes.CDLL(str(_library(dtype, Path(folder))))
-    library.forward.argtypes = [_P, _N, _P, _I, _P, _P, _P, _N, _N, _D, _I, _I, _I, _I]
+    library.forward.argtypes = [_P, _N, _P, _I, _P, _P, _P, _N, _N, _Law, _I, _I]
     library.backward.argtypes = [_P, _N, _P, _N, _P, _I, _P, _P, _P, _P, _P, _N, _N, _Law, _I, _I]
     return library
 
@@ -332,7 +341,7 @@ def _loaded(dtype: torch.dtype) -> ctypes.CDLL | str:
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:
         return str(error)
 
-# %% ../../nbs/snn/11_fused.ipynb #cell-029
+# %% ../../nbs/snn/11_fused.ipynb #cell-031
 @functools.cache
 def _warn_once(reason: str) -> None:
     warnings.warn(f"lif: the fused kernel is not available, so plain torch is used, which is several times slower: {reason}", RuntimeWarning, stacklevel=2)
@@ -363,7 +372,7 @@ def fused_available(
         _warn_once(library)
     return not isinstance(library, str)
 
-# %% ../../nbs/snn/11_fused.ipynb #cell-033
+# %% ../../nbs/snn/11_fused.ipynb #cell-035
 def _address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
@@ -377,6 +386,13 @@ def _stream(out: Tensor) -> bool:
     return out.shape[0] * step >= 2**23 and step % 64 == 0 and out.data_ptr() % 64 == 0
 
 
+_LANES = 16  # the most neurons a vector holds
+
+
+def _widen(a: Tensor | None) -> Tensor | None:  # fewer neurons than a vector has lanes: add some of which nobody asks
+    return None if a is None else torch.nn.functional.pad(a, (0, _LANES - a.shape[-1]))
+
+
 def forward(
     x: Tensor,  # [T, M], neurons of a step side by side; steps at any distance
     decay: Tensor,  # [1] or [M], contiguous, in the arithmetic's dtype, as all states
@@ -386,12 +402,15 @@ def forward(
     spikes: bool,  # emit spikes instead of membranes
 ) -> tuple[Tensor, Tensor, bool]:  # output [T, M], last membrane [M], whether all of it was finite
     "Run the law over all steps in one pass."
+    if 0 < x.shape[1] < _LANES:
+        out, v_last, finite = forward(_widen(x), decay if decay.numel() == 1 else _widen(decay), _widen(v0), v_th, hard, spikes)
+        return out[:, : x.shape[1]].contiguous(), v_last[: x.shape[1]], finite
     out, v_last = torch.empty(x.shape, dtype=x.dtype), torch.empty(x.shape[1], dtype=decay.dtype)
     bad = kernel(x.dtype).forward(x.data_ptr(), x.stride(0), decay.data_ptr(), decay.numel() > 1, _address(v0), out.data_ptr(),
-                                  v_last.data_ptr(), *x.shape, v_th, hard, spikes, _stream(out), _threads(x))
+                                  v_last.data_ptr(), *x.shape, _Law(v_th, hard=hard, spikes=spikes), _stream(out), _threads(x))
     return out, v_last, not bad
 
-# %% ../../nbs/snn/11_fused.ipynb #cell-039
+# %% ../../nbs/snn/11_fused.ipynb #cell-041
 def backward(
     g: Tensor,  # [T, M], gradient of the output; steps at any distance
     g_last: Tensor | None,  # [M], gradient of the last membrane; None is zero
@@ -406,6 +425,10 @@ def backward(
     need_decay: bool,  # whether the decay's gradient is wanted
 ) -> tuple[Tensor, Tensor | None, Tensor]:  # gradients of x [T, M], decay [M] or None, v0 [M]
     "Walk the sequence backwards in one pass, computing the membranes again; raise `MemoryError` where there is no room for a block."
+    if 0 < (M := x.shape[1]) < _LANES:
+        decay = decay if decay.numel() == 1 else _widen(decay)
+        gx, g_decay, g_v0 = backward(_widen(g), _widen(g_last), _widen(x), decay, _widen(v0), v_th, hard, spikes, detach_reset, surrogate, need_decay)
+        return gx[:, :M].contiguous(), g_decay[:M] if need_decay else None, g_v0[:M]
     gx, g_v0 = torch.empty(x.shape, dtype=x.dtype), torch.empty(x.shape[1], dtype=decay.dtype)
     g_decay = torch.empty_like(g_v0) if need_decay else None
     law = _Law(v_th, *(*surrogate.constants, 0.0)[:2], hard, spikes, detach_reset, _KINDS.index(surrogate.name))
