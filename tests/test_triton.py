@@ -45,7 +45,11 @@ def test_random_settings_equal_reference():
                 out, v = lif(leaves[0], leaves[1], v0=leaves[2] if v0 is not None else None, backend=backend, **options)
                 results.append((out.detach(), v.detach(), torch.autograd.grad([out, v], leaves, [g, g_last])))
             (out, v, grads), (out_t, v_t, grads_t) = results
-            assert torch.equal(out, out_t) and torch.equal(v, v_t), (case, shape, dtype, options)
+            if dtype == torch.bfloat16 and options["output"] == "membrane":     # the interpreter cuts where a GPU rounds
+                torch.testing.assert_close(out_t, out, rtol=8e-3, atol=0)
+            else:
+                assert torch.equal(out, out_t), (case, shape, dtype, options)
+            assert torch.equal(v, v_t), (case, shape, dtype, options)
             for a, b in zip(grads_t, grads):
                 scale = max(1.0, float(b.abs().max()), float(grads[0].abs().max()))
                 torch.testing.assert_close(a, b, rtol=1e-5, atol=(8e-3 if dtype == torch.bfloat16 else 1e-5) * scale)

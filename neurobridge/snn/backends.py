@@ -6,6 +6,7 @@
 __all__ = ['BACKENDS', 'lif_op', 'state_dtype', 'which_backend', 'not_finite']
 
 # %% ../../nbs/snn/10_backends.ipynb #cell-003
+import functools
 import importlib.util
 import math
 import os
@@ -92,6 +93,11 @@ def state_dtype(
 BACKENDS = ("auto", "reference", "fused", "torch", "triton")
 
 
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
 def which_backend(
     x: Tensor,  # the input of a neuron; its device and dtype decide
     backend: str = "auto",  # what the user asked for
@@ -99,14 +105,14 @@ def which_backend(
     "Resolve `auto`; raise `ValueError` where the backend asked for cannot run on `x`."
     if backend not in BACKENDS:
         raise ValueError(f"lif: backend is {backend!r}; expected one of {BACKENDS}")
-    device, has_triton = x.device.type, importlib.util.find_spec("triton") is not None
+    device = x.device.type
     if backend == "auto":
-        if device == "cuda" and has_triton:
+        if device == "cuda" and _has_triton():
             return "triton"
         return "fused" if fused.fused_available(x) else "torch"
     if backend == "fused" and device != "cpu":
         raise ValueError(f"lif: backend 'fused' runs on the CPU but x is on {x.device}; use 'auto' or x.cpu()")
-    if backend == "triton" and not (has_triton and (device == "cuda" or os.environ.get("TRITON_INTERPRET") == "1")):
+    if backend == "triton" and not (_has_triton() and (device == "cuda" or os.environ.get("TRITON_INTERPRET") == "1")):
         raise ValueError(f"lif: backend 'triton' needs the package triton and a CUDA tensor, x is on {x.device}; use 'auto'")
     return backend
 

@@ -84,7 +84,7 @@ def lif(
         raise not_finite(x, v0)
     return out, v
 
-# %% ../../nbs/snn/02_lif.ipynb #cell-034
+# %% ../../nbs/snn/02_lif.ipynb #cell-047
 class LIF(nn.Module):
     "Hold the settings of `lif` as a layer; input and output are `[T, ...]`, and every call starts from rest."
 
