@@ -37,7 +37,7 @@ def _reset_(h: Tensor, fired: Tensor, v_th: float, hard: bool) -> Tensor:
 def _torch_backward(
     g: Tensor, g_last: Tensor | None, x: Tensor, decay: Tensor, v0: Tensor | None,
     v_th: float, hard: bool, spikes: bool, detach_reset: bool, surrogate: Surrogate, need_decay: bool,
-) -> tuple[Tensor, Tensor | None, Tensor]:
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     v = torch.zeros(x.shape[1], dtype=decay.dtype, device=x.device) if v0 is None else v0
     before, history = v, torch.empty(x.shape, dtype=decay.dtype, device=x.device)
     for x_t, h in zip(x.unbind(0), history.unbind(0), strict=True):
@@ -58,7 +58,7 @@ def _torch_backward(
             g_decay.addcmul_(gh, last)
         gv = gh * decay
         h.copy_(gh)
-    return history.to(x.dtype), g_decay, gv
+    return history.to(x.dtype), g_decay, gv if v0 is not None else None
 
 # %% ../../nbs/snn/10_backends.ipynb #cell-013
 def _order(x: Tensor) -> list[int]:
@@ -166,16 +166,19 @@ def _run_back(g, g_last, x, decay, v0, v_th, hard, spikes, detach_reset, surroga
         _rows(g, order), state[0], _rows(x, order), _shared(decay, shape, order, dtype), state[1],
         v_th, hard, spikes, detach_reset, Surrogate(surrogate, tuple(constants)), need_decay)
     g_decay = _unrow(g_decay, shape, order).double().sum_to_size(decay.shape).to(decay.dtype, copy=True) if need_decay else decay.new_empty(0)
-    return _unrow(gx, x.shape, order), g_decay, _unrow(g_v0, shape, order).to(dtype if v0 is None else v0.dtype)
+    return _unrow(gx, x.shape, order), g_decay, x.new_empty(0) if v0 is None else _unrow(g_v0, shape, order).to(v0.dtype)
 
 
 def _run_back_shapes(g, g_last, x, decay, v0, *settings):
-    gx, g_v0 = x.new_empty(x.shape[0], math.prod(x.shape[1:])), x.new_empty(math.prod(x.shape[1:]), dtype=state_dtype(x.dtype) if v0 is None else v0.dtype)
+    order, shape = _order(x), x.shape[1:]
+    gx = _unrow(x.new_empty(x.shape[0], math.prod(shape)), x.shape, order)
     g_decay = torch.empty_like(decay, memory_format=torch.contiguous_format) if settings[-1] else decay.new_empty(0)
-    return _unrow(gx, x.shape, _order(x)), g_decay, _unrow(g_v0, x.shape[1:], _order(x))
+    g_v0 = x.new_empty(0) if v0 is None else _unrow(v0.new_empty(math.prod(shape)), shape, order)
+    return gx, g_decay, g_v0
 
 # %% ../../nbs/snn/10_backends.ipynb #cell-024
 def _remember(ctx, inputs, output) -> None:
+    ctx.set_materialize_grads(False)  # a result nobody used has no gradient, instead of one full of zeros
     ctx.save_for_backward(*inputs[:3])
     ctx.settings = inputs[3:]
 

@@ -243,7 +243,7 @@ int backward(const STORE *x, ptrdiff_t x_step, const STORE *g, ptrdiff_t g_step,
       if (gd) start(gd, NULL, 0, n);
       backward_block(x + first, x_step, g + first, g_step, d, v, gv, gd, history, gx + first, M, T, n, s, stream);
       drain(stream);
-      memcpy(g_v0 + first, gv, n * sizeof(REAL));
+      if (g_v0) memcpy(g_v0 + first, gv, n * sizeof(REAL));
       if (gd) memcpy(g_decay + first, gd, n * sizeof(REAL));
     }
     free(d);
@@ -383,7 +383,7 @@ def _threads(x: Tensor) -> int:
 
 def _stream(out: Tensor) -> bool:
     step = out.shape[1] * out.element_size()
-    return out.shape[0] * step >= 2**23 and step % 64 == 0 and out.data_ptr() % 64 == 0
+    return out.shape[0] * step >= 2**22 and step % 64 == 0 and out.data_ptr() % 64 == 0
 
 
 _LANES = 16  # the most neurons a vector holds
@@ -423,18 +423,18 @@ def backward(
     detach_reset: bool,  # keep the reset out of the gradient
     surrogate: Surrogate,  # pretended derivative of the spike
     need_decay: bool,  # whether the decay's gradient is wanted
-) -> tuple[Tensor, Tensor | None, Tensor]:  # gradients of x [T, M], decay [M] or None, v0 [M]
+) -> tuple[Tensor, Tensor | None, Tensor | None]:  # gradients of x [T, M], decay [M] or None, v0 [M] or None
     "Walk the sequence backwards in one pass, computing the membranes again; raise `MemoryError` where there is no room for a block."
     if 0 < (M := x.shape[1]) < _LANES:
         decay = decay if decay.numel() == 1 else _widen(decay)
         gx, g_decay, g_v0 = backward(_widen(g), _widen(g_last), _widen(x), decay, _widen(v0), v_th, hard, spikes, detach_reset, surrogate, need_decay)
-        return gx[:, :M].contiguous(), g_decay[:M] if need_decay else None, g_v0[:M]
-    gx, g_v0 = torch.empty(x.shape, dtype=x.dtype), torch.empty(x.shape[1], dtype=decay.dtype)
-    g_decay = torch.empty_like(g_v0) if need_decay else None
+        return gx[:, :M].contiguous(), g_decay[:M] if need_decay else None, None if v0 is None else g_v0[:M]
+    gx = torch.empty(x.shape, dtype=x.dtype)
+    g_decay, g_v0 = (torch.empty(x.shape[1], dtype=decay.dtype) if needed else None for needed in (need_decay, v0 is not None))
     law = _Law(v_th, *(*surrogate.constants, 0.0)[:2], hard, spikes, detach_reset, _KINDS.index(surrogate.name))
     failed = kernel(x.dtype).backward(
         x.data_ptr(), x.stride(0), g.data_ptr(), g.stride(0), decay.data_ptr(), decay.numel() > 1, _address(v0), _address(g_last),
-        gx.data_ptr(), _address(g_decay), g_v0.data_ptr(), *x.shape, law, _stream(gx), _threads(x))
+        gx.data_ptr(), _address(g_decay), _address(g_v0), *x.shape, law, _stream(gx), _threads(x))
     if failed:
         raise MemoryError(f"lif: no memory for the scratch of {x.shape[0]} steps; use fewer steps or threads")
     return gx, g_decay, g_v0

@@ -113,7 +113,7 @@ def forward(x: Tensor, decay: Tensor, v0: Tensor | None, v_th: float, hard: bool
 def backward(
     g: Tensor, g_last: Tensor | None, x: Tensor, decay: Tensor, v0: Tensor | None,
     v_th: float, hard: bool, spikes: bool, detach_reset: bool, surrogate: Surrogate, need_decay: bool,
-) -> tuple[Tensor, Tensor | None, Tensor]:
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     "Walk backwards over `[T, M]`; same arguments and results as `fused.backward`."
     T, M = x.shape
     history = torch.empty((T, M), dtype=decay.dtype, device=x.device)
@@ -123,4 +123,4 @@ def backward(
         _backward[(triton.cdiv(M, _BLOCK),)](
             g, decay if g_last is None else g_last, x, decay, decay if v0 is None else v0, history, g_decay, g_v0, T, M, g.stride(0), x.stride(0), v_th,
             decay.numel() > 1, v0 is not None, g_last is not None, hard, spikes, detach_reset, surrogate.name, a, b, _BLOCK, **_EXACT)
-    return history.to(x.dtype), g_decay if need_decay else None, g_v0
+    return history.to(x.dtype), g_decay if need_decay else None, None if v0 is None else g_v0
