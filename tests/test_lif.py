@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from neurobridge.snn.lif import BACKENDS, LIF, lif
+from neurobridge.snn.backends import BACKENDS, state_dtype
+from neurobridge.snn.lif import LIF, lif
 from neurobridge.snn.surrogate import atan, gaussian, rectangle, sigmoid, triangle
 
 GOLDEN = Path(__file__).parent / "golden" / "lif_seed0.npz"
 SURROGATES = [rectangle(), rectangle(0.6), triangle(0.8), atan(), sigmoid(), gaussian(0.5, 0.2)]
-backends = pytest.mark.parametrize("backend", BACKENDS)
+backends = pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "triton"])  # Triton on a CPU: tests/test_triton.py
 
 
 @pytest.fixture(autouse=True)
@@ -236,11 +237,14 @@ def test_no_neuron_knows_another(backend, seed, reset):
 @backends
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_dtype_is_kept(backend, dtype):
+    "The output has the input's; a membrane is kept in float32 at least."
+    if backend == "fused" and dtype == torch.float16:
+        pytest.skip("no fused kernel for float16; 'auto' takes another backend")
     x = torch.rand(4, 3, dtype=dtype, requires_grad=True)
     for decay in (0.25, torch.full((3,), 0.25, dtype=dtype)):
         out, v = lif(x, decay, v0=torch.zeros(3, dtype=dtype), backend=backend)
         out.sum().backward()
-        assert out.dtype == v.dtype == x.grad.dtype == dtype and set(out.unique().tolist()) <= {0.0, 1.0}
+        assert out.dtype == x.grad.dtype == dtype and v.dtype == state_dtype(dtype) and set(out.unique().tolist()) <= {0.0, 1.0}
 
 
 @backends
