@@ -36,8 +36,8 @@ PEERS = ("spikingjelly", "snntorch", "norse", "sinabs")
 
 def neurobridge(reset, backend):
     from neurobridge.snn.lif import lif
-    from neurobridge.snn.surrogate import rectangle
-    return lambda x: lif(x, 0.5, 1.0, reset, rectangle(), backend=backend)[0]
+    from neurobridge.snn.surrogate import atan
+    return lambda x: lif(x, 0.5, 1.0, reset, atan(), backend=backend)[0]
 
 
 def spikingjelly(reset):
