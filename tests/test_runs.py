@@ -45,7 +45,11 @@ def root(tmp_path, monkeypatch):
 
 def driver(code, **settings):
     "Start a Python process that runs `code` with everything from the module imported."
-    return subprocess.Popen([sys.executable, "-c", "from neurobridge.lab.runs import *\n" + code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **settings)
+    return subprocess.Popen([sys.executable, "-c", "from neurobridge.lab.runs import *\n" + code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=_heed_interrupts, **settings)
+
+
+def _heed_interrupts():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs inherit that it is ignored
 
 
 def wait_for(what, seconds=90):
