@@ -15,15 +15,7 @@ from neurobridge.snn.encode import direct, latency, poisson
 from neurobridge.snn.layers import MembraneReadout, RateReadout, conv_norm, over_time
 from neurobridge.snn.lif import lif
 
-
-@pytest.fixture(autouse=True)
-def same_numbers_every_time():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread", "same_numbers")
 
 
 # Folding

@@ -17,19 +17,11 @@ from neurobridge.snn.backends import BACKENDS, state_dtype
 from neurobridge.snn.lif import LIF, lif
 from neurobridge.snn.surrogate import atan, gaussian, rectangle, sigmoid, triangle
 
+pytestmark = pytest.mark.usefixtures("one_thread", "same_numbers")
+
 GOLDEN = Path(__file__).parent / "golden" / "lif_seed0.npz"
 SURROGATES = [rectangle(), rectangle(0.6), triangle(0.8), atan(), sigmoid(), gaussian(0.5, 0.2)]
 backends = pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "triton"])  # Triton on a CPU: tests/test_triton.py
-
-
-@pytest.fixture(autouse=True)
-def same_numbers_every_time():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
-    torch.set_num_threads(threads)
 
 
 def slope(g, u):

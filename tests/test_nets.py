@@ -12,6 +12,8 @@ from neurobridge.snn.layers import MembraneReadout, RateReadout, conv_norm
 from neurobridge.snn.lif import LIF
 from neurobridge.snn.nets import TimeNet, spiking_convnet, spiking_resnet18, spiking_resnet34
 
+pytestmark = pytest.mark.usefixtures("one_thread", "same_numbers")
+
 SMALL = {
     "convnet": partial(spiking_convnet, width=3),
     "convnet colour": partial(spiking_convnet, width=2, in_channels=3, classes=4, pool=1),
@@ -21,16 +23,6 @@ SMALL = {
     "resnet34 small": partial(spiking_resnet34, width=3, classes=2, small_images=True),
 }
 nets = pytest.mark.parametrize("make", SMALL.values(), ids=SMALL)
-
-
-@pytest.fixture(autouse=True)
-def same_weights_every_time():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
-    torch.set_num_threads(threads)
 
 
 def images(net, n=2, side=32):

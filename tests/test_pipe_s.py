@@ -15,6 +15,8 @@ from neurobridge.snn.lif import LIF, lif
 from neurobridge.snn.nets import spiking_convnet, spiking_resnet18
 from neurobridge.transfer.pipe_s import ACTIVATIONS, SharpenedReLU, bridge, finetune, pretrain, sharpen, sharpened_relu, sharpening
 
+pytestmark = pytest.mark.usefixtures("one_thread", "same_numbers")
+
 small = partial(spiking_convnet, neuron=SharpenedReLU, T=1, width=3)
 ANNS = {
     "convnet": small,
@@ -23,16 +25,6 @@ ANNS = {
     "resnet ReLU": partial(spiking_resnet18, neuron=nn.ReLU, T=1, width=4, in_channels=1, classes=10),
 }
 anns = pytest.mark.parametrize("make", ANNS.values(), ids=ANNS)
-
-
-@pytest.fixture(autouse=True)
-def same_numbers_every_time():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
-    torch.set_num_threads(threads)
 
 
 def pictures(n=24, side=16):

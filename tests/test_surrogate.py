@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from neurobridge.snn.surrogate import Surrogate, atan, gaussian, rectangle, sigmoid, spike, triangle
 
+pytestmark = pytest.mark.usefixtures("one_thread", "same_numbers")
+
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 
 sizes = st.floats(0.1, 10)
@@ -18,16 +20,6 @@ surrogates = st.one_of(
     st.builds(rectangle, sizes), st.builds(triangle, sizes), st.builds(atan, sizes), st.builds(sigmoid, sizes), st.builds(gaussian, sizes, st.floats(-3, 3))
 )
 defaults = pytest.mark.parametrize("g", [rectangle(), triangle(), atan(), sigmoid(), gaussian(), gaussian(0.3, 0.2)], ids=str)
-
-
-@pytest.fixture(autouse=True)
-def same_numbers_every_time():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
-    torch.set_num_threads(threads)
 
 
 def center(g):

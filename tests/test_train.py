@@ -26,16 +26,10 @@ import neurobridge
 from neurobridge.core import train as page
 from neurobridge.core.train import SCHEDULES, evaluate, fit, load_checkpoint, milestones, save_checkpoint, seed_everything
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROOT = Path(neurobridge.__file__).resolve().parents[1]
 TIMING = ("seconds", "core_seconds")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def points(n, seed=0):
@@ -520,6 +514,12 @@ def test_evaluate_takes_other_losses_and_models_without_parameters():
     x, y = torch.eye(3)[[0, 1, 2, 2]], torch.tensor([0, 1, 2, 0])
     found = evaluate(nn.Identity(), (x, y), batch_size=3, loss=lambda logits, y, reduction: logits[range(len(y)), y] * 10)
     assert found == {"loss": 7.5, "accuracy": 0.75}
+
+
+def test_evaluate_draws_nothing_from_the_callers_generators():
+    before = states()
+    evaluate(network(), VALID)
+    assert states() == before
 
 
 def test_evaluate_leaves_frozen_layers_frozen():

@@ -99,7 +99,8 @@ def _as_served(batch: Any) -> Any:
 def _loader(dataset: Dataset, batch_size: int, sampler: Sampler | None = None, workers: int = 0, processes: int = 1) -> DataLoader:
     collate = _as_served if isinstance(dataset, _Arrays) else None
     last = sampler is not None and len(dataset) >= batch_size * processes  # a last batch of one image would break batch norm
-    return DataLoader(dataset, batch_size, sampler=sampler, drop_last=last, collate_fn=collate, num_workers=workers)
+    own = torch.Generator()  # a loader draws a number for its workers: not from the caller's generator
+    return DataLoader(dataset, batch_size, sampler=sampler, drop_last=last, collate_fn=collate, num_workers=workers, generator=own)
 
 # %% ../../nbs/core/03_train.ipynb #cell-019
 @contextmanager
