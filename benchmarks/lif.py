@@ -1,7 +1,7 @@
 """Time one layer of LIF neurons against other libraries and against the memory floor.
 
     pip install -r benchmarks/requirements.txt
-    python benchmarks/lif.py --out benchmarks/lif.csv                     # everything; about half an hour
+    python benchmarks/lif.py --out benchmarks/lif.csv                     # everything
     python benchmarks/lif.py --shapes 16x64x4096 --resets hard --no-compile
 
 Ways take turns within a round, so that a busy moment of the machine hits all of them; medians over rounds are written. The floor is
@@ -35,9 +35,9 @@ PEERS = ("spikingjelly", "snntorch", "norse", "sinabs")
 
 
 def neurobridge(reset, backend):
-    from neurobridge.snn.lif import lif
+    from neurobridge.snn.lif import LIF
     from neurobridge.snn.surrogate import atan
-    return lambda x: lif(x, 0.5, 1.0, reset, atan(), backend=backend)[0]
+    return LIF(0.5, 1.0, reset, atan(), backend=backend)
 
 
 def spikingjelly(reset):

@@ -140,7 +140,7 @@ int forward(const STORE *x, ptrdiff_t x_step, const REAL *decay, int per_neuron,
     }
     bad |= unsound(v, n);
     drain(stream);
-    memcpy(v_last + first, v, n * sizeof(REAL));
+    if (v_last) memcpy(v_last + first, v, n * sizeof(REAL));
   }
   return bad;
 }
@@ -400,14 +400,15 @@ def forward(
     v_th: float,  # threshold, in units of the membrane
     hard: bool,  # reset to zero instead of by subtraction
     spikes: bool,  # emit spikes instead of membranes
-) -> tuple[Tensor, Tensor, bool]:  # output [T, M], last membrane [M], whether all of it was finite
+    state: bool = True,  # whether the last membrane is wanted
+) -> tuple[Tensor, Tensor | None, bool]:  # output [T, M], last membrane [M], whether all of it was finite
     "Run the law over all steps in one pass."
     if 0 < x.shape[1] < _LANES:
         out, v_last, finite = forward(_widen(x), decay if decay.numel() == 1 else _widen(decay), _widen(v0), v_th, hard, spikes)
         return out[:, : x.shape[1]].contiguous(), v_last[: x.shape[1]], finite
-    out, v_last = torch.empty(x.shape, dtype=x.dtype), torch.empty(x.shape[1], dtype=decay.dtype)
+    out, v_last = torch.empty(x.shape, dtype=x.dtype), torch.empty(x.shape[1], dtype=decay.dtype) if state else None
     bad = kernel(x.dtype).forward(x.data_ptr(), x.stride(0), decay.data_ptr(), decay.numel() > 1, _address(v0), out.data_ptr(),
-                                  v_last.data_ptr(), *x.shape, _Law(v_th, hard=hard, spikes=spikes), _stream(out), _threads(x))
+                                  _address(v_last), *x.shape, _Law(v_th, hard=hard, spikes=spikes), _stream(out), _threads(x))
     return out, v_last, not bad
 
 # %% ../../nbs/snn/14_fused.ipynb #cell-041

@@ -74,11 +74,15 @@ def lif(
     Raises `TypeError` for integer input, `ValueError` for any value outside its range, for a state of the wrong shape and,
     on the CPU, for NaN or infinity. Source: Lin et al. 2022, the pipe-S neuron; other neurons by their settings.
     """
+    return _run(x, decay, v_th, reset, surrogate, detach_reset, output, v0, backend, state=True)
+
+
+def _run(x, decay, v_th, reset, surrogate, detach_reset, output, v0, backend, state: bool) -> tuple[Tensor, Tensor]:  # state: is the last membrane wanted?
     _check(x, decay, v_th, reset, output, v0, backend)
     dtype = state_dtype(x.dtype)
     decay = decay.to(dtype) if isinstance(decay, Tensor) else torch.full((), decay, dtype=dtype, device=x.device)
     if backend != "reference":
-        return lif_op(x, decay, v0, float(v_th), reset == "hard", output == "spike", detach_reset, surrogate.name, surrogate.constants, backend)
+        return lif_op(x, decay, v0, float(v_th), reset == "hard", output == "spike", detach_reset, surrogate.name, surrogate.constants, backend, state)
     out, v = _reference(x, decay, v_th, reset, surrogate, detach_reset, output, v0)
     if x.device.type == "cpu" and not torch.compiler.is_compiling() and not v.isfinite().all():
         raise not_finite(x, v0)
@@ -117,7 +121,7 @@ class LIF(nn.Module):
     ) -> Float[Tensor, "T ..."] | tuple[Tensor, Tensor]:
         "Run the neurons over all steps of `x`."
         decay = self.decay if self.decay_logit is None else torch.sigmoid(self.decay_logit)
-        out, v = lif(x, decay, output="spike" if self.output == "spike" else "membrane", v0=v0, **self.settings)
+        out, v = _run(x, decay, output="spike" if self.output == "spike" else "membrane", v0=v0, state=return_state, **self.settings)
         out = out if self.output == "spike" else F.leaky_relu(out, 0.2)
         return (out, v) if return_state else out
 

@@ -100,7 +100,7 @@ _INTERPRETED = not isinstance(_forward, triton.runtime.JITFunction)  # TRITON_IN
 _EXACT = {} if _INTERPRETED else {"enable_fp_fusion": False}
 
 
-def forward(x: Tensor, decay: Tensor, v0: Tensor | None, v_th: float, hard: bool, spikes: bool) -> tuple[Tensor, Tensor, bool]:
+def forward(x: Tensor, decay: Tensor, v0: Tensor | None, v_th: float, hard: bool, spikes: bool, state: bool = True) -> tuple[Tensor, Tensor, bool]:
     "Run the law over `[T, M]`; same arguments and results as `fused.forward`, except that NaN is not looked for."
     T, M = x.shape
     out, v_last = torch.empty_like(x, memory_format=torch.contiguous_format), torch.empty(M, dtype=decay.dtype, device=x.device)
