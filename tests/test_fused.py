@@ -401,7 +401,7 @@ def test_broken_compiler(tmp_path, monkeypatch):
     broken.write_text("#!/bin/sh\necho 'internal error' >&2\nexit 1\n")
     broken.chmod(0o755)
     monkeypatch.setenv("CC", str(broken))
-    assert "internal error" in fused._loaded.__wrapped__(torch.float32)
+    assert "internal error" in fused._loaded.__wrapped__(torch.float32, fused.LIF_PROGRAM)
 
 
 @needs_compiler
@@ -445,7 +445,7 @@ def test_cached_start_is_fast(tmp_path):
 def test_portable_flags_give_the_same_bits(tmp_path, monkeypatch):
     "Built for the oldest processor of the kind, as where -march=native is not understood."
     monkeypatch.setattr(fused, "_EXTRAS", (("-fopenmp",), ()))
-    library, loaded = fused._load(torch.float32), fused._loaded(torch.float32)
+    library, loaded = fused._load(torch.float32), fused._loaded(torch.float32, fused.LIF_PROGRAM)
     x, g = torch.randn(7, 333), torch.randn(7, 333)
     results = []
     for lib in (library, loaded):

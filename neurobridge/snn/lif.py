@@ -120,10 +120,17 @@ class LIF(nn.Module):
         return_state: bool = False,  # also give the membrane after the last step
     ) -> Float[Tensor, "T ..."] | tuple[Tensor, Tensor]:
         "Run the neurons over all steps of `x`."
-        decay = self.decay if self.decay_logit is None else torch.sigmoid(self.decay_logit)
-        out, v = _run(x, decay, output="spike" if self.output == "spike" else "membrane", v0=v0, state=return_state, **self.settings)
-        out = out if self.output == "spike" else F.leaky_relu(out, 0.2)
-        return (out, v) if return_state else out
+        kind = "spike" if self.output == "spike" else "membrane"
+        out, v = _run(x, self.share(), output=kind, v0=v0, state=return_state, **self.settings)
+        return (self.send(out), v) if return_state else self.send(out)
+
+    def share(self) -> float | Tensor:
+        "Give the decay in use, fixed or learned."
+        return self.decay if self.decay_logit is None else torch.sigmoid(self.decay_logit)
+
+    def send(self, out: Tensor) -> Tensor:
+        "Turn what `lif` gives, spikes or membranes, into what the layer sends on."
+        return out if self.output == "spike" else F.leaky_relu(out, 0.2)
 
     def extra_repr(self) -> str:
         kind = "learned decay" if self.decay_logit is not None else f"decay={self.decay}"

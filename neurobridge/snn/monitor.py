@@ -23,8 +23,7 @@ from .lif import LIF, lif
 
 # %% ../../nbs/snn/10_monitor.ipynb #753f7c58
 def _membrane(layer: LIF, x: Tensor, v0: Tensor | None = None) -> Tensor:
-    decay = layer.decay if layer.decay_logit is None else torch.sigmoid(layer.decay_logit)
-    return lif(x, decay, output="membrane", v0=v0, **layer.settings)[0]
+    return lif(x, layer.share(), output="membrane", v0=v0, **layer.settings)[0]
 
 
 def _spikes(layer: LIF, out: Tensor, h: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .encode import direct
-from .layers import Neuron, RateReadout, conv_norm, over_time
+from .layers import Neuron, RateReadout, conv_norm, fire, over_time
 from .lif import LIF
 from .shortcuts import BLOCKS
 from .spikify import spikify as spikify  # the way in for networks that were not built here
@@ -58,7 +58,7 @@ class _Layer(nn.Module):
         self.conv, self.neuron = conv_norm(channels_in, channels_out, stride=stride), neuron()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.neuron(over_time(self.conv, x))
+        return fire(x, self.conv, self.neuron)
 
 
 def spiking_convnet(

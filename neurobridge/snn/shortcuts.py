@@ -9,7 +9,7 @@ __all__ = ['BLOCKS', 'VanillaBlock', 'SewBlock', 'MsBlock']
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .layers import Neuron, conv_norm, over_time
+from .layers import Neuron, conv_norm, fire, over_time
 
 # %% ../../nbs/snn/06_shortcuts.ipynb #bb3e5ed0
 class VanillaBlock(nn.Module):
@@ -30,8 +30,7 @@ class VanillaBlock(nn.Module):
         self.shortcut = nn.Identity() if same else conv_norm(channels_in, channels_out, kernel=1, stride=stride, alpha=alpha or 1.0)
 
     def forward(self, x: Float[Tensor, "T N C H W"]) -> Float[Tensor, "T N K h w"]:
-        inner = over_time(self.conv2, self.neuron1(over_time(self.conv1, x)))
-        return self.neuron2(inner + over_time(self.shortcut, x))
+        return fire(fire(x, self.conv1, self.neuron1), self.conv2, self.neuron2, over_time(self.shortcut, x))
 
 # %% ../../nbs/snn/06_shortcuts.ipynb #17cbd578
 class SewBlock(VanillaBlock):
@@ -42,16 +41,15 @@ class SewBlock(VanillaBlock):
         self.shortcut_neuron = nn.Identity() if isinstance(self.shortcut, nn.Identity) else neuron()
 
     def forward(self, x: Float[Tensor, "T N C H W"]) -> Float[Tensor, "T N K h w"]:
-        inner = over_time(self.conv2, self.neuron1(over_time(self.conv1, x)))
-        return self.neuron2(inner) + self.shortcut_neuron(over_time(self.shortcut, x))
+        side = x if isinstance(self.shortcut, nn.Identity) else fire(x, self.shortcut, self.shortcut_neuron)
+        return fire(fire(x, self.conv1, self.neuron1), self.conv2, self.neuron2) + side
 
 
 class MsBlock(VanillaBlock):
     "Fire first, add currents last: currents to currents (membrane shortcut; Hu et al. 2021)."
 
     def forward(self, x: Float[Tensor, "T N C H W"]) -> Float[Tensor, "T N K h w"]:
-        inner = over_time(self.conv1, self.neuron1(x))
-        return over_time(self.conv2, self.neuron2(inner)) + over_time(self.shortcut, x)
+        return over_time(self.conv2, fire(self.neuron1(x), self.conv1, self.neuron2)) + over_time(self.shortcut, x)
 
 
 BLOCKS: dict[str, type[VanillaBlock]] = {"vanilla": VanillaBlock, "sew": SewBlock, "ms": MsBlock}
