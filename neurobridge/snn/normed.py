@@ -29,6 +29,11 @@ INLINE run next_run(run r, ptrdiff_t n, shape s) {
   ptrdiff_t channel = s.inner == 1 || r.channel + 1 == s.channels ? 0 : r.channel + 1, at = r.at + r.length;
   return (run){at, channel, smaller(s.inner == 1 ? s.channels : s.inner, n - at)};
 }
+INLINE ptrdiff_t block_of(shape s) {                            /* whole pixels, where channels are last and fill whole vectors */
+  ptrdiff_t block = block_size(s.M, s.T, 1);
+  return s.inner == 1 && s.channels % LANES == 0 && s.channels <= block ? block - block % s.channels : block;
+}
+INLINE int alike(shape s) { return s.inner == 1 && block_of(s) % s.channels == 0; }
 INLINE void spread(vec *to, const REAL *from, ptrdiff_t first, ptrdiff_t n, shape s) {
   for (run r = first_run(first, n, s); r.at < n; r = next_run(r, n, s)) {
     REAL *p = (REAL *)to + r.at;
@@ -36,7 +41,7 @@ INLINE void spread(vec *to, const REAL *from, ptrdiff_t first, ptrdiff_t n, shap
     else for (ptrdiff_t j = 0; j < r.length; j++) p[j] = from[r.channel];
   }
 }
-INLINE void gather(double *to, const vec *from, ptrdiff_t first, ptrdiff_t n, shape s) {
+INLINE void gather(double *to, vec *from, ptrdiff_t first, ptrdiff_t n, shape s) {                 /* and clear the row */
   for (run r = first_run(first, n, s); r.at < n; r = next_run(r, n, s)) {
     const REAL *p = (const REAL *)from + r.at;
     if (s.inner == 1) { for (ptrdiff_t j = 0; j < r.length; j++) to[r.channel + j] += p[j]; continue; }
@@ -48,13 +53,16 @@ INLINE void gather(double *to, const vec *from, ptrdiff_t first, ptrdiff_t n, sh
     for (int k = 0; k < LANES; k++) rest += sum[k];
     to[r.channel] += rest;
   }
+  start(from, NULL, 0, n);
 }
 """
 
 # %% ../../nbs/snn/16_normed.ipynb #cell-011
 _MOMENTS = r"""
 enum { CHUNKS = 64 };
-INLINE ptrdiff_t chunk_start(ptrdiff_t blocks, ptrdiff_t chunk) { return blocks * chunk / CHUNKS; }
+INLINE ptrdiff_t chunk_start(shape s, ptrdiff_t chunk) { return (s.M + block_of(s) - 1) / block_of(s) * chunk / CHUNKS; }
+INLINE int begins(shape s, ptrdiff_t i, ptrdiff_t from) { return !alike(s) || i == from; }                       /* a new row of constants? */
+INLINE int gathers(shape s, ptrdiff_t i, ptrdiff_t from, ptrdiff_t to) { return !alike(s) || (i - from) % 16 == 15 || i + 1 == to; }
 static void moments_row(const STORE *x, const vec *centre, vec *sum, vec *square, ptrdiff_t n) {
   for (ptrdiff_t k = 0; k < n / LANES; k++) {
     vec u = load(x + k * LANES) - centre[k];
@@ -63,19 +71,19 @@ static void moments_row(const STORE *x, const vec *centre, vec *sum, vec *square
   }
 }
 void moments(const STORE *x, ptrdiff_t x_step, const REAL *about, double *sums, shape s) {        /* sums[CHUNKS][2][channels], zero */
-  ptrdiff_t block = block_size(s.M, s.T, 1), blocks = (s.M + block - 1) / block;
+  ptrdiff_t block = block_of(s);
   #pragma omp parallel for num_threads(s.threads) schedule(dynamic, 1)
   for (ptrdiff_t chunk = 0; chunk < CHUNKS; chunk++) {
-    vec centre[BLOCK / LANES], sum[BLOCK / LANES], square[BLOCK / LANES];
-    double *to = sums + 2 * chunk * s.channels;
-    for (ptrdiff_t i = chunk_start(blocks, chunk); i < chunk_start(blocks, chunk + 1); i++) {
+    vec centre[BLOCK / LANES], sum[BLOCK / LANES] = {0}, square[BLOCK / LANES] = {0};
+    ptrdiff_t from = chunk_start(s, chunk), until = chunk_start(s, chunk + 1);
+    for (ptrdiff_t i = from; i < until; i++) {
       ptrdiff_t first = i * block, n = smaller(block, s.M - first);
-      spread(centre, about, first, n, s);
-      start(sum, NULL, 0, n);
-      start(square, NULL, 0, n);
+      if (begins(s, i, from)) spread(centre, about, first, block, s);
       for (ptrdiff_t t = 0; t < s.T; t++) moments_row(x + t * x_step + first, centre, sum, square, n);
-      gather(to, sum, first, n, s);
-      gather(to + s.channels, square, first, n, s);
+      if (gathers(s, i, from, until)) {
+        gather(sums + 2 * chunk * s.channels, sum, first, block, s);
+        gather(sums + (2 * chunk + 1) * s.channels, square, first, block, s);
+      }
     }
   }
 }
@@ -97,22 +105,24 @@ INLINE void normed_row(const STORE *x, const STORE *next, const STORE *added, co
 }
 int normed_forward(const STORE *x, ptrdiff_t x_step, const STORE *added, ptrdiff_t added_step, const REAL *scale, const REAL *shift, double decay,
                    STORE *out, shape s, law l, int stream) {
-  ptrdiff_t block = block_size(s.M, s.T, s.threads), blocks = (s.M + block - 1) / block;
+  ptrdiff_t block = block_of(s);
   int bad = 0;
-  #pragma omp parallel for num_threads(s.threads) schedule(dynamic, 4) reduction(|: bad)
-  for (ptrdiff_t i = 0; i < blocks; i++) {
+  #pragma omp parallel for num_threads(s.threads) schedule(dynamic, 1) reduction(|: bad)
+  for (ptrdiff_t chunk = 0; chunk < CHUNKS; chunk++) {
     vec v[BLOCK / LANES], a[BLOCK / LANES], b[BLOCK / LANES];
-    ptrdiff_t first = i * block, n = smaller(block, s.M - first);
-    spread(a, scale, first, n, s);
-    spread(b, shift, first, n, s);
-    start(v, NULL, 0, n);
-    for (ptrdiff_t t = 0; t < s.T; t++) {
-      const STORE *xt = x + t * x_step + first, *next = t + 1 < s.T ? xt + x_step : x + first + n;
-      STORE *to = out + t * s.M + first;
-      if (added) normed_row(xt, next, added + t * added_step + first, a, b, all(decay), v, to, n, l, stream);
-      else normed_row(xt, next, NULL, a, b, all(decay), v, to, n, l, stream);
+    ptrdiff_t from = chunk_start(s, chunk);
+    for (ptrdiff_t i = from; i < chunk_start(s, chunk + 1); i++) {
+      ptrdiff_t first = i * block, n = smaller(block, s.M - first);
+      if (begins(s, i, from)) { spread(a, scale, first, block, s); spread(b, shift, first, block, s); }
+      start(v, NULL, 0, n);
+      for (ptrdiff_t t = 0; t < s.T; t++) {
+        const STORE *xt = x + t * x_step + first, *next = t + 1 < s.T ? xt + x_step : x + first + n;
+        STORE *to = out + t * s.M + first;
+        if (added) normed_row(xt, next, added + t * added_step + first, a, b, all(decay), v, to, n, l, stream);
+        else normed_row(xt, next, NULL, a, b, all(decay), v, to, n, l, stream);
+      }
+      bad |= unsound(v, n);
     }
-    bad |= unsound(v, n);
     drain(stream);
   }
   return bad;
@@ -127,29 +137,31 @@ INLINE void normed_replay_row(const STORE *x, const STORE *added, const vec *sca
     v[k] = reset(h, all(l.threshold), l.hard);
   }
 }
-static void products_row(const vec *gy, const STORE *x, const vec *mean, vec *sum, vec *product, ptrdiff_t n) {
-  for (ptrdiff_t k = 0; k < n / LANES; k++) {
-    sum[k] += gy[k];
-    product[k] += gy[k] * (load(x + k * LANES) - mean[k]);
-  }
-}
-typedef struct { vec *d, *zero, *v, *gv, *gd, *scale, *shift, *mean, *sum, *product, *history; } scratch;
+typedef struct { vec *zero, *v, *gv, *gd, *scale, *shift, *mean, *sum, *product, *history; } scratch;
 INLINE scratch cut(vec *from, ptrdiff_t row) {
-  return (scratch){from, from + row, from + 2 * row, from + 3 * row, from + 4 * row, from + 5 * row, from + 6 * row, from + 7 * row,
-                   from + 8 * row, from + 9 * row, from + 10 * row};
+  return (scratch){from, from + row, from + 2 * row, from + 3 * row, from + 4 * row, from + 5 * row, from + 6 * row, from + 7 * row, from + 8 * row, from + 9 * row};
+}
+static void normed_adjoint_row(const STORE *x, const STORE *g, const STORE *next, STORE *gy, vec d, vec *h, scratch w, ptrdiff_t n, law l, int keep, int stream) {
+  for (ptrdiff_t k = 0; k < n / LANES; k++) {
+    __builtin_prefetch(next + k * LANES, 0, 2);
+    vec gh = adjoint(h[k], load(g + k * LANES), w.gv[k], l);
+    store(gy + k * LANES, gh, stream);
+    w.gv[k] = gh * d;
+    w.sum[k] += gh;
+    w.product[k] += gh * (load(x + k * LANES) - w.mean[k]);
+    if (keep) h[k] = gh;
+  }
 }
 INLINE void normed_block(const STORE *x, ptrdiff_t x_step, const STORE *added, ptrdiff_t added_step, const STORE *g, ptrdiff_t g_step, STORE *gy, ptrdiff_t gy_step,
-                         scratch w, ptrdiff_t T, ptrdiff_t n, law l, int need_decay, int stream) {
+                         vec d, scratch w, ptrdiff_t row, ptrdiff_t T, ptrdiff_t n, law l, int need_decay, int stream) {
   for (ptrdiff_t t = 0; t < T; t++) {
-    vec *h = w.history + t * (n / LANES);
-    if (added) normed_replay_row(x + t * x_step, added + t * added_step, w.scale, w.shift, w.d[0], w.v, h, n, l);
-    else normed_replay_row(x + t * x_step, NULL, w.scale, w.shift, w.d[0], w.v, h, n, l);
+    if (added) normed_replay_row(x + t * x_step, added + t * added_step, w.scale, w.shift, d, w.v, w.history + t * row, n, l);
+    else normed_replay_row(x + t * x_step, NULL, w.scale, w.shift, d, w.v, w.history + t * row, n, l);
   }
   for (ptrdiff_t t = T - 1; t >= 0; t--) {
-    vec *h = w.history + t * (n / LANES);
-    adjoint_row(g + t * g_step, t ? g + (t - 1) * g_step : x + n, w.d, w.gv, h, gy + t * gy_step, n, l, 1, stream);
-    products_row(h, x + t * x_step, w.mean, w.sum, w.product, n);
-    if (need_decay) decay_row(h, t ? h - n / LANES : NULL, w.zero, w.gd, n, l);
+    vec *h = w.history + t * row;
+    normed_adjoint_row(x + t * x_step, g + t * g_step, t ? g + (t - 1) * g_step : x + n, gy + t * gy_step, d, h, w, n, l, need_decay, stream);
+    if (need_decay) decay_row(h, t ? h - row : NULL, w.zero, w.gd, n, l);
   }
 }
 """
@@ -158,31 +170,30 @@ INLINE void normed_block(const STORE *x, ptrdiff_t x_step, const STORE *added, p
 _NORMED_BACKWARD += r"""
 int normed_backward(const STORE *x, ptrdiff_t x_step, const STORE *added, ptrdiff_t added_step, const STORE *g, ptrdiff_t g_step,
                     const REAL *scale, const REAL *shift, const REAL *mean, double decay, STORE *gy, double *sums, shape s, law l, int need_decay, int stream) {
-  ptrdiff_t block = block_size(s.M, s.T, 1), blocks = (s.M + block - 1) / block;                  /* sums[CHUNKS][3][channels], zero */
+  ptrdiff_t block = block_of(s), row = block / LANES;                                              /* sums[CHUNKS][3][channels], zero */
   int failed = 0;
   #pragma omp parallel num_threads(s.threads) reduction(|: failed)
   {
-    vec *memory = aligned_alloc(64, (s.T + 11) * block * sizeof(REAL));
-    scratch w = cut(memory, block / LANES);
+    vec *memory = aligned_alloc(64, (s.T + 9) * block * sizeof(REAL));
+    scratch w = cut(memory, row);
     failed |= memory == NULL;
+    if (memory) memset(memory, 0, 9 * block * sizeof(REAL));
     #pragma omp for schedule(dynamic, 1)
     for (ptrdiff_t chunk = 0; chunk < CHUNKS; chunk++) {
       double *to = sums + 3 * chunk * s.channels;
-      for (ptrdiff_t i = chunk_start(blocks, chunk); i < chunk_start(blocks, chunk + 1) && !failed; i++) {
+      ptrdiff_t from = chunk_start(s, chunk), until = chunk_start(s, chunk + 1);
+      for (ptrdiff_t i = from; i < until && memory; i++) {
         ptrdiff_t first = i * block, n = smaller(block, s.M - first);
-        REAL d = decay;
-        start(w.d, &d, 0, n);
-        vec *zeros[] = {w.zero, w.v, w.gv, w.gd, w.sum, w.product};
-        for (int k = 0; k < 6; k++) start(zeros[k], NULL, 0, n);
-        spread(w.scale, scale, first, n, s);
-        spread(w.shift, shift, first, n, s);
-        spread(w.mean, mean, first, n, s);
-        normed_block(x + first, x_step, added ? added + first : NULL, added_step, g + first, g_step, gy + first, s.M, w, s.T, n, l, need_decay, stream);
-        drain(stream);
-        gather(to, w.sum, first, n, s);
-        gather(to + s.channels, w.product, first, n, s);
-        if (need_decay) gather(to + 2 * s.channels, w.gd, first, n, s);
+        if (begins(s, i, from)) { spread(w.scale, scale, first, block, s); spread(w.shift, shift, first, block, s); spread(w.mean, mean, first, block, s); }
+        start(w.v, NULL, 0, n);
+        start(w.gv, NULL, 0, n);
+        normed_block(x + first, x_step, added ? added + first : NULL, added_step, g + first, g_step, gy + first, s.M, all(decay), w, row, s.T, n, l, need_decay, stream);
+        if (!gathers(s, i, from, until)) continue;
+        gather(to, w.sum, first, block, s);
+        gather(to + s.channels, w.product, first, block, s);
+        if (need_decay) gather(to + 2 * s.channels, w.gd, first, block, s);
       }
+      drain(stream);
     }
     free(memory);
   }
@@ -197,15 +208,18 @@ static void finish_row(const STORE *x, const STORE *gy, STORE *gx, const vec *me
     store(gx + k * LANES, a[k] * load(gy + k * LANES) + p[k] * (load(x + k * LANES) - mean[k]) + q[k], 0);
 }
 void finish(const STORE *x, ptrdiff_t x_step, const STORE *gy, STORE *gx, const REAL *mean, const REAL *a, const REAL *p, const REAL *q, shape s) {
-  ptrdiff_t block = block_size(s.M, s.T, s.threads), blocks = (s.M + block - 1) / block;
-  #pragma omp parallel for num_threads(s.threads) schedule(dynamic, 4)
-  for (ptrdiff_t i = 0; i < blocks; i++) {
+  ptrdiff_t block = block_of(s);
+  const REAL *each[] = {mean, a, p, q};
+  #pragma omp parallel for num_threads(s.threads) schedule(dynamic, 1)
+  for (ptrdiff_t chunk = 0; chunk < CHUNKS; chunk++) {
     vec row[4][BLOCK / LANES];
-    ptrdiff_t first = i * block, n = smaller(block, s.M - first);
-    const REAL *each[] = {mean, a, p, q};
-    for (int k = 0; k < 4; k++) spread(row[k], each[k], first, n, s);
-    for (ptrdiff_t t = 0; t < s.T; t++)
-      finish_row(x + t * x_step + first, gy + t * s.M + first, gx + t * s.M + first, row[0], row[1], row[2], row[3], n);
+    ptrdiff_t from = chunk_start(s, chunk);
+    for (ptrdiff_t i = from; i < chunk_start(s, chunk + 1); i++) {
+      ptrdiff_t first = i * block, n = smaller(block, s.M - first);
+      for (int k = 0; k < 4 && begins(s, i, from); k++) spread(row[k], each[k], first, block, s);
+      for (ptrdiff_t t = 0; t < s.T; t++)
+        finish_row(x + t * x_step + first, gy + t * s.M + first, gx + t * s.M + first, row[0], row[1], row[2], row[3], n);
+    }
   }
 }
 """
@@ -266,7 +280,7 @@ def _backward(ctx, g):
     g, added = to_rows(g, order), None if added is None else to_rows(added, order)
     if fused.kernel(x.dtype, _PROGRAM).normed_backward(
             *_place(rows), *_place(added), *_place(g), scale.data_ptr(), shift.data_ptr(), centre.data_ptr(), decay.item(), gy.data_ptr(), sums.data_ptr(),
-            shape, law, need_decay, False):
+            shape, law, need_decay, fused.streams(gy)):
         raise MemoryError(f"norm_lif: no memory for the scratch of {shape.T} steps; use fewer steps or threads")
     g_bias, products, g_decay = sums.sum(0)
     gx, spread = None, torch.sqrt(var.double() + eps)
