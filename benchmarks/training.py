@@ -5,7 +5,7 @@
 
 The network: width 16, T = 4, tdBN's start, hard reset, rectangular surrogate, Fashion-MNIST, 1,000 images an epoch, batches of 50, SGD. SpikingJelly's
 copy has the same weights at the start, the same neurons (`LIFNode(tau=4/3, decay_input=False)`, threshold 0.5, multi-step mode, torch backend, its fastest
-on a CPU), and runs the stem once an image as ours does. Ways take turns within a round; medians over rounds are written. "channels last" is
+on a CPU), and runs the stem once an image as ours does. Ways take turns, in another order every round; medians over rounds are written. "channels last" is
 `model.to(memory_format=torch.channels_last)` for both libraries; "separate" is this library with norm, sum and neurons one after the other.
 Each allocator has a process of its own; "tuned" is `neurobridge.snn.fused.tune_cpu()`, for all ways alike. Rows:
 
@@ -19,6 +19,7 @@ import copy
 import json
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -120,8 +121,9 @@ def rounds_of(runs, rounds):
     times = {name: [] for name in runs}
     for name, run in runs.items():
         run(), run()
+    shuffle = random.Random(0)
     for _ in range(rounds):
-        for name, run in runs.items():
+        for name, run in shuffle.sample(list(runs.items()), len(runs)):  # whoever comes before leaves the caches in its own state
             start = time.perf_counter()
             run()
             times[name].append(time.perf_counter() - start)

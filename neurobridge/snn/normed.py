@@ -63,6 +63,7 @@ enum { CHUNKS = 64 };
 INLINE ptrdiff_t chunk_start(shape s, ptrdiff_t chunk) { return (s.M + block_of(s) - 1) / block_of(s) * chunk / CHUNKS; }
 INLINE int begins(shape s, ptrdiff_t i, ptrdiff_t from) { return !alike(s) || i == from; }                       /* a new row of constants? */
 INLINE int gathers(shape s, ptrdiff_t i, ptrdiff_t from, ptrdiff_t to) { return !alike(s) || (i - from) % 16 == 15 || i + 1 == to; }
+INLINE REAL single(const STORE *p) { STORE alone[LANES] = {*p}; return load(alone)[0]; }
 static void moments_row(const STORE *x, const vec *centre, vec *sum, vec *square, ptrdiff_t n) {
   for (ptrdiff_t k = 0; k < n / LANES; k++) {
     vec u = load(x + k * LANES) - centre[k];
@@ -70,8 +71,21 @@ static void moments_row(const STORE *x, const vec *centre, vec *sum, vec *square
     square[k] += u * u;
   }
 }
-void moments(const STORE *x, ptrdiff_t x_step, const REAL *about, double *sums, shape s) {        /* sums[CHUNKS][2][channels], zero */
-  ptrdiff_t block = block_of(s);
+"""
+
+# %% ../../nbs/snn/16_normed.ipynb #cell-012
+_MOMENTS += r"""
+static double total(const double *sums, ptrdiff_t each, ptrdiff_t place) {                       /* one number of `each` in a chunk, over chunks */
+  double sum = 0;
+  for (ptrdiff_t chunk = 0; chunk < CHUNKS; chunk++) sum += sums[chunk * each + place];
+  return sum;
+}
+int moments(const STORE *x, ptrdiff_t x_step, double *mean, double *var, shape s) {
+  ptrdiff_t block = block_of(s), C = s.channels;
+  double *sums = calloc(CHUNKS * 2 * C, sizeof(double));
+  REAL *about = malloc(C * sizeof(REAL));
+  if (!sums || !about) { free(sums); free(about); return 1; }
+  for (ptrdiff_t c = 0; c < C; c++) about[c] = single(x + c * s.inner);
   #pragma omp parallel for num_threads(s.threads) schedule(dynamic, 1)
   for (ptrdiff_t chunk = 0; chunk < CHUNKS; chunk++) {
     vec centre[BLOCK / LANES], sum[BLOCK / LANES] = {0}, square[BLOCK / LANES] = {0};
@@ -81,15 +95,24 @@ void moments(const STORE *x, ptrdiff_t x_step, const REAL *about, double *sums, 
       if (begins(s, i, from)) spread(centre, about, first, block, s);
       for (ptrdiff_t t = 0; t < s.T; t++) moments_row(x + t * x_step + first, centre, sum, square, n);
       if (gathers(s, i, from, until)) {
-        gather(sums + 2 * chunk * s.channels, sum, first, block, s);
-        gather(sums + (2 * chunk + 1) * s.channels, square, first, block, s);
+        gather(sums + 2 * chunk * C, sum, first, block, s);
+        gather(sums + (2 * chunk + 1) * C, square, first, block, s);
       }
     }
   }
+  double count = (double)s.T * s.M / C;
+  for (ptrdiff_t c = 0; c < C; c++) {
+    double off = total(sums, 2 * C, c) / count, rest = total(sums, 2 * C, C + c) / count - off * off;
+    mean[c] = about[c] + off;
+    var[c] = rest > 0 ? rest : 0;
+  }
+  free(sums);
+  free(about);
+  return 0;
 }
 """
 
-# %% ../../nbs/snn/16_normed.ipynb #cell-013
+# %% ../../nbs/snn/16_normed.ipynb #cell-014
 _NORMED_FORWARD = r"""
 INLINE vec current(const STORE *x, const STORE *added, const vec *scale, const vec *shift, ptrdiff_t k) {
   vec y = scale[k] * load(x + k * LANES) + shift[k];
@@ -103,10 +126,25 @@ INLINE void normed_row(const STORE *x, const STORE *next, const STORE *added, co
     v[k] = reset(h, all(l.threshold), l.hard);
   }
 }
-int normed_forward(const STORE *x, ptrdiff_t x_step, const STORE *added, ptrdiff_t added_step, const REAL *scale, const REAL *shift, double decay,
-                   STORE *out, shape s, law l, int stream) {
+typedef struct { const REAL *weight, *bias; const double *mean, *var; double eps; } norm;
+static REAL *line_of(norm w, ptrdiff_t C) {                      /* scale and shift of every channel, or NULL */
+  REAL *line = malloc(2 * C * sizeof(REAL));
+  for (ptrdiff_t c = 0; c < C && line; c++) {
+    double scale = (w.weight ? w.weight[c] : 1) / sqrt(w.var[c] + w.eps);
+    line[c] = scale;
+    line[C + c] = (w.bias ? w.bias[c] : 0) - scale * w.mean[c];
+  }
+  return line;
+}
+"""
+
+# %% ../../nbs/snn/16_normed.ipynb #cell-015
+_NORMED_FORWARD += r"""
+int normed_forward(const STORE *x, ptrdiff_t x_step, const STORE *added, ptrdiff_t added_step, norm w, double decay, STORE *out, shape s, law l, int stream) {
   ptrdiff_t block = block_of(s);
-  int bad = 0;
+  REAL *scale = line_of(w, s.channels), *shift = scale + s.channels;
+  int bad = scale ? 0 : -1;
+  if (!bad)
   #pragma omp parallel for num_threads(s.threads) schedule(dynamic, 1) reduction(|: bad)
   for (ptrdiff_t chunk = 0; chunk < CHUNKS; chunk++) {
     vec v[BLOCK / LANES], a[BLOCK / LANES], b[BLOCK / LANES];
@@ -125,11 +163,12 @@ int normed_forward(const STORE *x, ptrdiff_t x_step, const STORE *added, ptrdiff
     }
     drain(stream);
   }
+  free(scale);
   return bad;
 }
 """
 
-# %% ../../nbs/snn/16_normed.ipynb #cell-015
+# %% ../../nbs/snn/16_normed.ipynb #cell-017
 _NORMED_BACKWARD = r"""
 INLINE void normed_replay_row(const STORE *x, const STORE *added, const vec *scale, const vec *shift, vec d, vec *v, vec *history, ptrdiff_t n, law l) {
   for (ptrdiff_t k = 0; k < n / LANES; k++) {
@@ -166,11 +205,11 @@ INLINE void normed_block(const STORE *x, ptrdiff_t x_step, const STORE *added, p
 }
 """
 
-# %% ../../nbs/snn/16_normed.ipynb #cell-016
+# %% ../../nbs/snn/16_normed.ipynb #cell-018
 _NORMED_BACKWARD += r"""
-int normed_backward(const STORE *x, ptrdiff_t x_step, const STORE *added, ptrdiff_t added_step, const STORE *g, ptrdiff_t g_step,
-                    const REAL *scale, const REAL *shift, const REAL *mean, double decay, STORE *gy, double *sums, shape s, law l, int need_decay, int stream) {
-  ptrdiff_t block = block_of(s), row = block / LANES;                                              /* sums[CHUNKS][3][channels], zero */
+static int first_pass(const STORE *x, ptrdiff_t x_step, const STORE *added, ptrdiff_t added_step, const STORE *g, ptrdiff_t g_step,
+                      const REAL *line, const REAL *mean, double decay, STORE *gy, double *sums, shape s, law l, int need_decay, int stream) {
+  ptrdiff_t block = block_of(s), row = block / LANES, C = s.channels;                              /* sums[CHUNKS][3][channels], zero */
   int failed = 0;
   #pragma omp parallel num_threads(s.threads) reduction(|: failed)
   {
@@ -180,18 +219,18 @@ int normed_backward(const STORE *x, ptrdiff_t x_step, const STORE *added, ptrdif
     if (memory) memset(memory, 0, 9 * block * sizeof(REAL));
     #pragma omp for schedule(dynamic, 1)
     for (ptrdiff_t chunk = 0; chunk < CHUNKS; chunk++) {
-      double *to = sums + 3 * chunk * s.channels;
+      double *to = sums + 3 * chunk * C;
       ptrdiff_t from = chunk_start(s, chunk), until = chunk_start(s, chunk + 1);
       for (ptrdiff_t i = from; i < until && memory; i++) {
         ptrdiff_t first = i * block, n = smaller(block, s.M - first);
-        if (begins(s, i, from)) { spread(w.scale, scale, first, block, s); spread(w.shift, shift, first, block, s); spread(w.mean, mean, first, block, s); }
+        if (begins(s, i, from)) { spread(w.scale, line, first, block, s); spread(w.shift, line + C, first, block, s); spread(w.mean, mean, first, block, s); }
         start(w.v, NULL, 0, n);
         start(w.gv, NULL, 0, n);
         normed_block(x + first, x_step, added ? added + first : NULL, added_step, g + first, g_step, gy + first, s.M, all(decay), w, row, s.T, n, l, need_decay, stream);
         if (!gathers(s, i, from, until)) continue;
         gather(to, w.sum, first, block, s);
-        gather(to + s.channels, w.product, first, block, s);
-        if (need_decay) gather(to + 2 * s.channels, w.gd, first, block, s);
+        gather(to + C, w.product, first, block, s);
+        if (need_decay) gather(to + 2 * C, w.gd, first, block, s);
       }
       drain(stream);
     }
@@ -201,22 +240,21 @@ int normed_backward(const STORE *x, ptrdiff_t x_step, const STORE *added, ptrdif
 }
 """
 
-# %% ../../nbs/snn/16_normed.ipynb #cell-018
+# %% ../../nbs/snn/16_normed.ipynb #cell-020
 _FINISH = r"""
 static void finish_row(const STORE *x, const STORE *gy, STORE *gx, const vec *mean, const vec *a, const vec *p, const vec *q, ptrdiff_t n) {
   for (ptrdiff_t k = 0; k < n / LANES; k++)
     store(gx + k * LANES, a[k] * load(gy + k * LANES) + p[k] * (load(x + k * LANES) - mean[k]) + q[k], 0);
 }
-void finish(const STORE *x, ptrdiff_t x_step, const STORE *gy, STORE *gx, const REAL *mean, const REAL *a, const REAL *p, const REAL *q, shape s) {
+static void second_pass(const STORE *x, ptrdiff_t x_step, const STORE *gy, STORE *gx, const REAL *each, shape s) {         /* each[4][channels]: mean, a, p, q */
   ptrdiff_t block = block_of(s);
-  const REAL *each[] = {mean, a, p, q};
   #pragma omp parallel for num_threads(s.threads) schedule(dynamic, 1)
   for (ptrdiff_t chunk = 0; chunk < CHUNKS; chunk++) {
     vec row[4][BLOCK / LANES];
     ptrdiff_t from = chunk_start(s, chunk);
     for (ptrdiff_t i = from; i < chunk_start(s, chunk + 1); i++) {
       ptrdiff_t first = i * block, n = smaller(block, s.M - first);
-      for (int k = 0; k < 4 && begins(s, i, from); k++) spread(row[k], each[k], first, block, s);
+      for (int k = 0; k < 4 && begins(s, i, from); k++) spread(row[k], each + k * s.channels, first, block, s);
       for (ptrdiff_t t = 0; t < s.T; t++)
         finish_row(x + t * x_step + first, gy + t * s.M + first, gx + t * s.M + first, row[0], row[1], row[2], row[3], n);
     }
@@ -224,80 +262,109 @@ void finish(const STORE *x, ptrdiff_t x_step, const STORE *gy, STORE *gx, const 
 }
 """
 
-# %% ../../nbs/snn/16_normed.ipynb #cell-019
+# %% ../../nbs/snn/16_normed.ipynb #cell-021
+_FINISH += r"""
+int normed_backward(const STORE *x, ptrdiff_t x_step, const STORE *added, ptrdiff_t added_step, const STORE *g, ptrdiff_t g_step, norm w, int batch, double decay,
+                    STORE *gy, STORE *gx, REAL *g_weight, REAL *g_bias, double *g_decay, shape s, law l, int stream) {
+  ptrdiff_t C = s.channels;
+  double *sums = calloc(CHUNKS * 3 * C, sizeof(double)), count = (double)s.T * s.M / C;
+  REAL *line = line_of(w, C), *each = malloc(4 * C * sizeof(REAL));
+  int failed = !sums || !line || !each;
+  for (ptrdiff_t c = 0; c < C && !failed; c++) each[c] = w.mean[c];
+  failed = failed || first_pass(x, x_step, added, added_step, g, g_step, line, each, decay, gy, sums, s, l, g_decay != NULL, stream);
+  for (ptrdiff_t c = 0; c < C && !failed; c++) {
+    double bias = total(sums, 3 * C, c), product = total(sums, 3 * C, C + c), var = w.var[c] + w.eps;
+    g_bias[c] = bias;
+    g_weight[c] = product / sqrt(var);
+    if (g_decay) *g_decay += total(sums, 3 * C, 2 * C + c);
+    each[C + c] = line[c];
+    each[2 * C + c] = batch ? -line[c] * product / (count * var) : 0;                              /* running averages do not depend on x */
+    each[3 * C + c] = batch ? -line[c] * bias / count : 0;
+  }
+  if (gx && !failed) second_pass(x, x_step, gy, gx, each, s);
+  free(sums); free(line); free(each);
+  return failed;
+}
+"""
+
+# %% ../../nbs/snn/16_normed.ipynb #cell-022
 class _Shape(ctypes.Structure):
     _fields_ = [(name, ctypes.c_ssize_t) for name in ("T", "M", "inner", "channels")] + [("threads", ctypes.c_int)]
 
 
+class _Norm(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("weight", "bias", "mean", "var")] + [("eps", ctypes.c_double)]
+
+
 _P, _N, _I, _D = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int, ctypes.c_double
+_ROWS = (_P, _N, _P, _N)  # x and the added current, each with the distance of its steps
 _PROGRAM = fused.Program(fused.LIF_PROGRAM.source + _CHANNELS + _MOMENTS + _NORMED_FORWARD + _NORMED_BACKWARD + _FINISH, (
     ("moments", (_P, _N, _P, _P, _Shape)),
-    ("normed_forward", (_P, _N, _P, _N, _P, _P, _D, _P, _Shape, fused.Law, _I)),
-    ("normed_backward", (_P, _N, _P, _N, _P, _N, _P, _P, _P, _D, _P, _P, _Shape, fused.Law, _I, _I)),
-    ("finish", (_P, _N, _P, _P, _P, _P, _P, _P, _Shape))))
-_CHUNKS = 64
+    ("normed_forward", (*_ROWS, _Norm, _D, _P, _Shape, fused.Law, _I)),
+    ("normed_backward", (*_ROWS, _P, _N, _Norm, _I, _D, _P, _P, _P, _P, _P, _Shape, fused.Law, _I))))
 
 
 def _shape_of(x: Tensor, order: list[int]) -> _Shape:  # x: [T, N, C, ...]; order: its dimensions behind time as they lie in memory
     inner = math.prod(x.shape[d] for d in order[order.index(2) + 1 :])
-    return _Shape(x.shape[0], x[0].numel(), inner, x.shape[2], torch.get_num_threads() if x.numel() > 16384 else 1)
+    return _Shape(x.shape[0], math.prod(x.shape[1:]), inner, x.shape[2], torch.get_num_threads() if x.numel() > 16384 else 1)
 
 
-def _moments(rows: Tensor, shape: _Shape) -> tuple[Tensor, Tensor]:  # mean and biased variance [C], float64
-    about = rows[0, : shape.inner * shape.channels : shape.inner].to(state_dtype(rows.dtype), copy=True)
-    sums = torch.zeros(_CHUNKS, 2, shape.channels, dtype=torch.float64)
-    fused.kernel(rows.dtype, _PROGRAM).moments(rows.data_ptr(), rows.stride(0), about.data_ptr(), sums.data_ptr(), shape)
-    offset, square = sums.sum(0) / (rows.numel() / shape.channels)
-    return about.double() + offset, (square - offset.square()).clamp_min(0)
+def _at(a: Tensor | None) -> int | None:
+    return None if a is None else a.data_ptr()
 
-# %% ../../nbs/snn/16_normed.ipynb #cell-022
+
 def _place(rows: Tensor | None) -> tuple[int | None, int]:
     return (None, 0) if rows is None else (rows.data_ptr(), rows.stride(0))
 
 
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:  # mean and biased variance [C], float64
+    order = memory_order(x)
+    mean, var = torch.empty(2, x.shape[2], dtype=torch.float64)
+    if fused.kernel(x.dtype, _PROGRAM).moments(*_place(to_rows(x, order)), mean.data_ptr(), var.data_ptr(), _shape_of(x, order)):
+        raise MemoryError(f"norm_lif: no memory for the sums of {x.shape[2]} channels")
+    return mean, var
+
+# %% ../../nbs/snn/16_normed.ipynb #cell-025
 def _forward(ctx, x, added, weight, bias, decay, mean, var, eps, batch, law):
     order = memory_order(x)
     rows, rest, shape = to_rows(x, order), None if added is None else to_rows(added, order), _shape_of(x, order)
-    scale = weight / torch.sqrt(var + eps)
-    scale, shift = (a.to(state_dtype(x.dtype)) for a in (scale, bias - scale * mean))
     out = torch.empty(rows.shape, dtype=x.dtype)
     bad = fused.kernel(x.dtype, _PROGRAM).normed_forward(
-        *_place(rows), *_place(rest), scale.data_ptr(), shift.data_ptr(), decay.item(), out.data_ptr(), shape, law, fused.streams(out))
+        *_place(rows), *_place(rest), _Norm(_at(weight), _at(bias), _at(mean), _at(var), eps), decay.item(), out.data_ptr(), shape, law, fused.streams(out))
     if bad:
-        y = x * scale.view(-1, *[1] * (x.ndim - 3)) + shift.view(-1, *[1] * (x.ndim - 3))
-        raise not_finite(y if added is None else y + added)
-    ctx.save_for_backward(x, added, weight, decay, mean, var, scale, shift)
+        raise _explain(x, added, weight, bias, mean, var, eps) if bad > 0 else MemoryError(f"norm_lif: no memory for the constants of {x.shape[2]} channels")
+    ctx.save_for_backward(x, added, weight, bias, decay, mean, var)
     ctx.settings = eps, batch, law
     return from_rows(out, x.shape, order)
 
-# %% ../../nbs/snn/16_normed.ipynb #cell-023
+
+def _explain(x, added, weight, bias, mean, var, eps) -> ValueError:
+    y = torch.nn.functional.batch_norm(x.flatten(0, 1).double(), mean, var, None if weight is None else weight.double(), None if bias is None else bias.double(), eps=eps)
+    y = y.unflatten(0, x.shape[:2])
+    return not_finite(y if added is None else y + added)
+
+# %% ../../nbs/snn/16_normed.ipynb #cell-026
 def _backward(ctx, g):
-    x, added, weight, decay, mean, var, scale, shift = ctx.saved_tensors
+    x, added, weight, bias, decay, mean, var = ctx.saved_tensors
     (eps, batch, law), order = ctx.settings, memory_order(x)
-    need_x, need_added, _, _, need_decay, *rest = ctx.needs_input_grad
-    rows, shape, centre = to_rows(x, order), _shape_of(x, order), mean.to(scale.dtype)
-    gy, sums = torch.empty(rows.shape, dtype=x.dtype), torch.zeros(_CHUNKS, 3, shape.channels, dtype=torch.float64)
-    g, added = to_rows(g, order), None if added is None else to_rows(added, order)
+    need_x, need_added, need_weight, need_bias, need_decay, *rest = ctx.needs_input_grad
+    rows, g, more, shape = to_rows(x, order), to_rows(g, order), None if added is None else to_rows(added, order), _shape_of(x, order)
+    gy = torch.empty(rows.shape, dtype=x.dtype)
+    gx = None if not need_x else torch.empty_like(gy) if need_added else gy  # nobody else needs gy: write over it
+    g_weight, g_bias = torch.empty(2, shape.channels, dtype=state_dtype(x.dtype))
+    g_decay = torch.zeros((), dtype=torch.float64) if need_decay else None
     if fused.kernel(x.dtype, _PROGRAM).normed_backward(
-            *_place(rows), *_place(added), *_place(g), scale.data_ptr(), shift.data_ptr(), centre.data_ptr(), decay.item(), gy.data_ptr(), sums.data_ptr(),
-            shape, law, need_decay, fused.streams(gy)):
+            *_place(rows), *_place(more), *_place(g), _Norm(_at(weight), _at(bias), _at(mean), _at(var), eps), batch, decay.item(), gy.data_ptr(), _at(gx),
+            g_weight.data_ptr(), g_bias.data_ptr(), _at(g_decay), shape, law, fused.streams(gy)):
         raise MemoryError(f"norm_lif: no memory for the scratch of {shape.T} steps; use fewer steps or threads")
-    g_bias, products, g_decay = sums.sum(0)
-    gx, spread = None, torch.sqrt(var.double() + eps)
-    if need_x:
-        n = x.numel() / shape.channels if batch else math.inf  # statistics that do not depend on x add nothing
-        linear = [a.to(scale.dtype) for a in (scale, -scale * products / (n * spread.square()), -scale * g_bias / n)]
-        gx = torch.empty_like(gy) if need_added else gy
-        fused.kernel(x.dtype, _PROGRAM).finish(*_place(rows), gy.data_ptr(), gx.data_ptr(), centre.data_ptr(), *(a.data_ptr() for a in linear), shape)
-        gx = from_rows(gx, x.shape, order)
-    return (gx, from_rows(gy, x.shape, order) if need_added else None, (products / spread).to(weight.dtype), g_bias.to(weight.dtype),
-            g_decay.sum().to(decay.dtype) if need_decay else None, *[None] * len(rest))
+    return (from_rows(gx, x.shape, order) if need_x else None, from_rows(gy, x.shape, order) if need_added else None,
+            g_weight if need_weight else None, g_bias if need_bias else None, g_decay.to(decay.dtype) if need_decay else None, *[None] * len(rest))
 
 
 class _Node(torch.autograd.Function):
     forward, backward = staticmethod(_forward), staticmethod(torch.autograd.function.once_differentiable(_backward))
 
-# %% ../../nbs/snn/16_normed.ipynb #cell-026
+# %% ../../nbs/snn/16_normed.ipynb #cell-029
 def watched(
     *layers: nn.Module,
 ) -> bool:
@@ -308,24 +375,22 @@ def watched(
 def _fits(x: Tensor, norm: nn.Module, neuron: nn.Module, added: Tensor | None) -> bool:
     return (type(neuron) is LIF and type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d) and not torch.compiler.is_compiling()
             and type(x) is Tensor and x.device.type == "cpu" and x.ndim >= 3 and x.shape[2] == norm.num_features and x[0].numel() and x[0].numel() % 16 == 0
-            and x.numel() > norm.num_features and (added is None or (added.shape, added.dtype) == (x.shape, x.dtype))
+            and (norm.weight is None or norm.weight.dtype == state_dtype(x.dtype)) and x.numel() > norm.num_features and (added is None or (added.shape, added.dtype) == (x.shape, x.dtype))
             and neuron.settings["backend"] in ("auto", "fused") and not watched(norm, neuron) and which_backend(x, "auto") == "fused")
 
 
-def _statistics(norm: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, bool]:  # mean and variance [C]; whether they are those of x
+def _statistics(norm: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, bool]:  # mean and variance [C], float64; whether they are those of x
     if not norm.training and norm.running_mean is not None:
-        return norm.running_mean, norm.running_var, False
-    order = memory_order(x)
-    mean, var = _moments(to_rows(x, order), _shape_of(x, order))
+        return norm.running_mean.double(), norm.running_var.double(), False
+    mean, var = _moments(x)
     if norm.training and norm.track_running_stats:
         norm.num_batches_tracked += 1
-        share = norm.momentum if norm.momentum is not None else 1 / norm.num_batches_tracked.item()
-        n = x.numel() / norm.num_features
-        norm.running_mean += share * (mean - norm.running_mean).to(norm.running_mean.dtype)
-        norm.running_var += share * (var * n / (n - 1) - norm.running_var).to(norm.running_var.dtype)
+        share, n = norm.momentum if norm.momentum is not None else 1 / norm.num_batches_tracked.item(), x.numel() / norm.num_features
+        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), share)
+        norm.running_var.lerp_((var * (n / (n - 1))).to(norm.running_var.dtype), share)
     return mean, var, True
 
-# %% ../../nbs/snn/16_normed.ipynb #cell-027
+# %% ../../nbs/snn/16_normed.ipynb #cell-030
 def norm_lif(
     x: Float[Tensor, "T N C ..."],  # currents
     norm: nn.Module,  # batch norm over `C`, in training or evaluation mode
@@ -338,8 +403,6 @@ def norm_lif(
         return neuron(y if added is None else y + added)
     with torch.no_grad():
         mean, var, batch = _statistics(norm, x)
-    weight = norm.weight if norm.affine else torch.ones_like(mean)
-    bias = norm.bias if norm.affine else torch.zeros_like(mean)
     s = neuron.settings
     law = fused.law_of(s["v_th"], s["reset"] == "hard", neuron.output == "spike", s["detach_reset"], s["surrogate"])
-    return neuron.send(_Node.apply(x, added, weight, bias, torch.as_tensor(neuron.share(), dtype=state_dtype(x.dtype)), mean, var, norm.eps, batch, law))
+    return neuron.send(_Node.apply(x, added, norm.weight, norm.bias, torch.as_tensor(neuron.share(), dtype=state_dtype(x.dtype)), mean, var, norm.eps, batch, law))

@@ -1,0 +1,47 @@
+"The benchmarks run, at a size where their figures mean nothing, and what is recorded can be read and is whole."
+
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from neurobridge.core.paths import data_root, project_root
+
+BENCHMARKS = project_root() / "benchmarks"
+
+
+def run(script, *arguments):
+    done = subprocess.run([sys.executable, BENCHMARKS / script, *arguments], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_lif_runs(tmp_path):
+    run("lif.py", "--shapes", "3x2x64", "--resets", "soft", "--allocators", "default", "--rounds", "1", "--no-compile", "--threads", "1", "--out", tmp_path / "out.csv")
+    table = pd.read_csv(tmp_path / "out.csv", comment="#")
+    assert {"floor", "neurobridge torch", "neurobridge reference"} <= set(table.implementation) and (table.median_ms > 0).all()
+
+
+@pytest.mark.skipif(not (data_root() / "FashionMNIST").exists(), reason="Fashion-MNIST is not here: set NEUROBRIDGE_DATA")
+def test_training_runs(tmp_path):
+    run("training.py", "--rounds", "1", "--seeds", "1", "--epochs", "0", "--threads", "1", "--out", tmp_path / "out.csv")
+    table = pd.read_csv(tmp_path / "out.csv", comment="#")
+    assert {"block inference", "block training", "step", "training"} == set(table.what) and {"tuned", "default"} == set(table.allocator)
+
+
+def test_the_recorded_neurons_are_whole():
+    table = pd.read_csv(BENCHMARKS / "lif.csv", comment="#")
+    assert not table.duplicated(["allocator", "shape", "reset", "pass", "implementation"]).any()
+    for _, rows in table.groupby(["allocator", "shape", "reset", "pass"]):
+        floor = rows.loc[rows.implementation == "floor", "median_ms"].item()
+        assert (rows.times_floor - rows.median_ms / floor).abs().max() < 0.02 * rows.times_floor.max()
+    peers = {"spikingjelly", "snntorch", "norse", "sinabs"}
+    assert peers | {f"{peer} compiled" for peer in peers} | {"floor", "neurobridge fused", "neurobridge torch", "neurobridge reference"} == set(table.implementation)
+
+
+def test_the_recorded_trainings_are_whole():
+    table = pd.read_csv(BENCHMARKS / "training.csv", comment="#")
+    runs = table[table.what == "training"]
+    assert runs.groupby("way").seed.nunique().min() >= 3 and runs.epochs.nunique() == 1
+    for _, steps in table[table.what == "step"].groupby("allocator"):
+        assert {"neurobridge, channels last", "spikingjelly", "spikingjelly, channels last"} <= set(steps.way)
