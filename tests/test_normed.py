@@ -212,6 +212,16 @@ def test_nan_and_overflow():
         norm_lif(x, norm, LIF(), torch.where(torch.arange(4).view(-1, 1, 1, 1, 1) == 3, torch.nan, torch.zeros(x.shape)))
 
 
+def test_a_gradient_of_a_gradient():
+    torch.manual_seed(0)
+    x, norm = torch.randn(4, 2, 16, 3, 4, requires_grad=True), nn.BatchNorm2d(16)
+    with pytest.raises(RuntimeError, match="backend='reference'"):
+        torch.autograd.grad(one_pass(x, norm, LIF(surrogate=atan())).sum(), x, create_graph=True)
+    grad, = torch.autograd.grad(norm_lif(x, norm, LIF(surrogate=atan(), backend="reference")).sum(), x, create_graph=True)
+    second, = torch.autograd.grad(grad.square().sum(), x)
+    assert second.abs().sum() > 0
+
+
 NETS = {
     "vanilla": lambda: spiking_resnet18(in_channels=1, classes=5, T=3, width=16, small_images=True),
     "sew": lambda: spiking_resnet18(in_channels=1, classes=5, T=3, width=16, small_images=True, shortcut="sew"),

@@ -18,35 +18,40 @@ from torch import Tensor
 from . import fused
 from .surrogate import Surrogate
 
-# %% ../../nbs/snn/13_backends.ipynb #x
+# %% ../../nbs/snn/13_backends.ipynb #85060e03
 def _pieces(x: Tensor) -> list[slice]:
-    size = 2**16 if x.device.type == "cpu" else max(1, x.shape[1])
-    return [slice(first, first + size) for first in range(0, x.shape[1], size)]
+    size = max(2**16, 2**21 // len(x)) if x.device.type == "cpu" else max(1, x.shape[1])
+    return [slice(first, min(first + size, x.shape[1])) for first in range(0, x.shape[1], size)]
 
 
-def _after(h: Tensor, v_th: float, hard: bool) -> Tensor:  # the membrane after the spike
-    gate = torch.empty_like(h)
+def _membranes(x: Tensor, decay: Tensor, v: Tensor, v_th: float, hard: bool, h: Tensor) -> Tensor:  # fills h; gives the last membrane
+    gate = torch.empty_like(v)
+    for x_t, h_t in zip(x, h, strict=True):
+        v = _after(torch.mul(v, decay, out=h_t).add_(x_t), v_th, hard, gate)
+    return v
+
+
+def _after(h: Tensor, v_th: float, hard: bool, gate: Tensor) -> Tensor:  # the membrane after the spike, written to gate
     return torch.le(h, v_th, out=gate).mul_(h) if hard else torch.sub(h, torch.gt(h, v_th, out=gate), alpha=v_th, out=gate)
 
 
-def _membranes(x: Tensor, decay: Tensor, v: Tensor, v_th: float, hard: bool) -> tuple[Tensor, Tensor]:
-    h = torch.empty(x.shape, dtype=v.dtype, device=x.device)
-    for x_t, h_t in zip(x, h, strict=True):
-        v = _after(torch.mul(v, decay, out=h_t).add_(x_t), v_th, hard)
-    return h, v
+def _scratch(x: Tensor, pieces: list[slice], dtype: torch.dtype) -> Tensor:  # room for the membranes of the longest piece
+    return torch.empty(len(x), pieces[0].stop if pieces else 0, dtype=dtype, device=x.device)
 
 
 def _torch_forward(x: Tensor, decay: Tensor, v0: Tensor | None, v_th: float, hard: bool, spikes: bool, state: bool) -> tuple[Tensor, Tensor, bool]:
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    out, pieces = torch.empty(x.shape, dtype=x.dtype, device=x.device), _pieces(x)
     v = torch.zeros(x.shape[1], dtype=decay.dtype, device=x.device) if v0 is None else v0.clone()
-    for piece in _pieces(x):
-        h, v[piece] = _membranes(x[:, piece], decay if decay.numel() == 1 else decay[piece], v[piece], v_th, hard)
-        out[:, piece] = torch.gt(h, v_th, out=torch.empty_like(h)) if spikes else h
+    scratch = _scratch(x, pieces, decay.dtype)
+    for piece in pieces:
+        h = scratch[:, : piece.stop - piece.start]
+        v[piece] = _membranes(x[:, piece], decay if decay.numel() == 1 else decay[piece], v[piece], v_th, hard, h)
+        out[:, piece] = torch.gt(h, v_th, out=h) if spikes else h
     return out, v, x.device.type != "cpu" or bool(v.isfinite().all())
 
-# %% ../../nbs/snn/13_backends.ipynb #x
+# %% ../../nbs/snn/13_backends.ipynb #e94824cc
 def _adjoint(h: Tensor, g: Tensor, gv: Tensor, v_th: float, hard: bool, spikes: bool, detach_reset: bool, surrogate: Surrogate) -> Tensor:
-    gh = gv * torch.le(h, v_th, out=torch.empty_like(h)) if hard else gv
+    gh = torch.le(h, v_th, out=torch.empty_like(h)).mul_(gv) if hard else gv
     if spikes or not detach_reset:
         gs = g if detach_reset else (g if spikes else 0) - gv * (h if hard else v_th)
         gh = torch.addcmul(gh, gs.to(h.dtype), surrogate(h - v_th))
@@ -60,13 +65,15 @@ def _torch_backward(
     gx, rest = torch.empty(x.shape, dtype=x.dtype, device=x.device), torch.zeros(x.shape[1], dtype=decay.dtype, device=x.device)
     gv = rest.clone() if g_last is None else g_last.clone()
     g_decay = rest.clone() if need_decay else None
-    for piece in _pieces(x):
-        d, start = decay if decay.numel() == 1 else decay[piece], (rest if v0 is None else v0)[piece]
-        h, _ = _membranes(x[:, piece], d, start, v_th, hard)
+    pieces = _pieces(x)
+    scratch = _scratch(x, pieces, decay.dtype)
+    for piece in pieces:
+        d, start, h = decay if decay.numel() == 1 else decay[piece], (rest if v0 is None else v0)[piece], scratch[:, : piece.stop - piece.start]
+        _membranes(x[:, piece], d, start, v_th, hard, h)
         for t in reversed(range(len(h))):
             gh = _adjoint(h[t], g[t, piece], gv[piece], v_th, hard, spikes, detach_reset, surrogate)
             if need_decay:
-                g_decay[piece].addcmul_(gh, _after(h[t - 1], v_th, hard) if t else start)
+                g_decay[piece].addcmul_(gh, _after(h[t - 1], v_th, hard, torch.empty_like(gh)) if t else start)
             torch.mul(gh, d, out=gv[piece])
             gx[t, piece] = gh
     return gx, g_decay, gv if v0 is not None else None

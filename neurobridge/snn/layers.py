@@ -51,7 +51,7 @@ def conv_norm(
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     return nn.Sequential(conv, tdbn(channels_out, v_th, alpha))
 
-# %% ../../nbs/snn/03_layers.ipynb #x
+# %% ../../nbs/snn/03_layers.ipynb #a0b2ca09
 def fire(
     x: Float[Tensor, "T N C H W"],  # spikes or currents
     layer: nn.Sequential,  # a convolution and its norm, from `conv_norm`

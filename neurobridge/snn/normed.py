@@ -345,6 +345,8 @@ def _explain(x, added, weight, bias, mean, var, eps) -> ValueError:
 
 # %% ../../nbs/snn/16_normed.ipynb #cell-026
 def _backward(ctx, g):
+    if torch.is_grad_enabled():  # create_graph=True
+        raise RuntimeError("norm_lif: this way has no gradient of a gradient; use LIF(backend='reference')")
     x, added, weight, bias, decay, mean, var = ctx.saved_tensors
     (eps, batch, law), order = ctx.settings, memory_order(x)
     need_x, need_added, need_weight, need_bias, need_decay, *rest = ctx.needs_input_grad
@@ -362,7 +364,7 @@ def _backward(ctx, g):
 
 
 class _Node(torch.autograd.Function):
-    forward, backward = staticmethod(_forward), staticmethod(torch.autograd.function.once_differentiable(_backward))
+    forward, backward = staticmethod(_forward), staticmethod(_backward)
 
 # %% ../../nbs/snn/16_normed.ipynb #cell-029
 def watched(
