@@ -16,6 +16,7 @@ Each allocator has a process of its own; "tuned" is `neurobridge.snn.fused.tune_
 
 import argparse
 import copy
+import importlib.util
 import json
 import os
 import platform
@@ -238,7 +239,7 @@ def main():
         return
     model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), platform.processor())
     comments = [f"{model}, {args.threads} threads, {platform.system()} {platform.release()}, load {os.getloadavg()[0]:.1f} at the start",
-                ", ".join(f"{p} {version(p)}" for p in ("torch", "spikingjelly"))]
+                f"torch {version('torch')}, spikingjelly {version('spikingjelly') if importlib.util.find_spec('spikingjelly') else 'absent'}"]
     rows = []
     for tuned in (True, False):
         job = {"tuned": tuned, "rounds": args.rounds, "seeds": args.seeds, "epochs": args.epochs, "threads": args.threads}

@@ -62,11 +62,11 @@ def test_learned_decay_and_every_way_of_calling():
 
 
 def test_nothing_is_touched_in_training():
-    "Answer, gradients, running statistics and random stream are those of an unwatched run."
+    "Answer and random stream are those of an unwatched run; gradients and running statistics to the rounding of another order of sums."
     def run(watched):
         torch.manual_seed(0)
-        net = spiking_resnet18(width=4, in_channels=1, classes=3, T=3, small_images=True)
-        x = torch.randn(4, 1, 8, 8)
+        net = spiking_resnet18(width=4, in_channels=1, classes=3, T=3, small_images=True).double()
+        x = torch.randn(4, 1, 8, 8, dtype=torch.float64)
         if watched:
             with monitor(net, membranes=True) as seen:
                 answer = net(x)
@@ -76,8 +76,8 @@ def test_nothing_is_touched_in_training():
         answer.square().sum().backward()
         return [answer, torch.rand(3), *(p.grad for p in net.parameters()), *net.state_dict().values()]
 
-    for a, b in zip(run(True), run(False), strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    for k, (a, b) in enumerate(zip(run(True), run(False), strict=True)):
+        torch.testing.assert_close(a, b, rtol=0 if k < 2 else 1e-10, atol=0 if k < 2 else 1e-12)
 
 
 def test_records_do_not_change_when_the_output_is_changed_in_place():

@@ -273,4 +273,4 @@ def test_recomputation_saves_memory():
     short, long = ([peak(T, run) for run in ways] for T in (16, 32))
     plain, blocks, stretches = (b - a for a, b in zip(short, long, strict=True))
     assert blocks < 0.6 * plain and stretches < 0.3 * plain
-    assert long[1] < 0.7 * long[0] and long[2] < 0.5 * long[0]
+    assert long[1] < 0.8 * long[0] and long[2] < 0.7 * long[0]

@@ -254,7 +254,7 @@ int backward(const STORE *x, ptrdiff_t x_step, const STORE *g, ptrdiff_t g_step,
 }
 """
 
-# %% ../../nbs/snn/14_fused.ipynb #cell-027
+# %% ../../nbs/snn/14_fused.ipynb #x
 class Law(ctypes.Structure):
     _fields_ = [(name, ctypes.c_double) for name in ("threshold", "a", "b")] + [(name, ctypes.c_int) for name in ("hard", "spikes", "detach", "kind")]
 
@@ -277,7 +277,7 @@ _TYPES = {  # dtype: type of the arithmetic, type in memory
 _FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
 _EXTRAS = (("-march=native", "-fopenmp"), ("-mcpu=native", "-fopenmp"), ("-fopenmp",), ())  # the first set that compiles wins
 
-
+# %% ../../nbs/snn/14_fused.ipynb #2d26a727
 def cache_folder() -> Path:
     "Tell where compiled kernels are kept: `$NEUROBRIDGE_CACHE`, else `neurobridge` in the user's cache folder."
     chosen = os.environ.get("NEUROBRIDGE_CACHE")
@@ -382,11 +382,17 @@ def fused_available(
         _warn_once(library)
     return not isinstance(library, str)
 
-# %% ../../nbs/snn/14_fused.ipynb #cell-035
+# %% ../../nbs/snn/14_fused.ipynb #c12781e8
 _KINDS = ("rectangle", "triangle", "atan", "sigmoid", "gaussian")
 
 
-def law_of(v_th: float, hard: bool, spikes: bool, detach_reset: bool = True, surrogate: Surrogate | None = None) -> Law:
+def law_of(
+    v_th: float,  # threshold, in units of the membrane
+    hard: bool,  # reset to zero instead of by subtraction
+    spikes: bool,  # emit spikes instead of membranes
+    detach_reset: bool = True,  # keep the reset out of the gradient
+    surrogate: Surrogate | None = None,  # pretended derivative of the spike; only the way back needs it
+) -> Law:
     "Pack a neuron's settings for C."
     a, b, kind = (*(*surrogate.constants, 0.0)[:2], _KINDS.index(surrogate.name)) if surrogate else (0.0, 0.0, 0)
     return Law(v_th, a, b, hard, spikes, detach_reset, kind)
@@ -407,7 +413,7 @@ def streams(
     step = out.shape[1] * out.element_size()
     return out.shape[0] * step >= 2**22 and step % 64 == 0 and out.data_ptr() % 64 == 0
 
-
+# %% ../../nbs/snn/14_fused.ipynb #ddc12121
 _LANES = 16  # the most neurons a vector holds
 
 

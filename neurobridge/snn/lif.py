@@ -88,8 +88,26 @@ def _run(x, decay, v_th, reset, surrogate, detach_reset, output, v0, backend, st
         raise not_finite(x, v0)
     return out, v
 
-# %% ../../nbs/snn/02_lif.ipynb #cell-047
-class LIF(nn.Module):
+# %% ../../nbs/snn/02_lif.ipynb #x
+class _Neurons(nn.Module):
+    output: str
+    decay: float
+    decay_logit: nn.Parameter | None
+
+    def share(self) -> float | Tensor:
+        "Give the decay in use, fixed or learned."
+        return self.decay if self.decay_logit is None else torch.sigmoid(self.decay_logit)
+
+    def send(self, out: Tensor) -> Tensor:
+        "Turn what `lif` gives, spikes or membranes, into what the layer sends on."
+        return out if self.output == "spike" else F.leaky_relu(out, 0.2)
+
+    def extra_repr(self) -> str:
+        kind = "learned decay" if self.decay_logit is not None else f"decay={self.decay}"
+        return f"{kind}, v_th={self.settings['v_th']}, reset={self.settings['reset']!r}, output={self.output!r}"
+
+# %% ../../nbs/snn/02_lif.ipynb #x
+class LIF(_Neurons):
     "Hold the settings of `lif` as a layer; input and output are `[T, ...]`, and every call starts from rest."
 
     def __init__(
@@ -123,15 +141,3 @@ class LIF(nn.Module):
         kind = "spike" if self.output == "spike" else "membrane"
         out, v = _run(x, self.share(), output=kind, v0=v0, state=return_state, **self.settings)
         return (self.send(out), v) if return_state else self.send(out)
-
-    def share(self) -> float | Tensor:
-        "Give the decay in use, fixed or learned."
-        return self.decay if self.decay_logit is None else torch.sigmoid(self.decay_logit)
-
-    def send(self, out: Tensor) -> Tensor:
-        "Turn what `lif` gives, spikes or membranes, into what the layer sends on."
-        return out if self.output == "spike" else F.leaky_relu(out, 0.2)
-
-    def extra_repr(self) -> str:
-        kind = "learned decay" if self.decay_logit is not None else f"decay={self.decay}"
-        return f"{kind}, v_th={self.settings['v_th']}, reset={self.settings['reset']!r}, output={self.output!r}"
