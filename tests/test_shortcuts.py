@@ -214,14 +214,14 @@ def test_recomputed_blocks_can_be_differentiated_twice_over():
 def test_stretches_of_any_length_change_nothing(kind, T, steps, detach, reset, output):
     torch.manual_seed(T)
     neuron = partial(LIF, decay=0.8, learn_decay=True, detach_reset=detach, reset=reset, output=output)
-    plain = small(neuron, T=T, shortcut=kind)
-    x = torch.rand(2, 1, 8, 8)
+    plain = small(neuron, T=T, shortcut=kind).double()
+    x = torch.rand(2, 1, 8, 8, dtype=torch.float64)
     plain(x)
     plain.eval()
     saving = copy.deepcopy(plain)
     saving.run = partial(recompute_steps, steps=steps)
     for a, b in zip(outcome(plain, x), outcome(saving, x), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
 def test_stretches_refuse_batch_norm_in_training_by_name():

@@ -45,7 +45,7 @@ def _neuron_to_nir(layer: LIF, shape: tuple[int, ...], dt: float) -> "nir.LIF | 
         raise ValueError("sends on its membrane (output='analogue'); NIR's neurons send spikes only")
     if layer.settings["reset"] != "hard":
         raise ValueError("resets by subtraction (reset='soft'); NIR knows the hard reset only")
-    decay = float(torch.as_tensor(layer.share()).detach())
+    decay = layer.share() if layer.decay_logit is None else layer.share().item()
     full = {key: np.full(shape, value) for key, value in (("v_threshold", float(layer.settings["v_th"])), ("v_reset", 0.0))}
     if decay == 1:
         return _nir().IF(r=np.full(shape, 1 / dt), **full)

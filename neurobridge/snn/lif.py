@@ -106,7 +106,7 @@ class _Neurons(nn.Module):
         kind = "learned decay" if self.decay_logit is not None else f"decay={self.decay}"
         return f"{kind}, v_th={self.settings['v_th']}, reset={self.settings['reset']!r}, output={self.output!r}"
 
-# %% ../../nbs/snn/02_lif.ipynb #x
+# %% ../../nbs/snn/02_lif.ipynb #f14877a2
 class LIF(_Neurons):
     "Hold the settings of `lif` as a layer; input and output are `[T, ...]`, and every call starts from rest."
 
