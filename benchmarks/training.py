@@ -120,7 +120,7 @@ def networks(without_neurons=False):
 
 def rounds_of(runs, rounds):
     times = {name: [] for name in runs}
-    for name, run in runs.items():
+    for run in runs.values():
         run(), run()
     shuffle = random.Random(0)
     for _ in range(rounds):
