@@ -422,7 +422,7 @@ def test_the_recorded_batch_is_whole():
     finished = table.loc[table.groupby(["arm", "seed"]).epoch.idxmax()].set_index(["arm", "seed"])
     for (arm, seed), line in paths.groupby(["arm", "seed"]):
         for kind, path in line.groupby("read_as"):
-            assert barrier(path) == pytest.approx(finished.loc[(arm, seed), f"barrier_{kind}"])
+            assert barrier(path) == pytest.approx(finished.loc[(arm, seed), f"barrier_{kind}"], abs=1e-5)
     for arm, pair in kernels.groupby("arm"):
         a, b = (torch.tensor(one.filter(regex=r"^w\d").to_numpy()).view(-1, 1, 3, 3) for _, one in pair.groupby("network"))
-        assert kernel_distance(a, b).cost == pytest.approx(finished.loc[(arm, table.seed.min()), "matched"], rel=1e-5)
+        assert kernel_distance(a, b).cost == pytest.approx(finished.loc[(arm, table.seed.min()), "matched"], abs=1e-4)
