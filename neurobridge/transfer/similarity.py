@@ -124,7 +124,7 @@ class KernelMatch:
 
     @property
     def total(self) -> float:
-        "Summed cost of the pairs, as the paper's code prints it."
+        "Summed cost of the pairs, as the authors' code prints it."
         return self.costs[torch.arange(len(self.pairing)), self.pairing].sum().item()
 
     @property
