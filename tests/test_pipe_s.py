@@ -1,19 +1,41 @@
 """pipe-S: the published ramp and its gradient, a copy that shares nothing, epochs that find their ramp after a resume, and digits from end to end."""
 
 import copy
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import nn
 
-from neurobridge.core.train import evaluate, fit, milestones
+from neurobridge.core.train import evaluate, fit, load_checkpoint, milestones, seed_everything
 from neurobridge.data.images import load_images
 from neurobridge.snn.lif import LIF, lif
 from neurobridge.snn.nets import spiking_convnet, spiking_resnet18
-from neurobridge.transfer.pipe_s import ACTIVATIONS, SharpenedReLU, bridge, finetune, pretrain, sharpen, sharpened_relu, sharpening
+from neurobridge.transfer.pipe_s import (
+    ACTIVATIONS,
+    PRESETS,
+    Preset,
+    SharpenedReLU,
+    bridge,
+    finetune,
+    pipe_s,
+    pretrain,
+    sharpen,
+    sharpened_relu,
+    sharpening,
+    stage_settings,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread", "same_numbers")
 
@@ -299,3 +321,122 @@ def test_digits_from_end_to_end(digits, neuron):
         assert copied > 0.6
     assert tuned > 0.8 and tuned > copied - 0.05 and tuned > control and len(after.rows) == 2
     assert evaluate(ann, test)["accuracy"] == source
+
+
+# Presets
+
+SGD = partial(torch.optim.SGD, momentum=0.9)
+SHORT = Preset(partial(spiking_convnet, width=3), T=2, pretraining=dict(epochs=2, lr=0.05), finetuning=dict(epochs=3, lr=0.02), optimizer=SGD, batch_size=12, hand_over=True)
+DATA = [(torch.rand(n, 1, 16, 16, generator=torch.Generator().manual_seed(n)), torch.arange(n) % 10) for n in (24, 8)]
+run = partial(pipe_s, SHORT, *DATA, in_channels=1, classes=10, device="cpu")
+
+
+@pytest.mark.parametrize("name, convolutions", [("imagenet-resnet18", 17), ("imagenet-resnet34", 33)])
+def test_the_papers_recipe(name, convolutions):
+    preset = PRESETS[name]
+    with torch.device("meta"):
+        net = preset.network(SharpenedReLU, T=1, in_channels=3, classes=1000)
+    assert sum(isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1) for m in net.modules()) == convolutions
+    norms = [m for m in preset.network(SharpenedReLU, T=1, in_channels=3, classes=10, width=2).modules() if isinstance(m, nn.BatchNorm2d)]
+    assert all((m.weight == 0.5).all() and (m.bias == 0).all() for m in norms)
+    first, second = (stage_settings(preset, stage, 192, 8) for stage in (preset.pretraining, preset.finetuning))
+    assert first["lr"] == pytest.approx(0.6) == second["lr"] and (first["epochs"], first["schedule"], preset.T, first["seed"]) == (100, "constant", 6, 445)
+    optimizer = first["optimizer"](net.parameters(), lr=0.1)
+    assert isinstance(optimizer, torch.optim.SGD) and (optimizer.defaults["momentum"], optimizer.defaults["weight_decay"]) == (0.9, 0)
+    one = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    published = torch.optim.lr_scheduler.MultiStepLR(one, [2, 4, 6, 8], gamma=0.3)
+    for epoch in range(second["epochs"]):
+        assert second["schedule"](epoch / second["epochs"]) == pytest.approx(one.param_groups[0]["lr"])
+        one.step()
+        published.step()
+
+
+@given(st.sampled_from(sorted(PRESETS)), st.integers(1, 512), st.integers(1, 64))
+def test_the_rate_follows_the_images_a_step(name, batch_size, processes):
+    preset = PRESETS[name]
+    found = stage_settings(preset, preset.finetuning, batch_size, processes)
+    expected = preset.finetuning["lr"] * (batch_size * processes / 256 if name.startswith("imagenet") else 1)
+    assert found["lr"] == pytest.approx(expected) and found["batch_size"] == batch_size and set(preset.finetuning) <= set(found)
+    if preset.batch_size % processes == 0:
+        shared = stage_settings(preset, preset.finetuning, processes=processes)
+        assert shared["batch_size"] * processes == preset.batch_size and shared["lr"] == pytest.approx(preset.finetuning["lr"])
+
+
+def test_processes_are_counted_where_a_launcher_says_so(monkeypatch):
+    preset = PRESETS["imagenet-resnet18"]
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert stage_settings(preset, preset.pretraining)["batch_size"] == 64 and stage_settings(preset, preset.pretraining, 128)["lr"] == pytest.approx(0.2)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match="256 images a step cannot be shared by 3 processes; give batch_size"):
+        stage_settings(preset, preset.pretraining)
+
+
+def by_hand(hand_over):
+    seed_everything(0)
+    ann = spiking_convnet(SharpenedReLU, T=1, width=3)
+    given = dict(batch_size=12, device="cpu", optimizer=SGD)
+    before = pretrain(ann, *DATA, epochs=2, lr=0.05, **given)
+    snn = bridge(ann, 2)
+    finetune(snn, *DATA, epochs=3, lr=0.02, optimizer_state=before.optimizer_state if hand_over else None, **given)
+    return state(ann), state(snn)
+
+
+@pytest.mark.parametrize("hand_over", [True, False])
+def test_a_recipe_is_its_four_calls(hand_over):
+    ann, snn, before, after = pipe_s(replace(SHORT, hand_over=hand_over), *DATA, **run.keywords)
+    mine, other = by_hand(hand_over), by_hand(not hand_over)
+    assert equal(state(ann), mine[0]) and equal(state(snn), mine[1]) and equal(mine[0], other[0]) and not equal(mine[1], other[1])
+    assert (len(before.rows), len(after.rows), snn.T) == (2, 3, 2)
+
+
+@pytest.mark.parametrize("batch", range(1, 11))
+def test_a_recipe_broken_off_anywhere_ends_the_same(tmp_path, batch):
+    batches = iter(range(1, 100))
+
+    def power_cut(x):
+        if next(batches) == batch:
+            raise KeyboardInterrupt
+        return x
+
+    ann, snn, before, after = run()
+    with pytest.raises(KeyboardInterrupt):
+        run(folder=tmp_path / "new" / "folder", augment=power_cut)
+    for _ in range(2):  # the second time everything is there
+        ann2, snn2, before2, after2 = run(folder=tmp_path / "new" / "folder")
+        assert equal(state(ann), state(ann2)) and equal(state(snn), state(snn2))
+        for mine, theirs in ((before, before2), (after, after2)):
+            assert [r["train_loss"] for r in mine.rows] == [r["train_loss"] for r in theirs.rows]
+            for name, held in mine.optimizer_state["state"].items():
+                assert held["momentum_buffer"].equal(theirs.optimizer_state["state"][name]["momentum_buffer"])
+
+
+def test_a_training_with_handed_momentum_is_not_continued_without(tmp_path):
+    run(folder=tmp_path)
+    with pytest.raises(ValueError, match=r"snn.pt belongs to a training with carried = True, this one has False"):
+        pipe_s(replace(SHORT, hand_over=False), *DATA, **run.keywords, folder=tmp_path)
+
+
+@pytest.mark.skipif(not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="torch has no gloo backend here")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="two processes would want two GPUs")
+def test_the_script_on_the_page_trains_with_two_processes(tmp_path):
+    page = json.loads((Path(__file__).parent.parent / "nbs" / "transfer" / "01_pipe_s.ipynb").read_text(encoding="utf-8"))
+    prose = "\n".join("".join(cell["source"]) for cell in page["cells"] if cell["cell_type"] == "markdown")
+    (script,) = re.findall(r"```python\n(# train_pipe_s.py.*?)```", prose, flags=re.S)
+    assert re.search(r"torchrun --nproc_per_node 8 train_pipe_s.py imagenet-resnet18 imagenet 192 8 bf16", prose)
+    draw = np.random.default_rng(0)
+    for part in ("train", "val"):
+        for i in range(8):
+            (folder := tmp_path / "data" / "few" / part / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(draw.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / f"{i}.jpg")
+    brief = "from dataclasses import replace\nfrom functools import partial\nsmall = PRESETS['imagenet-resnet18']\n" \
+        "PRESETS['tiny'] = replace(small, network=partial(small.network, width=2), T=2, pretraining=small.pretraining | {'epochs': 2}, finetuning=small.finetuning | {'epochs': 1})\n\n"
+    (tmp_path / "train_pipe_s.py").write_text(script.replace("def main", brief + "def main", 1))
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "MASTER_"))} | {"OMP_NUM_THREADS": "1", "NEUROBRIDGE_DATA": str(tmp_path / "data")}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "train_pipe_s.py", "tiny", "few", "2", "0"]
+    ended = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert ended.stdout.count("SNN {") == 1
+    for name, epochs in (("ann", 2), ("snn", 1)):
+        kept = load_checkpoint(tmp_path / "runs" / "tiny" / f"{name}.pt")
+        assert len(kept["rows"]) == epochs and kept["settings"]["processes"] == 2 and kept["settings"]["lr"] == pytest.approx(0.1 * 4 / 256)
+        assert kept["settings"]["carried"] == (name == "snn")

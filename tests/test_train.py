@@ -683,6 +683,86 @@ def test_progress_is_the_callers_choice(monkeypatch):
     assert page._show_progress(None) and not page._show_progress(False)
 
 
+# What an optimiser gathered, handed on
+
+
+def bare():
+    torch.manual_seed(5)
+    return nn.Sequential(nn.Flatten(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
+
+
+def batchwise(net, epochs, **given):
+    x = torch.randn(16, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return fit(net.double(), (x, torch.arange(16) % 3), **{"epochs": epochs, "lr": 0.05, "batch_size": 16, "schedule": "constant", "device": "cpu", **given})
+
+
+@pytest.mark.parametrize("optimizer", [partial(torch.optim.SGD, momentum=0.9), torch.optim.Adam, partial(torch.optim.AdamW, amsgrad=True)])
+def test_two_trainings_with_a_hand_over_are_one(optimizer):
+    one, two, without = bare(), bare(), bare()
+    batchwise(one, 7, optimizer=optimizer)
+    first = batchwise(two, 4, optimizer=optimizer)
+    kept = {name: {k: torch.as_tensor(v).clone() for k, v in held.items()} for name, held in first.optimizer_state["state"].items()}
+    batchwise(two, 3, optimizer=optimizer, optimizer_state=first.optimizer_state)
+    for epochs in (4, 3):
+        batchwise(without, epochs, optimizer=optimizer)
+    for a, b, c in zip(one.parameters(), two.parameters(), without.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+        assert (a - c).abs().max() > 1e-4
+    for name, held in first.optimizer_state["state"].items():  # the second training has not written into it
+        assert set(kept) == set(dict(two.named_parameters())) and all(torch.as_tensor(v).equal(kept[name][k]) for k, v in held.items())
+
+
+def test_the_state_kept_is_that_of_the_epoch_kept():
+    data, net = (points(64), points(32, seed=1)), network()
+    history = fit(net, *data, epochs=6, lr=0.3, batch_size=16, device="cpu", optimizer=partial(torch.optim.SGD, momentum=0.9), schedule="constant")
+    assert 0 < history.best_epoch < 6
+    seen, again = {}, network()
+
+    def look(epoch, epochs):
+        if epoch == history.best_epoch + 1:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        fit(again, *data, epochs=6, lr=0.3, batch_size=16, device="cpu", optimizer=seen_by(seen), schedule="constant", on_epoch=look)
+    held = history.optimizer_state["state"]
+    for name, p in again.named_parameters():
+        assert held[name]["momentum_buffer"].equal(seen["made"].state[p]["momentum_buffer"])
+
+
+def seen_by(seen):
+    def make(parameters, lr):
+        seen["made"] = torch.optim.SGD(parameters, lr=lr, momentum=0.9)
+        return seen["made"]
+    return make
+
+
+def test_only_what_was_gathered_is_handed_on_not_the_settings():
+    first, made = batchwise(bare(), 1, optimizer=partial(torch.optim.SGD, momentum=0.9, weight_decay=0.1)), {}
+    batchwise(bare(), 1, optimizer=seen_by(made), optimizer_state=first.optimizer_state, lr=0.01)
+    (group,) = made["made"].param_groups
+    assert (group["lr"], group["weight_decay"], group["momentum"]) == (0.01, 0, 0.9)
+
+
+def test_new_parameters_begin_empty():
+    first, wider = batchwise(bare(), 1, optimizer=torch.optim.Adam), bare()
+    wider.append(nn.Linear(3, 3))
+    steps = {n: h["step"].item() for n, h in batchwise(wider, 1, optimizer=torch.optim.Adam, optimizer_state=first.optimizer_state).optimizer_state["state"].items()}
+    assert steps == {"1.weight": 2, "1.bias": 2, "3.weight": 2, "3.bias": 2, "4.weight": 1, "4.bias": 1}
+
+
+def test_a_state_that_does_not_fit_is_refused():
+    held = batchwise(bare(), 1, optimizer=torch.optim.Adam).optimizer_state
+    with pytest.raises(ValueError, match="comes from Adam, this training uses SGD"):
+        batchwise(bare(), 1, optimizer=torch.optim.SGD, optimizer_state=held)
+    with pytest.raises(ValueError, match=r"holds \['state', 'param_groups'\]; expected what `fit` returned"):
+        batchwise(bare(), 1, optimizer_state=torch.optim.Adam(bare().parameters()).state_dict())
+    other, fewer = nn.Sequential(nn.Flatten(), nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)), nn.Sequential(nn.Flatten(), nn.Linear(5, 4))
+    with pytest.raises(ValueError, match=r"'1.weight' with shape \[\(4, 5\)\], which has shape \(7, 5\)"):
+        batchwise(other, 1, optimizer_state=held)
+    with pytest.raises(ValueError, match=r"'3.weight' with shape \[\(3, 4\)\], which does not exist"):
+        batchwise(fewer, 1, optimizer_state=held)
+
+
 # Two processes
 
 needs_gloo = pytest.mark.skipif(not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="torch has no gloo backend here")

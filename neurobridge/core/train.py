@@ -213,6 +213,7 @@ class History:
 
     rows: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0  # 1 is the first; 0 means nothing was trained
+    optimizer_state: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # as it stood behind that epoch; for another `fit`
 
     def frame(self) -> pd.DataFrame:
         "Give the rows as a table: epoch, train and validation loss and accuracy, lr, seconds, core_seconds."
@@ -266,7 +267,7 @@ def _resume(path: Path | None, settings: dict[str, Any]) -> dict[str, Any] | Non
     if path is None or not path.exists():
         return None
     state = load_checkpoint(path)
-    if not {"settings", "rows", "best_state", "optimizer"} <= set(state):
+    if not {"settings", "rows", "best_state", "best_optimizer", "optimizer"} <= set(state):
         raise ValueError(f"{path} is a checkpoint, but not one of fit (it holds {', '.join(map(str, list(state)[:4]))}); give another path")
     for name, value in settings.items():
         if state["settings"].get(name) != value:
@@ -296,6 +297,7 @@ class _Progress:
     rows: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     best_state: dict[str, Tensor] = field(default_factory=dict)
+    best_optimizer: dict[str, Any] = field(default_factory=dict)
 
 
 def _begin(model, train, valid, batch_size, optimizer, lr, seed, device, mixed_precision, workers, **settings) -> _Progress:
@@ -319,13 +321,13 @@ def _take_up(run: _Progress, state: dict[str, Any] | None) -> None:
         run.optimizer.load_state_dict(state["optimizer"])
         if run.accelerator.scaler:
             run.accelerator.scaler.load_state_dict(state["scaler"])
-        run.rows, run.best_epoch, run.best_state = state["rows"], state["best_epoch"], state["best_state"]
+        run.rows, run.best_epoch, run.best_state, run.best_optimizer = (state[name] for name in ("rows", "best_epoch", "best_state", "best_optimizer"))
 
 
 def _save(run: _Progress, path: Path | None) -> None:
     if path and run.accelerator.is_main_process:
         model = _copy_state(run.accelerator.unwrap_model(run.model))
-        kept = dict(settings=run.settings, rows=run.rows, best_epoch=run.best_epoch, best_state=run.best_state)
+        kept = {name: getattr(run, name) for name in ("settings", "rows", "best_epoch", "best_state", "best_optimizer")}
         kept["scaler"] = run.accelerator.scaler and run.accelerator.scaler.state_dict()  # of fp16 training only
         save_checkpoint(path, kept | dict(model=model, optimizer=run.optimizer.state_dict()))
     run.accelerator.wait_for_everyone()
@@ -339,6 +341,34 @@ def _share_buffers(run: _Progress) -> None:
 
 def _score(row: dict[str, float]) -> float:
     return row.get("valid_accuracy", row["epoch"])  # without validation data the last epoch is kept
+
+# %% ../../nbs/core/03_train.ipynb #3bdd2c2d
+def _copied(held: dict[str, Any]) -> dict[str, Any]:
+    return {k: v.detach().cpu().clone() if torch.is_tensor(v) else v for k, v in held.items()}
+
+
+def _accumulated(model: nn.Module, optimizer: Any) -> dict[str, Any]:
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    state = {names[parameter]: _copied(held) for parameter, held in optimizer.state.items()}
+    return {"optimizer": type(getattr(optimizer, "optimizer", optimizer)).__name__, "state": state}
+
+
+def _carry_over(run: _Progress, carried: dict[str, Any] | None) -> None:
+    if carried is None:
+        return
+    if set(carried) != {"optimizer", "state"}:
+        raise ValueError(f"optimizer_state holds {list(carried)[:4]}; expected what `fit` returned before, history.optimizer_state")
+    own, parameters = type(run.optimizer.optimizer).__name__, dict(run.accelerator.unwrap_model(run.model).named_parameters())
+    if carried["optimizer"] != own:
+        raise ValueError(f"optimizer_state comes from {carried['optimizer']}, this training uses {own}; train both with one optimiser, or leave it out")
+    for name, held in carried["state"].items():
+        shapes = {tuple(v.shape) for v in held.values() if torch.is_tensor(v) and v.ndim}
+        if name not in parameters or shapes - {tuple(parameters[name].shape)}:
+            has = f"has shape {tuple(parameters[name].shape)}" if name in parameters else "does not exist"
+            raise ValueError(f"optimizer_state holds {name!r} with shape {sorted(shapes)}, which {has} in this network; carry it only into a copy of the network it comes from")
+    order = [parameter for group in run.optimizer.param_groups for parameter in group["params"]]
+    state = {i: _copied(carried["state"][name]) for name, p in parameters.items() if name in carried["state"] for i, q in enumerate(order) if p is q}
+    run.optimizer.load_state_dict({"state": state, "param_groups": run.optimizer.state_dict()["param_groups"]})
 
 # %% ../../nbs/core/03_train.ipynb #cell-049
 def _next_epoch(run: _Progress, epochs: int, lr: float, schedule: Schedule, loss: Callable, augment: Callable | None, seed: int, advance: Callable[[float], None]) -> None:
@@ -362,7 +392,8 @@ def _next_epoch(run: _Progress, epochs: int, lr: float, schedule: Schedule, loss
         row |= {f"valid_{name}": value for name, value in found.items()}
     run.rows.append(row)
     if run.best_epoch == 0 or _score(row) > _score(run.rows[run.best_epoch - 1]):
-        run.best_epoch, run.best_state = done + 1, _copy_state(run.accelerator.unwrap_model(run.model))
+        net = run.accelerator.unwrap_model(run.model)
+        run.best_epoch, run.best_state, run.best_optimizer = done + 1, _copy_state(net), _accumulated(net, run.optimizer)
 
 # %% ../../nbs/core/03_train.ipynb #cell-051
 @contextmanager
@@ -411,6 +442,7 @@ def fit(
     loss: Callable = F.cross_entropy,  # called as loss(logits, y); with reduction="none" on `valid`
     augment: Callable[[Tensor], Tensor] | None = None,  # applied to each training batch
     on_epoch: Callable[[int, int], None] | None = None,  # called as on_epoch(epoch, epochs) before each; 1 is the first
+    optimizer_state: dict[str, Any] | None = None,  # an earlier `History.optimizer_state` to start from: its momentum, not its rate
     patience: int | None = None,  # stop after so many epochs without a better validation accuracy
     seed: int = 0,  # of batches, augmentation and dropout; the initial weights are the caller's
     device: str = "auto",  # "auto", "cpu" or "cuda"
@@ -421,11 +453,12 @@ def fit(
 ) -> History:
     """Train `model`, leave it with the weights of the epoch that was best on `valid`, and return what was measured.
 
-    Raises `ValueError` for a checkpoint of another training, `FloatingPointError` if the loss is no longer finite.
+    Raises `ValueError` for a checkpoint of another training or the state of another optimiser, `FloatingPointError` if the loss is no longer finite.
     """
     schedule, path = _check_fit(epochs, lr, batch_size, schedule, patience), Path(checkpoint) if checkpoint else None
     epochs, lr, batch_size = int(epochs), float(lr), int(batch_size)
-    run = _begin(model, train, valid, batch_size, optimizer, lr, seed, device, mixed_precision, workers, epochs=epochs, schedule=_course(schedule))
+    run = _begin(model, train, valid, batch_size, optimizer, lr, seed, device, mixed_precision, workers, epochs=epochs, schedule=_course(schedule), carried=optimizer_state is not None)
+    _carry_over(run, optimizer_state)
     _take_up(run, _resume(path, run.settings))
     with _own_randomness(), _unwrapped(run), _bar(_show_progress(progress) and run.accelerator.is_main_process, epochs) as advance:
         while len(run.rows) < epochs and not _stale(run, patience):
@@ -434,7 +467,7 @@ def fit(
             _next_epoch(run, epochs, lr, schedule, loss, augment, seed, advance)
             _save(run, path)
     model.load_state_dict(run.best_state)
-    return History(run.rows, run.best_epoch)
+    return History(run.rows, run.best_epoch, run.best_optimizer)
 
 # %% ../../nbs/core/03_train.ipynb #cell-054
 def _check_fit(epochs: int, lr: float, batch_size: int, schedule: str | Schedule, patience: int | None) -> Schedule:
