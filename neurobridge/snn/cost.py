@@ -37,23 +37,34 @@ def crossed(
 READOUTS = (RateReadout, MembraneReadout)
 
 
-def _is_binary(x: Tensor) -> bool:
-    return bool(((x == 0) | (x == 1)).all())
+def _fired(x: Tensor, worths: set[float]) -> Tensor | None:  # where there are spikes; None if these are no spikes
+    worth = x.amax().item()
+    return x > 0 if worth in worths and bool(((x == 0) | (x == worth)).all()) else None
 
 
-def _synapse_row(layer: nn.Module, x: Tensor, out: Tensor) -> dict[str, float]:
+def _worths(model: nn.Module) -> set[float]:  # what a spike can be worth: 1, or a converted neuron's threshold
+    thetas = [module.theta for module in model.modules() if getattr(module, "fires", False)]
+    return {0.0, 1.0} | {theta.item() for theta in thetas if theta.numel() == 1}
+
+
+def _synapse_row(layer: nn.Module, x: Tensor, out: Tensor, worths: set[float]) -> dict[str, float]:
     readout = isinstance(layer, READOUTS)
     layer, x = (layer.linear, x[0]) if readout else (layer, x)
     x = x.reshape(-1, *x.shape[-1 if isinstance(layer, nn.Linear) else -3 :])
     fan_in = layer.weight[0].numel()
-    if not readout and _is_binary(x):
-        return {"spikes_in": x.double().sum().item(), "AC": crossed(layer, x), "average": x.double().mean().item() * out.numel() * fan_in}
+    if not readout and (fired := _fired(x, worths)) is not None:
+        return {"spikes_in": fired.sum().item(), "AC": crossed(layer, fired), "average": fired.double().mean().item() * out.numel() * fan_in}
     return {"MAC": crossed(layer, torch.ones_like(x[:1])) * len(x), "average": out.numel() * fan_in}
 
 
-def _neuron_row(out: Tensor | tuple) -> dict[str, float]:
+def _neuron_row(out: Tensor | tuple, worths: set[float]) -> dict[str, float]:
     out = out[0] if isinstance(out, tuple) else out
-    return {"spikes_out": out.double().sum().item() if _is_binary(out) else 0.0, "updates": out.numel()}
+    fired = _fired(out, worths)
+    return {"spikes_out": 0.0 if fired is None else fired.sum().item(), "updates": out.numel()}
+
+
+def _fires(module: nn.Module) -> bool:  # LIF is known; others say so by `fires = True`, and by `theta` what a spike is worth
+    return isinstance(module, LIF) or getattr(module, "fires", False)
 
 # %% ../../nbs/snn/11_cost.ipynb #150f9ada
 SYNAPSES = (nn.Conv2d, nn.Linear, *READOUTS)
@@ -63,7 +74,7 @@ FREE = (nn.BatchNorm1d, nn.BatchNorm2d, LIF)
 def _countable(model: nn.Module) -> dict[str, nn.Module]:
     found, inside = {}, set()
     for name, module in model.named_modules():
-        if isinstance(module, (*SYNAPSES, LIF)) and module not in inside:
+        if (isinstance(module, SYNAPSES) or _fires(module)) and module not in inside:
             found[name] = module
             inside.update(module.modules())
         elif module not in inside and not isinstance(module, FREE) and any(p is not None for p in module._parameters.values()):
@@ -73,11 +84,11 @@ def _countable(model: nn.Module) -> dict[str, nn.Module]:
 
 def _run(model: nn.Module, batch: Tensor) -> tuple[dict[str, dict], Tensor]:
     layers = _countable(model)
-    rows = {name: defaultdict(float) for name in layers}
+    rows, worths = {name: defaultdict(float) for name in layers}, _worths(model)
 
     def hook(name: str):
         def after(layer: nn.Module, args: tuple, out: Tensor) -> None:
-            for key, value in (_neuron_row(out) if isinstance(layer, LIF) else _synapse_row(layer, args[0], out)).items():
+            for key, value in (_neuron_row(out, worths) if _fires(layer) else _synapse_row(layer, args[0], out, worths)).items():
                 rows[name][key] += value
         return after
 

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from ..core.train import evaluating
 from ..snn.lif import lif
@@ -23,6 +23,8 @@ from ..snn.surrogate import Surrogate, rectangle
 # %% ../../nbs/transfer/02_convert.ipynb #cell-007
 class IF(nn.Module):
     "Integrate and fire: no leak, soft reset, spikes worth `theta`; `[T, N, ...]` to the same."
+
+    fires = True  # a layer of neurons, for `snn.cost`
 
     def __init__(
         self,
@@ -72,19 +74,22 @@ class ConvertError(ValueError):
 
 
 _MAX_POOLS = (nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
+_INPUT_NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
 
 
 def _check(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, _MAX_POOLS):
             raise ConvertError(f"convert: {name!r} is a {type(module).__name__}, and the largest spike train is not the largest rate; put nn.AvgPool2d in its place and train the model with it")
-        if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is None:
+        if isinstance(module, _INPUT_NORMS):
+            raise ConvertError(f"convert: {name!r} is a {type(module).__name__}, which divides by statistics of its input, other ones at every step; use batch norm and train the model with it")
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
             raise ConvertError(f"convert: {name!r} is a {type(module).__name__} without running statistics; build it with track_running_stats=True")
 
 
 def _places(model: nn.Module) -> tuple[fx.Graph | None, list]:  # fx nodes; in a TimeNet, names
     if isinstance(model, TimeNet):
-        return None, [name for name, module in model.named_modules() if isinstance(module, nn.ReLU)]
+        return None, [name for name, module in model.named_modules() if isinstance(module, nn.ReLU | nn.ReLU6)]
     graph, places = relu_places(model)
     for node in graph.nodes:
         if node.op != "call_module" and "max_pool" in str(getattr(node.target, "__name__", node.target)):
@@ -193,8 +198,14 @@ def neurons(
     return [module for module in net.modules() if isinstance(module, IF)]
 
 
-def _balance(net: nn.Module, layers: list[IF], images: Tensor) -> None:  # Spike-Norm: from the first layer on
-    for neuron in layers:
+def _tops(model: nn.Module) -> list[float]:  # where activations end: 6 for ReLU6
+    graph, places = _places(model)
+    parts = [model.get_submodule(place) if graph is None else model.get_submodule(place.target) if place.op == "call_module" else place.target for place in places]
+    return [6.0 if isinstance(part, nn.ReLU6) or part is nn.functional.relu6 else float("inf") for part in parts]
+
+
+def _balance(net: nn.Module, tops: list[float], images: Tensor) -> None:  # Spike-Norm: from the first layer on
+    for neuron, top in zip(neurons(net), tops, strict=True):
         largest = []
         handle = neuron.register_forward_pre_hook(lambda _, x, largest=largest: largest.append(x[0].amax()))
         try:
@@ -202,7 +213,7 @@ def _balance(net: nn.Module, layers: list[IF], images: Tensor) -> None:  # Spike
                 net(images)
         finally:
             handle.remove()
-        neuron.theta.fill_(max(largest).clamp_min(1e-6))
+        neuron.theta.fill_(max(largest).clamp(1e-6, top))
 
 # %% ../../nbs/transfer/02_convert.ipynb #cell-022
 def convert(
@@ -222,12 +233,12 @@ def convert(
     """
     clips = _clips(model)
     kind = threshold or ("qcfs" if clips else "percentile")
-    _check_settings(kind, bool(clips), images, T, percentile, per_channel)
+    _check_settings(kind, bool(clips), images, T, percentile, per_channel, initial)
     _check(model)
     thetas = clips if kind == "qcfs" else [_threshold(a, kind, percentile, per_channel, T) for a in activations(model, images)]
     net = _build(model, thetas, T, initial)
     if kind == "balance":
-        _balance(net, neurons(net), images)
+        _balance(net, _tops(model), images)
     return net
 
 
@@ -239,7 +250,7 @@ def _clips(model: nn.Module) -> list[Tensor]:
     return [module.clip.detach().clone() for module in found if isinstance(module, QCFS)]
 
 # %% ../../nbs/transfer/02_convert.ipynb #cell-023
-def _check_settings(kind: str, quantised: bool, images: Tensor | None, T: int, percentile: float, per_channel: bool) -> None:
+def _check_settings(kind: str, quantised: bool, images: Tensor | None, T: int, percentile: float, per_channel: bool, initial: float) -> None:
     kinds = ("max", "percentile", "mse", "balance", "qcfs")
     if kind not in kinds:
         raise ValueError(f"convert: threshold is {kind!r}; expected one of {kinds}")
@@ -247,21 +258,30 @@ def _check_settings(kind: str, quantised: bool, images: Tensor | None, T: int, p
         raise ValueError(f"convert: threshold is {kind!r} but the model has {'' if quantised else 'no '}QCFS; " + ("its clips are its thresholds" if quantised else "use_qcfs(model), and train it"))
     if kind != "qcfs" and (images is None or len(images) == 0):
         raise ValueError(f"convert: threshold {kind!r} is found on training images, none were given; pass a few hundred")
-    if T < 1 or not 0 < percentile <= 100:
-        raise ValueError(f"convert: T is {T}, percentile is {percentile}; expected at least one step and a percentile in (0, 100]")
+    if T < 1 or not 0 < percentile <= 100 or not 0 <= initial < 1:
+        raise ValueError(f"convert: T is {T}, percentile {percentile}, initial {initial}; expected at least one step, a percentile in (0, 100] and a start in [0, 1)")
     if per_channel and kind in ("balance", "qcfs"):
         raise ValueError(f"convert: threshold {kind!r} is one number a layer; use per_channel with max, percentile or mse")
 
 # %% ../../nbs/transfer/02_convert.ipynb #cell-036
+_LINEAR = (nn.modules.conv._ConvNd, nn.Linear)
+
+
+def _fused(layer: nn.Module, norm: nn.Module) -> nn.Module:
+    if isinstance(layer, nn.Linear):
+        return fuse_linear_bn_eval(layer, norm)
+    return fuse_conv_bn_eval(layer, norm, isinstance(layer, nn.modules.conv._ConvTransposeNd))
+
+
 def fold_batchnorm(
     model: nn.Module,  # `nn.Sequential`s and fx-traceable models; left untouched
-) -> nn.Module:  # in evaluation mode, without the batch norms that follow a convolution; the same function
-    "Merge every batch norm that directly follows a convolution into it."
+) -> nn.Module:  # in evaluation mode, without the batch norms that follow a convolution or linear layer; the same function
+    "Merge every batch norm that directly follows a convolution or linear layer into it."
     net = copy.deepcopy(model).eval()
     for block in [m for m in net.modules() if isinstance(m, nn.Sequential)]:
         for i in range(len(block) - 1):
-            if isinstance(block[i], nn.modules.conv._ConvNd) and isinstance(block[i + 1], nn.modules.batchnorm._BatchNorm):
-                block[i], block[i + 1] = fuse_conv_bn_eval(block[i], block[i + 1]), nn.Identity()
+            if isinstance(block[i], _LINEAR) and isinstance(block[i + 1], nn.modules.batchnorm._BatchNorm):
+                block[i], block[i + 1] = _fused(block[i], block[i + 1]), nn.Identity()
     try:
         graph = fx.Tracer().trace(net)
     except Exception:  # not for fx: its Sequentials are done
@@ -269,7 +289,7 @@ def fold_batchnorm(
     modules = dict(net.named_modules())
     for node in [n for n in graph.nodes if n.op == "call_module" and isinstance(modules[n.target], nn.modules.batchnorm._BatchNorm)]:
         source = node.args[0]
-        if source.op == "call_module" and isinstance(modules[source.target], nn.modules.conv._ConvNd) and len(source.users) == 1:
-            net.set_submodule(source.target, fuse_conv_bn_eval(modules[source.target], modules[node.target]))
+        if source.op == "call_module" and isinstance(modules[source.target], _LINEAR) and len(source.users) == 1:
+            net.set_submodule(source.target, _fused(modules[source.target], modules[node.target]))
             net.set_submodule(node.target, nn.Identity())
     return net
