@@ -170,7 +170,8 @@ def test_ssim_is_its_formula(shape, seed, shift):
 def test_a_kernel_and_its_negative_are_opposites(side, seed):
     "On raw weights, whose means may be negative, the formula would call many of them alike."
     a = torch.randn(8, 1, side, side, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    assert kernel_ssim(a, -a).diagonal().max() < 0.05
+    alike, uneven = kernel_ssim(a, -a).diagonal(), a.flatten(1).std(1) > 0.3          # a nearly even kernel has no structure to be turned round
+    assert (alike[uneven] < 0.05).all()
 
 
 @settings(deadline=None, max_examples=25)
