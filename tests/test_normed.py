@@ -37,7 +37,7 @@ def cases(draw):
     pixels = [draw(st.integers(1, 7)) for _ in range(dims)]
     return {
         "shape": (T, 16 * draw(st.integers(1, 3)), C, *pixels),
-        "last": draw(st.booleans()), "shortcut": draw(st.booleans()), "training": draw(st.booleans()), "affine": draw(st.booleans()),
+        "layout": draw(st.sampled_from(["plain", "last", "gaps", "same every step"])), "shortcut": draw(st.booleans()), "training": draw(st.booleans()), "affine": draw(st.booleans()),
         "momentum": draw(st.sampled_from([0.1, 0.7, None])), "track": draw(st.booleans()), "seed": draw(st.integers(0, 2**31)),
         "grad": draw(st.sampled_from(["plain", "last", "same every step"])),
         "neuron": {"reset": draw(st.sampled_from(["hard", "soft"])), "detach_reset": draw(st.booleans()), "output": draw(st.sampled_from(["spike", "analogue"])),
@@ -60,9 +60,11 @@ def build(case, dtype):
         for values, low in ((norm.weight, 0.2), (norm.bias, -1), (norm.running_mean, -1), (norm.running_var, 0.2)):
             if values is not None:
                 values.copy_(torch.rand(channels, generator=gen, dtype=dtype) * 2 + low)
-    x = last_in_memory(random()) if case["last"] else random()
+    x = {"plain": random(), "last": last_in_memory(random()), "gaps": random((*case["shape"][:-1], 2 * case["shape"][-1]))[..., ::2],
+         "same every step": random(case["shape"][1:]).expand(case["shape"])}[case["layout"]]
+    x = 2 * x + 1 if case["layout"] in ("plain", "last") else x
     g = {"plain": random(), "last": last_in_memory(random()), "same every step": random(case["shape"][1:]).expand(case["shape"])}[case["grad"]]
-    return 2 * x + 1, random() if case["shortcut"] else None, norm, LIF(0.4, 0.7, **case["neuron"]).to(dtype), g
+    return x, random() if case["shortcut"] else None, norm, LIF(0.4, 0.7, **case["neuron"]).to(dtype), g
 
 
 def outcome(run, x, added, norm, neuron, g):

@@ -319,8 +319,8 @@ def _place(rows: Tensor | None) -> tuple[int | None, int]:
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:  # mean and biased variance [C], float64
     order = memory_order(x)
-    mean, var = torch.empty(2, x.shape[2], dtype=torch.float64)
-    if fused.kernel(x.dtype, _PROGRAM).moments(*_place(to_rows(x, order)), mean.data_ptr(), var.data_ptr(), _shape_of(x, order)):
+    rows, (mean, var) = to_rows(x, order), torch.empty(2, x.shape[2], dtype=torch.float64)  # rows has a name: C only sees its address
+    if fused.kernel(x.dtype, _PROGRAM).moments(*_place(rows), mean.data_ptr(), var.data_ptr(), _shape_of(x, order)):
         raise MemoryError(f"norm_lif: no memory for the sums of {x.shape[2]} channels")
     return mean, var
 
