@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['run_dir', 'record', 'experiments', 'find_page', 'package_hash', 'run_id', 'RunBusy', 'environment', 'Run',
-           'RunFailed', 'QuietEngine', 'run_notebook', 'load_runs']
+           'RunFailed', 'QuietEngine', 'run_notebook', 'run_status', 'load_runs']
 
 # %% ../../nbs/lab/01_runs.ipynb #cell-003
 import contextlib
@@ -37,6 +37,8 @@ from ..core.paths import project_root, runs_root
 if TYPE_CHECKING:
     import nbformat
     import pandas as pd
+
+    from neurobridge.lab.engine import KernelSettings
 
 # %% ../../nbs/lab/01_runs.ipynb #cell-008
 def run_dir() -> Path | None:  # None when the page is run by hand, by nbdev or by stock papermill
@@ -131,10 +133,11 @@ def package_hash() -> str:
 def run_id(
     page: Mapping[str, Any],  # the page's source
     params: Mapping[str, Any],  # the complete values
+    package: str | None = None,  # the package's hash, where many names are made at once
 ) -> str:  # 12 hexadecimal digits
     "Name a run by its content: the page's cells, the package's source, the complete values."
     cells = [(cell["cell_type"], cell["source"], sorted(cell["metadata"].get("tags", []))) for cell in page["cells"]]
-    content = json.dumps([cells, package_hash(), dict(params)], sort_keys=True)
+    content = json.dumps([cells, package or package_hash(), dict(params)], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 # %% ../../nbs/lab/01_runs.ipynb #cell-027
@@ -281,6 +284,7 @@ def run_notebook(
     force: bool = False,  # run again what is done; its old content is removed first
     timeout: float | None = None,  # seconds for the whole page; default: no limit
     on_cell: "Callable[[nbformat.NotebookNode, int], None] | None" = None,  # called before each cell, to show progress
+    kernel: "KernelSettings | None" = None,  # how its kernel is started; default: a new Python without limits
 ) -> Run:
     "Run a page as a job in its own folder; raise `RunRefused`, `RunBusy` or `RunFailed`."
     from neurobridge.lab.parameters import RunRefused, page_parameters, read_page, resolve
@@ -302,7 +306,7 @@ def run_notebook(
         if done := _settle(job, force):
             return done
         record = _begin(job, force)
-        return _execute(job, record, lock, timeout, on_cell)
+        return _execute(job, record, lock, timeout, on_cell, kernel)
 
 # %% ../../nbs/lab/01_runs.ipynb #cell-043
 @dataclass
@@ -369,9 +373,9 @@ def _clear(folder: Path, everything: bool) -> None:
             file.unlink()
 
 # %% ../../nbs/lab/01_runs.ipynb #cell-047
-def _execute(job: _Job, record: dict[str, Any], lock: int, timeout: float | None, on_cell) -> Run:
+def _execute(job: _Job, record: dict[str, Any], lock: int, timeout: float | None, on_cell, kernel) -> Run:
     started, failures, broken = time.monotonic(), [], None
-    settings = {"folder": job.folder, "workdir": job.path.parent, "limit": timeout, "lock": lock, "on_cell": on_cell, "on_failure": failures.append}
+    settings = {"folder": job.folder, "workdir": job.path.parent, "limit": timeout, "lock": lock, "on_cell": on_cell, "on_failure": failures.append, "kernel": kernel}
     try:
         _papermill(job, settings)
         record |= _reported(job.folder)
@@ -433,6 +437,19 @@ def _keep_log(folder: Path, record: dict[str, Any]) -> None:
         if not lines:
             log.unlink()
 
+# %% ../../nbs/lab/01_runs.ipynb #x
+def run_status(
+    folder: str | Path,  # a run's folder, or the place for one
+    record: Mapping[str, Any] | None = None,  # its record, if it has been read
+) -> str:
+    "Tell how a run stands: `absent`, `damaged`, `running`, `stopped` (killed on the way), `failed` or `done`."
+    record = record or _read_record(Path(folder))
+    if record is None:
+        return "damaged" if (Path(folder) / "run.json").exists() else "absent"
+    if record["status"] in ("running", "clearing"):
+        return "running" if _in_progress(Path(folder)) else "stopped"
+    return record["status"]
+
 # %% ../../nbs/lab/01_runs.ipynb #cell-066
 _FIRST = ("id", "experiment", "status", "seconds", "started", "folder")
 
@@ -465,7 +482,4 @@ def _load(file: Path) -> dict[str, Any]:
     if record is None:
         warnings.warn(f"{file} is damaged or not a run's record; its row says so: remove the folder, or run it again", stacklevel=3)
         return {"id": file.parent.name, "experiment": file.parent.parent.name, "status": "damaged", "folder": str(file.parent), "params": {}, "metrics": {}}
-    status = record["status"]
-    if status in ("running", "clearing"):
-        status = "running" if _in_progress(file.parent) else "stopped"
-    return {**record, "status": status, "folder": str(file.parent)}
+    return {**record, "status": run_status(file.parent, record), "folder": str(file.parent)}
