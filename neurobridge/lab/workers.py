@@ -304,7 +304,8 @@ def _hand_out(board: _Board, limits: Mapping[str, Any]) -> None:
 def _landed(board: _Board) -> list[Any]:
     from distributed import wait
 
-    pause = min(1.0, max(0.05, board.waiting[0][0] - time.monotonic())) if board.waiting else 1.0
+    due = board.waiting[0][0] - time.monotonic() if board.waiting else 0.0
+    pause = min(due, 1.0) if due > 0 else 1.0  # what is due and not handed out waits for room
     if not board.flying:
         time.sleep(pause)
         return []

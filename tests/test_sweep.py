@@ -1,0 +1,246 @@
+"Sweep files: what they mean, and every way in which they can be wrong."
+
+import itertools
+import math
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from nbformat import write
+from nbformat.v4 import new_code_cell, new_notebook
+
+from neurobridge.core.files import write_json
+from neurobridge.core.paths import project_root
+from neurobridge.lab.parameters import RunRefused, page_parameters, read_page, resolve
+from neurobridge.lab.runs import find_page, package_hash, run_id
+from neurobridge.lab.sweep import MOST, Resources, Sweep, parse_bytes, run_sweep, sweep_table
+
+ROOT = project_root(Path(__file__).parent)
+SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
+PARAMETERS = 'n: int = 1  # how many\nrate: float = 0.5\nname: str = "a"\nflag: bool = False\nsizes: list[int] = [1]\nmay: int | None = None\nseed: int = 0'
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEUROBRIDGE_RUNS", str(tmp_path / "runs"))
+    write(new_notebook(cells=[new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), new_code_cell("1")]), tmp_path / "p.ipynb")
+    return tmp_path
+
+
+def sweep(root, text):
+    (root / "s.yaml").write_text(f"notebook: {root / 'p.ipynb'}\n{text}")
+    return Sweep.from_yaml(root / "s.yaml")
+
+
+# What a file means
+
+
+def test_every_section_and_their_order(root):
+    found = sweep(root, "parameters: {flag: true}\nlist:\n  - {name: x}\n  - {name: y, may: null}\nzip: {n: [1, 2], sizes: [[1], [1, 2]]}\ngrid: {rate: [0.1, 1e-3]}\nseeds: [5, 7]")
+    expected = [{"flag": True, **one, "n": n, "sizes": sizes, "rate": rate, "seed": seed}
+                for one in ({"name": "x"}, {"name": "y", "may": None}) for n, sizes in ((1, [1]), (2, [1, 2])) for rate in (0.1, 0.001) for seed in (5, 7)]  # fmt: skip
+    assert list(found.settings) == expected and found.name == "s" and found.repeats == 1 and found.resources == Resources()
+
+
+def test_a_file_without_values_is_one_run(root):
+    assert sweep(root, "").settings == ({},)
+
+
+def test_resources_limits_and_patience(root):
+    found = sweep(root, "repeats: 2\nresources: {cpu: 4, gpu: 0, memory: 1.5GB}\ntimeout: 90\nretries: 3\nbackoff: 0.5").resources
+    assert found == Resources(cpu=4, gpu=0, memory=1_500_000_000, timeout=90, retries=3, backoff=0.5)
+
+
+small = st.integers(1, 4)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(small, small, small, small, st.integers(1, 3))
+def test_the_product_of_sections(root, n, rate, zipped, seeds, repeats):
+    content = {"grid": {"n": list(range(n)), "rate": [r / 7 for r in range(rate)]}, "zip": {"name": [f"w{i}" for i in range(zipped)], "may": list(range(zipped))},
+               "seeds": seeds, "repeats": repeats}  # fmt: skip
+    found = sweep(root, yaml.safe_dump(content))
+    expected = set(itertools.product(range(n), [r / 7 for r in range(rate)], range(zipped), range(seeds)))
+    assert {(s["n"], s["rate"], s["may"], s["seed"]) for s in found.settings} == expected
+    assert all(s["name"] == f"w{s['may']}" for s in found.settings)
+    assert len(found.settings) == n * rate * zipped * seeds and len({one.folder for one in found.plan()}) == len(found.settings) * repeats
+
+
+def test_identities_are_those_of_single_runs(root):
+    page = read_page(root / "p.ipynb")
+    for one in sweep(root, "grid: {n: [1, 2]}\nseeds: 2").plan():
+        full = resolve(page_parameters(page), one.params)
+        assert one.id == run_id(page, full) == run_id(page, full, package_hash()) and one.folder == root / "runs" / "p" / one.id and one.full == full
+
+
+def test_draws_are_a_part_of_the_file(root):
+    text = "random: {draws: 300, seed: %d, parameters: {rate: {log_uniform: [1e-4, 1.0]}, n: {integer: [2, 5]}, name: {choice: [a, b]}, may: {integer: [0, 1000000]}}}"
+    first, same, other = (sweep(root, text % seed).settings for seed in (1, 1, 2))
+    assert first == same != other and {one["n"] for one in first} == {2, 3, 4, 5} and {one["name"] for one in first} == {"a", "b"}
+    logs = [math.log10(one["rate"]) for one in first]
+    assert all(-4 <= x <= 0 for x in logs) and abs(sum(logs) / 300 + 2) < 4 * (4 / 12**0.5) / 300**0.5  # four standard errors of an even spread
+
+
+def test_amounts_of_memory():
+    assert [parse_bytes(x) for x in ("4GB", "4 gb", "512MiB", "100", 7, "1.5KB")] == [4 * 10**9, 4 * 10**9, 2**29, 100, 7, 1500]
+    for wrong in ("", "GB", "-1GB", "1e9", "4 G B", "0", True, None, "4PB"):
+        with pytest.raises(RunRefused, match="no amount of memory"):
+            parse_bytes(wrong)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    "text, line, said",
+    [
+        ("gird: {n: [1]}", 2, "did you mean `grid`"),
+        ("grid: {m: [1]}", 2, "no parameter `m`"),
+        ("grid:\n  n: [1]\n  rat: [2]", 4, "did you mean `rate`"),
+        ("grid:\n  n:\n    - 1\n    - two", 5, "'two'"),
+        ("grid: {n: []}", 2, "at least one value"),
+        ("grid: {}", 2, "is empty"),
+        ("grid: {n: 3}", 2, "expected a list"),
+        ("grid: [1]", 2, "expected a mapping"),
+        ("list: []", 2, "`list` is empty"),
+        ("list: [1]", 2, "expected a mapping"),
+        ("list: [{flag: yes!}]", 2, "'yes!'"),
+        ("zip: {n: [1, 2], rate: [1]}", 2, "n: 2, rate: 1"),
+        ("parameters: {flag: 1}", 2, "cannot be 1"),
+        ("parameters: {may: x}", 2, "cannot be 'x'"),
+        ("parameters: {name: 2026-01-01}", 2, "date"),
+        ("parameters: {rate: .nan}", 2, "nan"),
+        ("seeds: 0", 2, "at least one value"),
+        ("seeds: -3", 2, "expected a list"),
+        ("seeds: [a]", 2, "'a'"),
+        ("parameters: {seed: 1}\nseeds: 2", 3, "`seed` is set in `seeds` and in `parameters`"),
+        ("grid: {n: [1]}\nzip: {n: [2]}", 2, "one place"),
+        ("seeds: 2\nseeds: 3", 3, "given twice"),
+        ("grid:\n  n: [1]\n  n: [2]", 4, "given twice"),
+        ("grid: {n: [1, 1]}", 1, "runs 1 and 2"),
+        ("list: [{}, {n: 1}]", 1, "runs 1 and 2"),  # 1 is the default
+        ("repeats: 0", 2, "at least 1"),
+        ("repeats: many", 2, "'many'"),
+        ("retries: -1", 2, "at least 0"),
+        ("retries: 1.5", 2, "whole number"),
+        ("timeout: 0", 2, "more than 0"),
+        ("timeout: soon", 2, "'soon'"),
+        ("backoff: .inf", 2, "seconds"),
+        ("resources: {cpus: 2}", 2, "did you mean `cpu`"),
+        ("resources:\n  cpu: 1\n  memory: much", 4, "no amount of memory"),
+        ("resources: {cpu: 0}", 2, "at least 1"),
+        ("resources: {gpu: true}", 2, "whole number"),
+        ("random: {draws: 3}", 2, "draws nothing"),
+        ("random: {parameters: {n: {integer: [1, 2]}}}", 2, "`draws`"),
+        ("random: {draws: 0, parameters: {n: {integer: [1, 2]}}}", 2, "`draws`"),
+        ("random: {draws: 3, parameters: {n: {integer: [2, 1]}}}", 2, "low below high"),
+        ("random: {draws: 3, parameters: {rate: {log_uniform: [0, 1]}}}", 2, "both above 0"),
+        ("random: {draws: 3, parameters: {n: {uniform: [0, 1]}}}", 2, "not drawn from uniform"),
+        ("random: {draws: 3, parameters: {rate: {normal: [0, 1]}}}", 2, "no key `normal`"),
+        ("random: {draws: 3, parameters: {rate: 0.5}}", 2, "expected a mapping"),
+        ("a: &x [1]\nb: *x", 2, "anchors"),
+        ("grid: {n: [1, 2}", 2, "not valid YAML"),
+        ("grid: {n: [1]}\n\tseeds: 3", 3, "not valid YAML"),
+        ("parameters: {n: !!python/object:os.system x}", 2, "not valid YAML"),
+        ("? [n]\n: 3", 2, "a key is a word"),
+    ],
+)
+def test_slips_name_their_line(root, text, line, said):
+    with pytest.raises(RunRefused) as refused:
+        sweep(root, text)
+    assert f"s.yaml, line {line}: " in str(refused.value) and said in str(refused.value), str(refused.value)
+    assert not (root / "runs").exists()
+
+
+def test_a_billion_combinations_are_refused_at_once(root):
+    thousand = list(range(1000))
+    with pytest.raises(RunRefused, match="1,000,000,000 runs"):
+        sweep(root, f"grid: {{n: {thousand}, rate: {thousand}}}\nseeds: 1000")
+    with pytest.raises(RunRefused, match="1,000,000,000,000 runs"):
+        sweep(root, "seeds: 1000000000000")
+    assert len(sweep(root, f"seeds: {MOST}").settings) == MOST
+    with pytest.raises(RunRefused, match="10,001 runs"):
+        sweep(root, f"seeds: {MOST + 1}")
+    with pytest.raises(RunRefused, match="repeats 20,000"):
+        sweep(root, "repeats: 20000")
+    with pytest.raises(RunRefused, match="20,000 runs"):
+        sweep(root, "random: {draws: 20000, parameters: {rate: {uniform: [0, 1]}}}")
+
+
+def test_files_that_are_none(root):
+    (root / "latin.yaml").write_bytes(b"notebook: \xff\xfe\xff")
+    (root / "list.yaml").write_text("- 1")
+    (root / "deep.yaml").write_text("grid: " + "[" * 3000)
+    (root / "lost.yaml").write_text("notebook: no_such_page")
+    for name in ("latin", "list", "deep", "lost", "missing"):
+        with pytest.raises(RunRefused, match=f"{name}.yaml"):
+            Sweep.from_yaml(root / f"{name}.yaml")
+    (root / "empty.yaml").write_text("")
+    with pytest.raises(RunRefused, match="no `notebook`"):
+        Sweep.from_yaml(root / "empty.yaml")
+
+
+words = st.sampled_from(["n", "rate", "name", "seed", "grid", "zip", "list", "random", "seeds", "parameters", "draws", "choice", "memory", "resources", "timeout"])
+values = st.recursive(st.none() | st.booleans() | st.integers(-3, 40) | st.floats() | words, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3), max_leaves=8)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(words, values, max_size=4) | st.text(max_size=60))
+def test_anything_else_is_a_sweep_or_refused(root, content):
+    try:
+        found = sweep(root, content if isinstance(content, str) else yaml.safe_dump(content))
+    except RunRefused as error:
+        assert "line " in str(error)
+    else:
+        takes = page_parameters(root / "p.ipynb")
+        assert 1 <= len(found.settings) <= MOST and all(resolve(takes, one) for one in found.settings)
+
+
+# How it stands
+
+
+def test_done_runs_are_not_sent_out(root):
+    one = sweep(root, "grid: {n: [1]}")
+    (planned,) = one.plan()
+    assert sweep_table([planned])["status"].tolist() == ["absent"]
+    record = {"id": planned.id, "experiment": "p", "status": "done", "started": "2026-01-01", "seconds": 2.0, "params": planned.full, "metrics": {"n": 3, "loss": 0.5}, "rows": [], "error": None}
+    write_json(planned.folder / "run.json", record)
+    (row,) = run_sweep(one, scheduler="tcp://127.0.0.1:1").to_dict("records")  # nobody would answer there
+    assert row["status"] == "done" and row["n"] == 1 and row["metric.n"] == 3 and row["loss"] == 0.5
+    write_json(planned.folder / "run.json", record | {"status": "failed", "error": {"ename": "E", "evalue": "v"}})
+    assert sweep_table([planned])["error"].tolist() == ["E: v"]
+    (planned.folder / "run.json").write_text("{")
+    assert sweep_table([planned])["status"].tolist() == ["damaged"]
+    (planned.folder / "run.json").unlink()
+    assert run_sweep(one, scheduler="tcp://127.0.0.1:1", only_failed=True)["status"].tolist() == ["absent"]
+
+
+# The recorded batches
+
+
+@pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
+def test_recorded_batches_fit_their_pages(file):
+    found = Sweep.from_yaml(file)
+    takes = page_parameters(find_page(found.page))
+    assert found.page.parent == ROOT / "nbs" / "experiments" and len(found.settings) >= 3
+    assert all(resolve(takes, one) for one in found.settings)
+
+
+@pytest.mark.parametrize("name", ["pipe_s", "similarity", "transfer_methods", "transfer_methods_full", "pipe_d"])
+def test_recorded_batches_are_the_commands_of_their_pages(name):
+    "Read the shell commands under “Reproduce” and compare the values they lead to, defaults included, with those of the file."
+    page, commands = read_page(find_page(name.removesuffix("_full"))), []
+    for loop in re.findall(r"for seed in ([\d ]+); do\n(.*?)\ndone", page["cells"][-1]["source"], re.DOTALL):
+        for seed in loop[0].split():
+            for line in loop[1].replace("\\\n", " ").splitlines():
+                parts = shlex.split(line.replace("$seed", seed))
+                assert parts[:3] == ["neurobridge", "run", name.removesuffix("_full")]
+                commands.append({parts[i + 1]: parts[i + 2] for i in range(3, len(parts), 3)})
+    takes = page_parameters(page)
+    asked = [repr(resolve(takes, command)) for command in commands if name.startswith("transfer") is False or ("device" in command) == name.endswith("_full")]
+    found = [repr(resolve(takes, one)) for one in Sweep.from_yaml(ROOT / "sweeps" / f"{name}.yaml").settings]
+    assert asked and sorted(asked) == sorted(found)

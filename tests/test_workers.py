@@ -1,0 +1,273 @@
+"The runs of a sweep on workers: everything may be killed, and nothing finished is lost or done twice."
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from nbformat import write
+from nbformat.v4 import new_code_cell, new_notebook
+
+from neurobridge.core.files import read_json
+from neurobridge.lab import workers
+from neurobridge.lab.engine import kernel_environment
+from neurobridge.lab.parameters import RunRefused
+from neurobridge.lab.runs import run_notebook
+from neurobridge.lab.sweep import Resources, Sweep, run_sweep
+from neurobridge.lab.workers import batch_settings, executor, lease_gpus, perform, room, work_off
+
+distributed = pytest.importorskip("distributed")
+FIRST = "import os, time\nfrom pathlib import Path\nfrom neurobridge.lab.runs import record, run_dir"
+
+
+def make(root, text, *cells, parameters="n: int = 0\nseed: int = 0"):
+    write(new_notebook(cells=[new_code_cell(parameters, metadata={"tags": ["parameters"]}), new_code_cell(FIRST), *map(new_code_cell, cells)]), root / "p.ipynb")
+    (root / "s.yaml").write_text(f"notebook: {root / 'p.ipynb'}\n{text}")
+    return Sweep.from_yaml(root / "s.yaml")
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEUROBRIDGE_RUNS", str(tmp_path / "runs"))
+    monkeypatch.delenv("NEUROBRIDGE_RUN", raising=False)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def threads():
+    "Two workers that are threads of this process: quick to start, and they see what a test replaces."
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster, distributed.Client(cluster) as client:
+        yield client
+
+
+ANSWER = []
+
+
+def answer(*args):
+    "Sent to workers by its name, so what a test puts into `ANSWER` is found there."
+    return ANSWER[-1](*args)
+
+
+def pretend(monkeypatch, outcome, name="perform"):
+    "Let workers answer `outcome(task)` without running anything."
+    ANSWER.append(outcome)
+    monkeypatch.setattr(workers, name, answer)
+
+
+# Handing out
+
+
+def test_failures_are_tried_again_with_growing_pauses(root, threads, monkeypatch):
+    sweep, calls, news = make(root, "grid: {n: [1, 2, 3]}\nretries: 2\nbackoff: 0.2"), [], []
+
+    def outcome(task):
+        n = task["params"]["n"]
+        calls.append((n, time.monotonic()))
+        return {"status": "done" if n == 1 or (n == 2 and sum(c[0] == 2 for c in calls) == 2) else "failed", "error": f"no {n}"}
+
+    pretend(monkeypatch, outcome)
+    ended = work_off(threads, sweep, sweep.plan(), lambda counts, line: news.append(line))
+    assert ended == {"done": 2, "failed": 1} and Counter(n for n, _ in calls) == {1: 1, 2: 2, 3: 3}
+    when = [t for n, t in calls if n == 3]
+    assert when[1] - when[0] >= 0.2 and when[2] - when[1] >= 0.4
+    assert [line for line in news if "no 3" in line] == ["no 3; again in 0.2 s", "no 3; again in 0.4 s", "no 3"]
+
+
+def test_a_busy_run_is_waited_for_without_using_up_retries(root, threads, monkeypatch):
+    sweep, calls = make(root, "retries: 0"), []
+    pretend(monkeypatch, lambda task: {"status": "busy" if calls.append(1) or len(calls) < 3 else "done", "error": "another process"})
+    assert work_off(threads, sweep, sweep.plan(), lambda *_: None) == {"done": 1, "failed": 0} and len(calls) == 3
+
+
+def test_what_was_edited_meanwhile_stops_the_sweep(root, threads):
+    sweep = make(root, "seeds: 2", "record({'n': n})")
+    planned = sweep.plan()
+    make(root, "seeds: 2", "record({'n': n + 1})")
+    with pytest.raises(RunRefused, match="edited while the sweep ran; give the same command again"):
+        work_off(threads, sweep, planned, lambda *_: None)
+    assert not (root / "runs" / "p").exists()
+
+
+def test_errors_of_the_machinery_are_outcomes(root, monkeypatch):
+    one = make(root, "").plan()[0]
+    task = {"page": str(root / "p.ipynb"), "params": one.params, "full": one.full, "id": one.id, "folder": str(one.folder), "cpu": 1, "gpu": None, "memory": None, "timeout": None, "warm": False}
+
+    def full_disk(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(workers, "run_notebook", full_disk)
+    assert perform(task)["status"] == "failed" and "No space left" in perform(task)["error"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert perform(task | {"gpu": 2})["status"] == "refused"
+
+
+# Where
+
+
+def test_places_that_are_none(root):
+    with pytest.raises(RunRefused, match="no scheduler answers at 'nowhere'"):
+        with executor("nowhere", None, Resources(), 1):
+            pass
+    with pytest.raises(RunRefused, match="at least 1"):
+        with executor(None, 0, Resources(), 1):
+            pass
+    with pytest.raises(RunRefused, match="key=value"):
+        batch_settings("slurm:gpu", Resources())
+    assert room(Resources()) == len(os.sched_getaffinity(0)) and room(Resources(cpu=10**6)) == 1
+
+
+def test_workers_with_another_package_or_folder_are_refused(root, threads, monkeypatch):
+    pretend(monkeypatch, lambda: str(time.time_ns()), "package_hash")
+    with pytest.raises(RunRefused, match="another version of neurobridge"):
+        with executor(threads, None, Resources(), 1):
+            pass
+
+
+def test_jobs_of_a_cluster(root):
+    jobqueue = pytest.importorskip("dask_jobqueue")
+    settings = batch_settings("slurm:queue=gpu,walltime=01:00:00", Resources(cpu=4, gpu=2, memory=8 * 10**9))
+    with jobqueue.SLURMCluster(**settings, scheduler_options={"dashboard_address": None}) as cluster:
+        script = cluster.job_script()
+    for line in ("#SBATCH -p gpu", "#SBATCH --cpus-per-task=4", "#SBATCH -t 01:00:00", "#SBATCH --gres=gpu:2", "--preload neurobridge.lab.workers", "--nthreads 1"):
+        assert line in script, script
+    settings = batch_settings("pbs:queue=long", Resources(cpu=2, memory=8 * 10**9))
+    with jobqueue.PBSCluster(**settings, scheduler_options={"dashboard_address": None}) as cluster:
+        assert "#PBS -l select=1:ncpus=2:ngpus=0:mem=8GB" in cluster.job_script()
+
+
+def test_gpus_are_never_shared(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"a{os.getpid()},b{os.getpid()},c{os.getpid()}")
+    hold = f"import sys\nfrom neurobridge.lab.workers import lease_gpus\nwith lease_gpus(2) as env: print(env['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()"
+    other = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=kernel_environment())
+    theirs = set(other.stdout.readline().strip().split(","))
+    with lease_gpus(1) as mine:
+        assert len(theirs) == 2 and not theirs & {mine["CUDA_VISIBLE_DEVICES"]}
+    other.kill()
+    other.wait()
+    with lease_gpus(3) as mine:
+        assert theirs < set(mine["CUDA_VISIBLE_DEVICES"].split(","))
+    with pytest.raises(RunRefused, match="takes 4 GPUs; this machine shows 3"), lease_gpus(4):
+        pass
+
+
+# Everything killed
+
+DRIVER = """
+import os, sys
+from neurobridge.lab import warm, workers
+from neurobridge.lab.sweep import Sweep, run_sweep
+if __name__ == "__main__":
+    run_sweep(Sweep.from_yaml(sys.argv[1]), 2, tell=lambda counts, news: print(counts["done"], news, flush=True))
+"""
+WORK = """log = os.open(os.environ["WORK_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+os.write(log, f"{os.getpid()} begun {seed}\\n".encode()); time.sleep(0.1)
+os.write(log, f"{os.getpid()} ended {seed}\\n".encode()); record({"square": seed**2})"""
+
+
+def descendants(pid):
+    found, todo = [], [pid]
+    while todo:
+        for children in Path(f"/proc/{todo.pop()}/task").glob("*/children"):
+            try:
+                new = [int(child) for child in children.read_text().split()]
+            except OSError:
+                continue
+            found, todo = found + new, todo + new
+    return found
+
+
+def running(word, pids):
+    "Those of the processes whose command line holds a word."
+    found = []
+    for pid in pids:
+        try:
+            found += [pid] * (word in Path(f"/proc/{pid}/cmdline").read_text())
+        except OSError:
+            pass
+    return found
+
+
+def log_lines(file):
+    return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def test_torture(root, monkeypatch):
+    "Kernels, a worker and the driver are killed at random; the same command ends with every result, each computed about once."
+    chance, runs, kills = random.Random(0), 24, 0
+    sweep = make(root, f"seeds: {runs}\nretries: 5\nbackoff: 0.1", WORK)
+    (root / "driver.py").write_text(DRIVER)
+    log = root / "log"
+    env = kernel_environment() | {"WORK_LOG": str(log), "OMP_NUM_THREADS": "1"}
+
+    def ended():
+        return {line[2] for line in log_lines(log) if line[1:2] == ["ended"]}
+
+    plan = [("kernel", 2), ("worker", 6), ("kernel", 9), ("driver", 12), ("kernel", 16), (None, runs)]
+    driver, deadline = None, time.monotonic() + 300
+    for target, after in plan:
+        if driver is None:
+            driver = subprocess.Popen([sys.executable, str(root / "driver.py"), str(root / "s.yaml")], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        while len(ended()) < after and driver.poll() is None:
+            assert time.monotonic() < deadline, log_lines(log)
+            time.sleep(0.02)
+        if target is None:
+            break
+        pids = {"driver": [driver.pid], "worker": running("multiprocessing", descendants(driver.pid)), "kernel": [int(line[0]) for line in log_lines(log)[-2:]]}[target]
+        for pid in chance.sample(pids, 1):
+            kills += 1
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                kills -= 1
+        if target == "driver":
+            driver.wait()
+            driver = None
+    assert driver.wait(timeout=max(1, deadline - time.monotonic())) == 0, driver.stderr.read()
+    records = [read_json(one.folder / "run.json") for one in sweep.plan()]
+    assert [record["metrics"] for record in records] == [{"square": seed**2} for seed in range(runs)] and {record["status"] for record in records} == {"done"}
+    times = Counter(line[2] for line in log_lines(log) if line[1:2] == ["ended"])
+    assert set(times) == {str(seed) for seed in range(runs)} and sum(times.values()) <= runs + 2 * kills, times
+    before = log.read_text()
+    assert (run_sweep(sweep, 1)["status"] == "done").all() and log.read_text() == before
+
+
+def test_ctrl_c_stops_everything_and_the_same_command_goes_on(root):
+    sweep = make(root, "seeds: 3", WORK.replace("time.sleep(0.1)", "time.sleep(0 if Path(os.environ['WORK_LOG'] + '.go').exists() else 1000)"))
+    (root / "driver.py").write_text(DRIVER)
+    log = root / "log"
+    env = kernel_environment() | {"WORK_LOG": str(log), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(root / "driver.py"), str(root / "s.yaml")]
+    driver = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                              preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # fmt: skip
+    until = time.monotonic() + 240
+    while not log_lines(log):
+        assert time.monotonic() < until and driver.poll() is None, driver.stderr.read()
+        time.sleep(0.05)
+    family = descendants(driver.pid)
+    os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: to all processes of the command
+    _, said = driver.communicate(timeout=120)
+    assert said.count("Traceback") <= 1, said
+    while any(Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3] for pid in family):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    Path(f"{log}.go").touch()
+    assert subprocess.run(command, env=env, timeout=240).returncode == 0
+    assert {read_json(one.folder / "run.json")["status"] for one in sweep.plan()} == {"done"}
+
+
+def test_two_sweeps_in_one_folder(root, threads):
+    "A run that is busy elsewhere is not done twice."
+    sweep = make(root, "seeds: 2", "Path(os.environ['NEUROBRIDGE_RUNS']).joinpath(f'{seed}-{os.getpid()}').touch()\ntime.sleep(1)\nrecord({'n': seed})")
+    first = subprocess.Popen([sys.executable, "-c", f"from neurobridge.lab.runs import run_notebook\nrun_notebook({str(root / 'p.ipynb')!r}, {{'seed': 1}})"], env=kernel_environment())
+    until = time.monotonic() + 60
+    while not list((root / "runs").glob("1-*")):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    ended = work_off(threads, sweep, sweep.plan(), lambda *_: None, warm=False)
+    assert ended == {"done": 2, "failed": 0} and first.wait() == 0 and len(list((root / "runs").glob("1-*"))) == 1
+    assert not run_notebook(root / "p.ipynb", {"seed": 0}).fresh
