@@ -29,6 +29,13 @@ def test_training_runs(tmp_path):
     assert {"block inference", "block training", "step", "training"} == set(table.what) and {"tuned", "default"} == set(table.allocator)
 
 
+def test_sweep_runs(tmp_path):
+    pytest.importorskip("distributed")
+    run("sweep.py", "--runs", "2", "--workers", "1", "--out", tmp_path / "out.csv")
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert table.way.tolist() == ["papermill", "sweep"] and (table.seconds > 0).all()
+
+
 def test_the_recorded_neurons_are_whole():
     table = pd.read_csv(BENCHMARKS / "lif.csv", comment="#")
     assert not table.duplicated(["allocator", "shape", "reset", "pass", "implementation"]).any()

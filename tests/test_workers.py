@@ -142,7 +142,7 @@ def test_jobs_of_a_cluster(root):
 
 def test_gpus_are_never_shared(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"a{os.getpid()},b{os.getpid()},c{os.getpid()}")
-    hold = f"import sys\nfrom neurobridge.lab.workers import lease_gpus\nwith lease_gpus(2) as env: print(env['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()"
+    hold = "import sys\nfrom neurobridge.lab.workers import lease_gpus\nwith lease_gpus(2) as env: print(env['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()"
     other = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=kernel_environment())
     theirs = set(other.stdout.readline().strip().split(","))
     with lease_gpus(1) as mine:

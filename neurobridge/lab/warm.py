@@ -7,6 +7,7 @@ __all__ = ['PRELOADED', 'KernelServer']
 
 # %% ../../nbs/lab/06_warm.ipynb #cell-003
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -17,7 +18,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import neurobridge
 
 # %% ../../nbs/lab/06_warm.ipynb #cell-008
 PRELOADED = ("ipykernel.kernelapp", "ipykernel.ipkernel", "numpy", "pandas", "torch", "matplotlib.pyplot")
@@ -28,6 +32,7 @@ def _serve(channel: int, modules: Sequence[str]) -> None:
     for name in modules:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    gc.freeze()  # a collection in a kernel would write to, and so copy, all that it shares
     requests = socket.socket(fileno=channel)
     wake, waker = os.pipe2(os.O_NONBLOCK)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -153,13 +158,12 @@ class KernelServer:
         env: Mapping[str, str] | None = None,  # for what libraries read when they are imported: `OMP_NUM_THREADS`
         modules: Sequence[str] = PRELOADED,  # imported beforehand, where they are installed
     ):
-        from neurobridge.lab.engine import kernel_environment
-
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        code = "import sys; from neurobridge.lab.warm import _serve; _serve(int(sys.argv[1]), sys.argv[2:])"
-        env = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"} | kernel_environment() | dict(env or {})
+        code = "import sys; sys.path[:0] = [p for p in sys.argv[1:2] if p not in sys.path]; from neurobridge.lab.warm import _serve; _serve(int(sys.argv[2]), sys.argv[3:])"
+        env = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", **os.environ, **(env or {})}
         with theirs:
-            command = [sys.executable, "-P", "-c", code, str(theirs.fileno()), *modules]
+            package = str(Path(neurobridge.__file__).resolve().parents[1])
+            command = [sys.executable, "-P", "-c", code, package, str(theirs.fileno()), *modules]
             quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
             self.process = subprocess.Popen(command, env=env, cwd="/", pass_fds=[theirs.fileno()], start_new_session=True, **quiet)
 

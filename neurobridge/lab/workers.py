@@ -104,12 +104,11 @@ def perform(
     task: Mapping[str, Any],  # page, params, full, id, folder; cpu, gpu, memory, timeout, warm
 ) -> dict[str, Any]:  # status (done, failed, busy, refused or changed) and error
     "Do one run of a sweep in this worker and say how it ended."
-    from neurobridge.lab.engine import KernelSettings
-
     try:
         if run_id(read_page(task["page"]), task["full"]) != task["id"]:
             return {"status": "changed", "error": "the page or the package was edited while the sweep ran"}
         start = _launcher(task["cpu"], task["warm"])
+        from neurobridge.lab.engine import KernelSettings  # takes a moment, in which the server imports as well
 
         def begin(*command: Any, **settings: Any) -> Any:
             _kernels[task["folder"]] = start(*command, **settings)
@@ -261,6 +260,7 @@ def batch_settings(
 
 @contextlib.contextmanager
 def _batch_system(text: str, count: int, resources: "Resources") -> "Iterator[Client]":
+    settings = batch_settings(text, resources)
     try:
         import dask_jobqueue
     except ModuleNotFoundError as error:
@@ -268,7 +268,7 @@ def _batch_system(text: str, count: int, resources: "Resources") -> "Iterator[Cl
     from distributed import Client
 
     kind = dask_jobqueue.SLURMCluster if text.startswith("slurm") else dask_jobqueue.PBSCluster
-    with kind(**batch_settings(text, resources), scheduler_options={"dashboard_address": None}) as cluster, Client(cluster) as client:
+    with kind(**settings, scheduler_options={"dashboard_address": None}) as cluster, Client(cluster) as client:
         cluster.scale(jobs=count)
         client.wait_for_workers(1)
         yield client

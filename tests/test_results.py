@@ -1,0 +1,98 @@
+"Result files: which runs go in, in which order, and what keeps others out."
+
+import numpy as np
+import pandas as pd
+import pytest
+from nbformat import write
+from nbformat.v4 import new_code_cell, new_notebook
+from typer.testing import CliRunner
+
+from neurobridge.core.files import write_json
+from neurobridge.lab.cli import app
+from neurobridge.lab.parameters import RunRefused
+from neurobridge.lab.results import choose_runs, finished, join_rows, join_tables, write_results
+from neurobridge.lab.sweep import Sweep
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEUROBRIDGE_RUNS", str(tmp_path / "runs"))
+    write(new_notebook(cells=[new_code_cell("n: int = 1\nseed: int = 0", metadata={"tags": ["parameters"]})]), tmp_path / "toy.ipynb")
+    (tmp_path / "s.yaml").write_text(f"notebook: {tmp_path / 'toy.ipynb'}\ngrid: {{n: [2, 1]}}\nseeds: 2")
+    return tmp_path
+
+
+def keep(root, name, n, seed, day=1, status="done", rows=None, commit="0" * 40, tables=("curves",)):
+    rows = [{"arm": arm, "seed": seed, "accuracy": 0.1 * n + seed} for arm in "ab"] if rows is None else rows
+    content = {"id": name, "experiment": "toy", "status": status, "started": f"2026-01-{day:02}", "seconds": 1.5, "params": {"n": n, "seed": seed}, "metrics": {"loss": 0.25}, "rows": rows,
+               "environment": {"commit": commit, "dirty": False, "device": "a CPU", "torch_threads": 2}}  # fmt: skip
+    write_json(root / "runs" / "toy" / name / "run.json", content)
+    for table in tables:
+        pd.DataFrame({"n": n, "seed": seed, "epoch": [1, 2]}).to_csv(root / "runs" / "toy" / name / f"{table}.csv", index=False)
+
+
+def test_a_batch_is_joined_in_the_order_of_its_file(root):
+    for name, n, seed in (("a", 1, 0), ("b", 2, 1), ("c", 1, 1), ("d", 2, 0)):
+        keep(root, name, n, seed)
+    keep(root, "old", 2, 0, day=1, commit="f" * 40)
+    keep(root, "d", 2, 0, day=3, commit="e" * 40)  # done again by a later version: the last one counts
+    keep(root, "other", 7, 0)  # of no batch
+    keep(root, "half", 9, 9, status="failed")
+    (root / "runs" / "toy" / "torn").mkdir()
+    (root / "runs" / "toy" / "torn" / "run.json").write_text("{")
+    (written, curves) = write_results("toy", Sweep.from_yaml(root / "s.yaml"), out=root / "results")
+    table = pd.read_csv(written)
+    assert written.name == "toy.csv" and curves.name == "toy_curves.csv"
+    assert table[["arm", "seed"]].values.tolist() == [["a", 0], ["b", 0], ["a", 1], ["b", 1]] * 2
+    np.testing.assert_allclose(table.accuracy, [0.2, 0.2, 1.2, 1.2, 0.1, 0.1, 1.1, 1.1])
+    assert table.commit.tolist()[:2] == ["e" * 9] * 2 and set(table.device) == {"a CPU, 2 thread(s)"} and set(table.run_seconds) == {1.5}
+    assert pd.read_csv(curves)[["n", "seed", "epoch"]].values.tolist() == [[n, seed, epoch] for n in (2, 1) for seed in (0, 1) for epoch in (1, 2)]
+    assert len(finished("toy")) == 6 and len(choose_runs("toy")) == 5
+
+
+def test_an_incomplete_batch_is_refused(root):
+    keep(root, "a", 1, 0)
+    keep(root, "b", 2, 1, status="running")
+    sweep = Sweep.from_yaml(root / "s.yaml")
+    with pytest.raises(RunRefused, match="3 of 4 runs of s are not done"):
+        write_results("toy", sweep, out=root / "results")
+    assert not (root / "results").exists()
+    (written, _) = write_results("toy", sweep, partial=True, out=root / "results")
+    assert len(pd.read_csv(written)) == 2
+    with pytest.raises(RunRefused, match="no finished runs of 'nothing'"):
+        write_results("nothing", out=root / "results")
+    with pytest.raises(RunRefused, match="one of toy, not of pipe_s"):
+        write_results("pipe_s", sweep, out=root / "results")
+
+
+def test_what_a_page_wrote_itself_stays(root):
+    keep(root, "a", 1, 5, rows=[{"arm": "x", "commit": "mine", "device": "my device"}], tables=())
+    keep(root, "b", 2, 6, rows=[], tables=())
+    table = join_rows(choose_runs("toy"))
+    assert table.loc[0, ["commit", "device", "seed"]].tolist() == ["mine", "my device", 5] and table.loc[1, ["loss", "seed"]].tolist() == [0.25, 6]
+    pd.DataFrame({"weight": [3]}).to_csv(root / "runs" / "toy" / "b" / "kernels.csv", index=False)
+    assert join_tables(choose_runs("toy"))["kernels"].weight.tolist() == [3]
+
+
+def test_from_the_shell(root):
+    keep(root, "a", 1, 0)
+    ended = CliRunner().invoke(app, ["results", "toy", "--sweep", str(root / "s.yaml"), "--out", str(root / "results")])
+    assert ended.exit_code == 2 and "--partial" in ended.stderr and ended.stdout == ""
+    ended = CliRunner().invoke(app, ["results", "toy", "--out", str(root / "results")])
+    assert ended.exit_code == 0 and ended.stdout.split() == [str(root / "results" / "toy.csv"), str(root / "results" / "toy_curves.csv")]
+
+
+def test_a_sweep_from_the_shell(root):
+    def shell(*words):
+        return CliRunner().invoke(app, ["sweep", *map(str, words)])
+
+    for name, n, seed in (("a", 1, 0), ("b", 2, 1)):
+        keep(root, name, n, seed)
+    shown = shell(root / "s.yaml", "--dry-run")
+    assert shown.exit_code == 0 and "4 absent" in shown.stdout and "4 runs of toy" in shown.stdout, shown.stdout
+    (root / "wrong.yaml").write_text(f"notebook: {root / 'toy.ipynb'}\ngrid: {{m: [1]}}")
+    for words, said in {("wrong.yaml",): "line 2: the page has no parameter `m`", ("none.yaml",): "cannot be read", ("s.yaml", "--workers", "0"): "at least 1",
+                        ("s.yaml", "--slurm", "queue=a", "--pbs", "queue=b"): "exclude each other", ("s.yaml", "--slurm", "queue"): "key=value"}.items():  # fmt: skip
+        ended = shell(root / words[0], *words[1:])
+        assert ended.exit_code == 2 and said in ended.stderr and ended.stdout == "", (words, ended.stderr)
+    assert not [file for file in (root / "runs" / "toy").iterdir() if file.name not in "ab"]
