@@ -35,6 +35,7 @@ def make(root, text, *cells, parameters="n: int = 0\nseed: int = 0"):
 def root(tmp_path, monkeypatch):
     monkeypatch.setenv("NEUROBRIDGE_RUNS", str(tmp_path / "runs"))
     monkeypatch.delenv("NEUROBRIDGE_RUN", raising=False)
+    monkeypatch.setenv("NEUROBRIDGE_PRELOAD", "ipykernel.kernelapp ipykernel.ipkernel")
     return tmp_path
 
 
@@ -95,7 +96,7 @@ def test_what_was_edited_meanwhile_stops_the_sweep(root, threads):
 
 def test_errors_of_the_machinery_are_outcomes(root, monkeypatch):
     one = make(root, "").plan()[0]
-    task = {"page": str(root / "p.ipynb"), "params": one.params, "full": one.full, "id": one.id, "folder": str(one.folder), "cpu": 1, "gpu": None, "memory": None, "timeout": None, "warm": False}
+    task = {"page": str(root / "p.ipynb"), "params": one.params, "full": one.full, "id": one.id, "folder": str(one.folder), "cpu": 1, "gpu": None, "memory": None, "timeout": None}
 
     def full_disk(*_, **__):
         raise OSError(28, "No space left on device")
@@ -131,12 +132,12 @@ def test_workers_with_another_package_or_folder_are_refused(root, threads, monke
 def test_jobs_of_a_cluster(root):
     jobqueue = pytest.importorskip("dask_jobqueue")
     settings = batch_settings("slurm:queue=gpu,walltime=01:00:00", Resources(cpu=4, gpu=2, memory=8 * 10**9))
-    with jobqueue.SLURMCluster(**settings, scheduler_options={"dashboard_address": None}) as cluster:
+    with jobqueue.SLURMCluster(**settings, scheduler_options={"dashboard_address": ":0"}) as cluster:
         script = cluster.job_script()
     for line in ("#SBATCH -p gpu", "#SBATCH --cpus-per-task=4", "#SBATCH -t 01:00:00", "#SBATCH --gres=gpu:2", "--preload neurobridge.lab.workers", "--nthreads 1"):
         assert line in script, script
     settings = batch_settings("pbs:queue=long", Resources(cpu=2, memory=8 * 10**9))
-    with jobqueue.PBSCluster(**settings, scheduler_options={"dashboard_address": None}) as cluster:
+    with jobqueue.PBSCluster(**settings, scheduler_options={"dashboard_address": ":0"}) as cluster:
         assert "#PBS -l select=1:ncpus=2:ngpus=0:mem=8GB" in cluster.job_script()
 
 
@@ -159,7 +160,6 @@ def test_gpus_are_never_shared(monkeypatch):
 
 DRIVER = """
 import os, sys
-from neurobridge.lab import warm, workers
 from neurobridge.lab.sweep import Sweep, run_sweep
 if __name__ == "__main__":
     run_sweep(Sweep.from_yaml(sys.argv[1]), 2, tell=lambda counts, news: print(counts["done"], news, flush=True))
@@ -208,7 +208,7 @@ def test_torture(root, monkeypatch):
         return {line[2] for line in log_lines(log) if line[1:2] == ["ended"]}
 
     plan = [("kernel", 2), ("worker", 6), ("kernel", 9), ("driver", 12), ("kernel", 16), (None, runs)]
-    driver, deadline = None, time.monotonic() + 300
+    driver, deadline = None, time.monotonic() + 900
     for target, after in plan:
         if driver is None:
             driver = subprocess.Popen([sys.executable, str(root / "driver.py"), str(root / "s.yaml")], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -244,7 +244,7 @@ def test_ctrl_c_stops_everything_and_the_same_command_goes_on(root):
     command = [sys.executable, str(root / "driver.py"), str(root / "s.yaml")]
     driver = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # fmt: skip
-    until = time.monotonic() + 240
+    until = time.monotonic() + 900
     while not log_lines(log):
         assert time.monotonic() < until and driver.poll() is None, driver.stderr.read()
         time.sleep(0.05)
@@ -256,7 +256,7 @@ def test_ctrl_c_stops_everything_and_the_same_command_goes_on(root):
         assert time.monotonic() < until
         time.sleep(0.05)
     Path(f"{log}.go").touch()
-    assert subprocess.run(command, env=env, timeout=240).returncode == 0
+    assert subprocess.run(command, env=env, timeout=900).returncode == 0
     assert {read_json(one.folder / "run.json")["status"] for one in sweep.plan()} == {"done"}
 
 
@@ -268,6 +268,32 @@ def test_two_sweeps_in_one_folder(root, threads):
     while not list((root / "runs").glob("1-*")):
         assert time.monotonic() < until
         time.sleep(0.02)
-    ended = work_off(threads, sweep, sweep.plan(), lambda *_: None, warm=False)
+    ended = work_off(threads, sweep, sweep.plan(), lambda *_: None)
     assert ended == {"done": 2, "failed": 0} and first.wait() == 0 and len(list((root / "runs").glob("1-*"))) == 1
     assert not run_notebook(root / "p.ipynb", {"seed": 0}).fresh
+
+
+def test_no_forking_if_so_wished(root, threads, monkeypatch):
+    monkeypatch.setenv("NEUROBRIDGE_PRELOAD", "")
+    sweep = make(root, "", "record({'parent': os.getppid()})")
+    assert work_off(threads, sweep, sweep.plan(), lambda *_: None) == {"done": 1, "failed": 0}
+    assert read_json(sweep.plan()[0].folder / "run.json")["metrics"] == {"parent": os.getpid()}
+
+
+def test_a_scheduler_started_elsewhere(root):
+    "Two workers of a scheduler that is reached by its address leave the same table as local ones."
+    sweep, env = make(root, "grid: {n: [1, 2]}\nseeds: 2", "record({'product': n * (seed + 1)})"), kernel_environment()
+    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0", "--dashboard-address", ":0", "--scheduler-file", str(root / "s.json")]
+    work = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(root / "s.json"), "--nthreads", "1", "--nworkers", "2", "--no-dashboard", "--preload", "neurobridge.lab.workers"]
+    processes = [subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=root) for command in (dask, work)]
+    try:
+        until = time.monotonic() + 120
+        while not (root / "s.json").exists():
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        table = run_sweep(sweep, scheduler=read_json(root / "s.json")["address"])
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+            process.wait(60)
+    assert table["status"].tolist() == ["done"] * 4 and table["product"].tolist() == [1, 2, 2, 4]

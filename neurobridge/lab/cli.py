@@ -197,7 +197,7 @@ def _tell(done: Run) -> None:
     typer.echo(f"\n{done.experiment} {done.id}: {when}\nrun folder:\n{done.folder}")
     typer.echo(f"report:\n{done.report}" if done.report else f"report {done.record['report']}")
 
-# %% ../../nbs/lab/02_cli.ipynb #x
+# %% ../../nbs/lab/02_cli.ipynb #552ab2ba
 @contextlib.contextmanager
 def _counting(name: str) -> Iterator[Any]:
     "Give a callback for `run_sweep` that shows how far it is."
@@ -224,7 +224,7 @@ def _counting(name: str) -> Iterator[Any]:
 
     yield tell_log
 
-# %% ../../nbs/lab/02_cli.ipynb #x
+# %% ../../nbs/lab/02_cli.ipynb #87e5dcb9
 @app.command()
 def sweep(
     file: Annotated[Path, typer.Argument(help="A sweep file, such as sweeps/pipe_s.yaml.")],
@@ -251,7 +251,7 @@ def sweep(
         if (found["status"] == "failed").any():
             raise typer.Exit(1)
 
-# %% ../../nbs/lab/02_cli.ipynb #x
+# %% ../../nbs/lab/02_cli.ipynb #ef7bd004
 def _tell_sweep(batch: Any, found: "pd.DataFrame") -> None:
     "Print how the runs of a sweep stand; one row a run where they fit on a screen."
     params = [name for name in found if any(name in settings for settings in batch.settings)]
@@ -287,7 +287,7 @@ def table(
         _print_table(chosen.drop(columns=["folder", *dull]))
         typer.echo(f"\n{len(chosen)} run{'s'[:len(chosen) != 1]} below\n{runs_root()}")
 
-# %% ../../nbs/lab/02_cli.ipynb #x
+# %% ../../nbs/lab/02_cli.ipynb #ebf5d7fd
 @app.command()
 def results(
     experiment: Annotated[str, typer.Argument(help="An experiment's name.")],

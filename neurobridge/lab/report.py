@@ -6,6 +6,7 @@
 __all__ = ['report_markdown', 'write_report']
 
 # %% ../../nbs/lab/12_report.ipynb #cell-003
+import functools
 import html
 import re
 from pathlib import Path
@@ -65,23 +66,29 @@ def _facts(record: dict[str, Any]) -> str:
     return f"<table class=facts>{''.join(lines)}</table>"
 
 # %% ../../nbs/lab/12_report.ipynb #cell-014
+@functools.cache
+def _exporter() -> Any:
+    "Make the exporter; its templates take longer to compile than a small page to render, so a process keeps it."
+    from nbconvert.exporters import HTMLExporter
+
+    exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, embed_images=True)
+    exporter.register_filter("markdown2html", lambda text: text)  # it is HTML already
+    return exporter
+
+
 def write_report(
     folder: str | Path,  # a run's folder, with its `notebook.ipynb`
     record: dict[str, Any],  # the run's record
     pictures: str | Path = "",  # the page's own folder, where its pictures are
 ) -> Path:  # the file written
     "Write `report.html`: the executed notebook without code, in one file that needs nothing else."
-    from nbconvert.exporters import HTMLExporter
-
     nb = nbformat.read(Path(folder) / "notebook.ipynb", as_version=4)
     for cell in nb.cells:
         if cell.cell_type == "markdown":
             cell.source = report_markdown(cell.source, pictures, cell.get("attachments"))
     nb.cells = [cell for cell in nb.cells if not re.match(r"(\s*#.*\n)*\s*#\s*\|\s*hide\b", cell.source)]
     nb.metadata.pop("widgets", None)
-    exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, embed_images=True)
-    exporter.register_filter("markdown2html", lambda text: text)  # it is HTML already
-    body = re.sub(r"(?s)<script.*?</script>", "", exporter.from_notebook_node(nb)[0])
+    body = re.sub(r"(?s)<script.*?</script>", "", _exporter().from_notebook_node(nb)[0])
     title = html.escape(f"{record['experiment']} {record['id']}")
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title><style>{_STYLE}</style>'
     target = Path(folder) / "report.html"

@@ -15,7 +15,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -84,15 +83,15 @@ _kernels: dict[str, Any] = {}  # of the runs in progress in this worker
 _one_at_a_time = threading.Lock()
 
 
-def _launcher(cpu: int, warm: bool) -> Callable[..., Any]:
+def _launcher(cpu: int) -> Callable[..., Any]:
     "Give what starts a kernel: this worker's server of warm kernels, or a new Python."
-    if not warm or sys.platform != "linux":
-        return functools.partial(subprocess.Popen, start_new_session=True)
-    from neurobridge.lab.warm import KernelServer
+    from neurobridge.lab.warm import KernelServer, preloaded
 
+    if not preloaded():
+        return functools.partial(subprocess.Popen, start_new_session=True)
     with _one_at_a_time:
         if cpu not in _servers or _servers[cpu].process.poll() is not None:
-            _servers[cpu] = KernelServer(_threads(cpu))
+            _servers[cpu] = KernelServer(_threads(cpu), preloaded())
         return _servers[cpu].start
 
 
@@ -101,13 +100,13 @@ def _threads(cpu: int) -> dict[str, str]:
 
 # %% ../../nbs/lab/05_workers.ipynb #cell-016
 def perform(
-    task: Mapping[str, Any],  # page, params, full, id, folder; cpu, gpu, memory, timeout, warm
+    task: Mapping[str, Any],  # page, params, full, id, folder; cpu, gpu, memory, timeout
 ) -> dict[str, Any]:  # status (done, failed, busy, refused or changed) and error
     "Do one run of a sweep in this worker and say how it ended."
     try:
         if run_id(read_page(task["page"]), task["full"]) != task["id"]:
             return {"status": "changed", "error": "the page or the package was edited while the sweep ran"}
-        start = _launcher(task["cpu"], task["warm"])
+        start = _launcher(task["cpu"])
         from neurobridge.lab.engine import KernelSettings  # takes a moment, in which the server imports as well
 
         def begin(*command: Any, **settings: Any) -> Any:
@@ -268,7 +267,7 @@ def _batch_system(text: str, count: int, resources: "Resources") -> "Iterator[Cl
     from distributed import Client
 
     kind = dask_jobqueue.SLURMCluster if text.startswith("slurm") else dask_jobqueue.PBSCluster
-    with kind(**settings, scheduler_options={"dashboard_address": None}) as cluster, Client(cluster) as client:
+    with kind(**settings, scheduler_options={"dashboard_address": ":0"}) as cluster, Client(cluster) as client:
         cluster.scale(jobs=count)
         client.wait_for_workers(1)
         yield client
@@ -343,10 +342,9 @@ def work_off(
     sweep: "Sweep",
     planned: "Sequence[Planned]",  # the runs to do
     tell: Callable[[dict[str, int], str], None],  # called with counts and a line of news, or ""
-    warm: bool = True,  # fork kernels from a process with torch imported
 ) -> dict[str, int]:  # runs done and failed
     "Hand runs to workers until each is done, or has failed as often as the sweep allows."
-    limits = {name: getattr(sweep.resources, name) for name in ("cpu", "gpu", "memory", "timeout")} | {"page": str(sweep.page), "warm": warm}
+    limits = {name: getattr(sweep.resources, name) for name in ("cpu", "gpu", "memory", "timeout")} | {"page": str(sweep.page)}
     board = _Board(client, sweep, planned, [(0.0, number) for number in range(len(planned))])
     try:
         while board.waiting or board.flying:
