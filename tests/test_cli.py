@@ -98,7 +98,7 @@ def test_a_folder_that_cannot_be_made(root):
 
 def test_version_and_help():
     assert shell("--version").stdout.strip() == f"neurobridge {neurobridge.__version__}"
-    for words in (["--help"], ["run", "--help"], ["table", "--help"], ["docs", "--help"]):
+    for words in (["--help"], ["run", "--help"], ["sweep", "--help"], ["table", "--help"], ["results", "--help"], ["docs", "--help"]):
         assert shell(*words).exit_code == 0
     light = "import sys, neurobridge.lab.cli; sys.exit(bool({'papermill', 'torch', 'pandas', 'nbformat', 'nbconvert'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", light], check=True, timeout=60)

@@ -183,7 +183,7 @@ def test_public_names():
         "core.paths": "data_root runs_root project_root", "core.train": "fit evaluate seed_everything save_checkpoint load_checkpoint History",
         "data.images": "load_images ImageSet", "snn.surrogate": "rectangle triangle atan sigmoid gaussian", "snn.lif": "lif LIF",
         "snn.nets": "spiking_resnet18 spiking_resnet34", "transfer.pipe_s": "sharpened_relu SharpenedReLU sharpening pretrain bridge finetune",
-        "lab.runs": "run_notebook Run", "lab.cli": "app",
+        "lab.runs": "run_notebook Run", "lab.sweep": "Sweep run_sweep", "lab.cli": "app",
     }  # fmt: skip
     for module, names in promised.items():
         found = importlib.import_module(f"neurobridge.{module}")

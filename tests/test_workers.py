@@ -217,7 +217,7 @@ def test_torture(root, monkeypatch):
             time.sleep(0.02)
         if target is None:
             break
-        pids = {"driver": [driver.pid], "worker": running("multiprocessing", descendants(driver.pid)), "kernel": [int(line[0]) for line in log_lines(log)[-2:]]}[target]
+        pids = {"driver": [driver.pid], "worker": running("spawn_main", descendants(driver.pid)), "kernel": [int(line[0]) for line in log_lines(log)[-2:]]}[target]
         for pid in chance.sample(pids, 1):
             kills += 1
             try:
