@@ -100,7 +100,7 @@ def _alone(target: Path, patience: float = 10.0) -> Iterator[None]:
 def _same_conversion(target: Path, header: dict) -> None:
     path = target / "manifest.json"
     if not path.exists():
-        if any(p.name != ".lock" for p in target.iterdir()):
+        if any(not p.name.startswith(".") for p in target.iterdir()):
             raise DataError(f"{target} is not empty and holds no manifest.json: it was not made here; give a new folder")
         write_json(path, header)
     there = read_json(path)
@@ -128,10 +128,9 @@ def _one(source: Path, target: Path, make: Callable[[Path, Path], dict], job: tu
     if known and known["size"] == size and known["status"] != "unreadable" and _whole(target / file, known):
         return known
     (target / file).unlink(missing_ok=True)
-    record = {"file": file, "source": name, "label": label, "size": size} | make(source / name, target / file)
-    if record["status"] == "made":
-        record["crc"] = zlib.crc32((target / file).read_bytes())
-    return record
+    record = {"file": file, "source": name, "label": label, "status": "", "events": 0, "rows": 0, "columns": 0, "size": size, "crc": 0, "note": ""}
+    record |= make(source / name, target / file)
+    return record | {"crc": zlib.crc32((target / file).read_bytes()) if record["status"] == "made" else 0}
 
 
 def _whole(path: Path, known: dict) -> bool:
@@ -165,7 +164,7 @@ def _convert(source: Path, target: Path, header: dict, files: list[tuple[str, st
         jobs, work = [(*f, known.get(f[1])) for f in files], functools.partial(_one, source, target, make)
         with (target / "files.jsonl").open("a", encoding="utf-8") as journal, _bar(_show_progress(progress), f"converting {len(files):,} files", len(files)) as advance:
             for record in _spread(work, jobs, _workers(workers)):
-                if records.setdefault(record["file"], record) is not known.get(record["file"]):
+                if records.setdefault(record["file"], record) != known.get(record["file"]):
                     journal.write(json.dumps(record) + "\n")
                     journal.flush()
                 advance()
@@ -206,7 +205,7 @@ def _write_lists(target: Path, table: pd.DataFrame) -> None:
     for split in ("train", "val"):
         rows = table[(table.status == "made") & table.file.str.startswith(f"{split}/")]
         with atomic_write(target / f"{split}label.txt") as file:
-            file.writelines(f"{r.file} {r.label} {int(r.rows)} {int(r.columns)}\n" for r in rows.itertuples())
+            file.writelines(f"{r.file} {r.label} {r.rows} {r.columns}\n" for r in rows.itertuples())
 
 # %% ../../nbs/data/06_event_sets.ipynb #cell-018
 def convert_images(
