@@ -36,36 +36,54 @@ def _pyav() -> Any:
     return av
 
 
-def _decoded(path: Path) -> Iterator[Any]:  # PyAV's frames, one by one
-    av = _pyav()
-    with av.open(str(path)) as container:
-        if not container.streams.video or container.streams.video[0].codec_context is None:
-            raise DataError(f"{path} holds no video that can be decoded; it may be cut off, or hold sound alone: get it again, or remove it")
-        stream, found = container.streams.video[0], 0
+def _decoded(path: Path, promised: int) -> Iterator[Any]:  # PyAV's frames, one by one
+    with _pyav().open(str(path), metadata_errors="ignore") as container:
+        stream, found = _stream(container, path), 0
         stream.codec_context.thread_count, stream.codec_context.options = 1, {"err_detect": "explode"}
         for frame in container.decode(stream):
             found += 1
             yield frame
-        if found < max(1, stream.frames):
-            raise DataError(f"{path} is cut off: its header promises {stream.frames} frames, {found} could be read. Get it again, or remove it")
+    if found < max(1, promised):
+        raise DataError(f"{path} is cut off: its header promises {promised} frames, {found} could be read. Get it again, or remove it")
+
+
+def _stream(container: Any, path: Path) -> Any:
+    if not container.streams.video or container.streams.video[0].codec_context is None:
+        raise DataError(f"{path} holds no video that can be decoded; it may be cut off, or hold sound alone: get it again, or remove it")
+    return container.streams.video[0]
+
+
+def _promised(path: Path) -> int:  # frames, by the header; 0: it does not say
+    with _pyav().open(str(path), metadata_errors="ignore") as container:
+        return max(0, _stream(container, path).frames)
 
 # %% ../../nbs/data/05_video.ipynb #cell-014
+def _read(path: Path, count: int | None, size: tuple[int, int] | None) -> list[np.ndarray]:
+    promised, found, (height, width) = _promised(path), -1, size or (None, None)
+    n = promised or sum(1 for _ in _decoded(path, 0))
+    while found != n:  # once more, where the header promises too few
+        n = max(n, found)
+        wanted = np.arange(n) if count is None else pick_frames(n, count)
+        kept = dict.fromkeys(wanted.tolist())
+        for found, frame in enumerate(_decoded(path, promised), 1):
+            if found - 1 in kept:
+                kept[found - 1] = frame.to_ndarray(format="rgb24", height=height, width=width, interpolation="BILINEAR")
+    return [kept[i] for i in wanted.tolist()]
+
+
 def read_video(
     path: str | Path,  # whatever FFmpeg reads: mp4, avi, …
     count: int | None = 31,  # frames wanted, evenly chosen (`pick_frames`); None: all
     size: tuple[int, int] | None = None,  # height and width to scale to (bilinear); ES-UCF101: (256, 342); default: as they are
 ) -> UInt8[np.ndarray, "n H W 3"]:  # red, green, blue
     "Read frames of a clip; raise `DataError` for a file that is missing, damaged or no video, `ImportError` without PyAV."
-    path, av = Path(path), _pyav()
-    height, width = size or (None, None)
+    _pyav()
     try:
-        n = sum(1 for _ in _decoded(path))
-        wanted = np.arange(n) if count is None else pick_frames(n, count)
-        times = np.bincount(wanted, minlength=n)
-        kept = [frame.to_ndarray(format="rgb24", height=height, width=width, interpolation="BILINEAR") for i, frame in enumerate(_decoded(path)) if times[i]]
-    except (av.FFmpegError, OSError, MemoryError) as error:
+        return np.stack(_read(Path(path), count, size))
+    except DataError:
+        raise
+    except Exception as error:  # a damaged film raises nearly anything: FFmpeg's errors, UnicodeDecodeError, MemoryError, …
         raise DataError(f"{path} can't be read as a video ({error}): get it again, or remove it") from error
-    return np.repeat(np.stack(kept), times[times > 0], axis=0)
 
 # %% ../../nbs/data/05_video.ipynb #cell-019
 def _gray(frames: np.ndarray) -> UInt8[np.ndarray, "n H W"]:
