@@ -50,8 +50,9 @@ def random_shift(
 ) -> Events:  # on the same sensor
     "Move all events by a random number of whole pixels; what leaves the sensor is lost."
     right, down = generator.integers(-most, most + 1, 2)
-    moved = crop(events, max(0, -down), max(0, -right), events.height - abs(down), events.width - abs(right))
-    return _with(moved, x=moved.x + max(0, right), y=moved.y + max(0, down), height=events.height, width=events.width)
+    x, y = events.x.astype(int) + right, events.y.astype(int) + down
+    inside = (x >= 0) & (x < events.width) & (y >= 0) & (y < events.height)
+    return _with(events[inside], x=x[inside], y=y[inside])
 
 
 def random_crop(
