@@ -9,7 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurobridge.data.augment import (
-    drop_area, drop_random, drop_time, event_drop, flip_horizontal, flip_polarity, flip_time, flip_vertical, in_turn, mixup, random_crop, random_shift, sometimes,
+    drop_area,
+    drop_random,
+    drop_time,
+    event_drop,
+    flip_horizontal,
+    flip_polarity,
+    flip_time,
+    flip_vertical,
+    in_turn,
+    mixup,
+    random_crop,
+    random_shift,
+    sometimes,
 )
 from neurobridge.data.camera import Events, to_frames
 
