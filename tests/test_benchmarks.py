@@ -45,3 +45,16 @@ def test_the_recorded_trainings_are_whole():
     assert runs.groupby("way").seed.nunique().min() >= 3 and runs.epochs.nunique() == 1
     for _, steps in table[table.what == "step"].groupby("allocator"):
         assert {"neurobridge, channels last", "spikingjelly", "spikingjelly, channels last"} <= set(steps.way)
+
+
+def test_conversion_runs(tmp_path):
+    run("convert.py", "--pictures", "12", "--rounds", "1", "--out", tmp_path / "out.csv")
+    table = pd.read_csv(tmp_path / "out.csv", comment="#")
+    assert table.way[table.what == "convert"].tolist() == ["1 process", "2 processes"] and (table.ms_a_picture > 0).all()
+
+
+def test_the_recorded_conversion_is_whole():
+    table = pd.read_csv(BENCHMARKS / "convert.csv", comment="#")
+    wall = table[table.what == "convert"].set_index("way").wall_s
+    assert table[table.what == "convert"].set_index("way").speedup["2 processes"] == pytest.approx(wall["1 process"] / wall["2 processes"], abs=0.01)
+    assert {"step", "frames"} <= set(table.what) and {"i2e", "odg"} <= set(table.way)
