@@ -440,3 +440,20 @@ def test_the_view_of_the_authors_is_exported(undisturbed):
 def test_ucf_files_of_many_steps(tmp_path):
     save_ucf(tmp_path / "e.npz", Events([0, 5], [0, 1], [0, 1], [1, 0], 2, 2), steps=6)
     assert EventDataset([(tmp_path / "e.npz", 0)], load_ucf, steps=6, span=(0, 6))[0][0].sum((1, 2, 3)).tolist() == [1, 0, 0, 0, 0, 1]
+
+
+def test_training_on_a_set_is_training_on_its_tensors(recordings):
+    from neurobridge.core.train import Sequences, evaluate, fit, seed_everything
+    from neurobridge.snn.lif import LIF
+    from neurobridge.snn.nets import spiking_convnet
+
+    data = EventDataset(recordings, small, steps=4)
+    x, _ = next(iter(DataLoader(data, 3, collate_fn=data.collate)))
+    assert x.shape == (4, 3, 2, 6, 9) and torch.equal(x.transpose(0, 1), data.tensors()[0][:3])
+    nets = []
+    for train in (data, Sequences(*data.tensors())):
+        seed_everything(0)
+        nets.append(spiking_convnet(LIF, in_channels=2, classes=2, width=4))
+        fit(nets[-1], train, train, epochs=2, lr=0.01, batch_size=4)
+    assert all(torch.equal(a, b) for a, b in zip(nets[0].state_dict().values(), nets[1].state_dict().values(), strict=True))
+    assert evaluate(nets[0], data) == evaluate(nets[1], Sequences(*data.tensors()))

@@ -422,6 +422,12 @@ class EventDataset(Dataset):
         frames = None if self._cache is None else self._cache.get(range(len(self))[i])
         return torch.from_numpy(_counted(self, i) if frames is None else frames).float(), self.items[i][1]
 
-    def tensors(self) -> tuple[Float[Tensor, "N T 2 H W"], Int64[Tensor, " N"]]:  # frames and labels
-        "Read everything into memory, recordings first, as `fit` wants its pairs."
+    @staticmethod
+    def collate(items: list[tuple[Tensor, int]]) -> tuple[Float[Tensor, "T n 2 H W"], Int64[Tensor, " n"]]:  # a batch, and its labels
+        "Put a batch together, time first, as networks here take it; `fit` does it so, a `DataLoader` with `collate_fn=data.collate`."
+        frames, labels = zip(*items, strict=True)
+        return torch.stack(frames, 1), torch.tensor(labels)
+
+    def tensors(self) -> tuple[Float[Tensor, "N T 2 H W"], Int64[Tensor, " N"]]:  # frames and labels, for `core.train.Sequences`
+        "Read everything into memory, recordings first."
         return torch.stack([self[i][0] for i in range(len(self))]), self.y
