@@ -383,8 +383,8 @@ def test_damaged_samples(tmp_path):
     (tmp_path / "files").mkdir()
     paths = [path for path in SAMPLES.iterdir() if path.suffix in ROOM and path.suffix != ".raw"]
     short = tmp_path / "files" / "evt3_sample.raw"
-    short.write_bytes((SAMPLES / "evt3_sample.raw").read_bytes()[:60_000])
-    assert len(read_events(short)) > 15_000
+    short.write_bytes((SAMPLES / "evt3_sample.raw").read_bytes()[:40_000])
+    assert len(read_events(short)) > 10_000
     outcomes = survive([*paths, short], 500, tmp_path)
     assert len(outcomes) == 5
     for name, outcome in outcomes.items():
@@ -393,7 +393,7 @@ def test_damaged_samples(tmp_path):
 
 
 def test_damaged_files_of_every_format(tmp_path):
-    "And 200 damages of a small file of every format but HDF5, whose library can be sent into a loop without end (the page says so)."
+    "And 100 damages of a small file of every format but HDF5, whose library can be sent into a loop without end (the page says so)."
     (tmp_path / "files").mkdir()
     rng, n, paths = np.random.default_rng(0), 300, []
     for name, (write, sensor, longest) in WRITERS.items():
@@ -402,9 +402,9 @@ def test_damaged_files_of_every_format(tmp_path):
         t = np.sort(rng.integers(0, min(longest, 1 << 23), n))
         write(tmp_path / "files" / name, Events(t, rng.integers(0, sensor[1], n), rng.integers(0, sensor[0], n), rng.integers(0, 2, n), *sensor))
         paths.append(tmp_path / "files" / name)
-    outcomes = survive(paths, 200, tmp_path)
+    outcomes = survive(paths, 100, tmp_path)
     assert set(outcomes) == {path.name for path in paths} and len(paths) == 13
     for name, outcome in outcomes.items():
-        assert outcome["refused"] > 20 and outcome["megabytes"] < 200, (name, outcome)
+        assert outcome["refused"] > 10 and outcome["megabytes"] < 200, (name, outcome)
     assert outcomes["own.npz"]["read"] == outcomes["own.npz"]["same"]  # a zip has checksums
-    assert all(outcomes[name]["refused"] > 100 for name in WRITERS if name.endswith((".aedat4", "three.aedat", ".npz")))  # formats with lengths and counts
+    assert all(outcomes[name]["refused"] > 50 for name in WRITERS if name.endswith((".aedat4", "three.aedat", ".npz")))  # formats with lengths and counts
