@@ -114,7 +114,7 @@ class _Held:
     def __call__(self, new: np.ndarray, values: np.ndarray, at: np.ndarray) -> np.ndarray:  # set where `new`, to `values`; wanted `at` these words
         every = np.concatenate([[self.last], values])
         self.last = int(every[-1])
-        return every[np.cumsum(new)[at]]
+        return every[np.cumsum(new, dtype=np.int32)[at]]
 
 
 def _unwrapped(counter: np.ndarray, bits: int, before: int) -> np.ndarray:  # a counter that turns over -> one that doesn't; `before`: its last value
@@ -422,8 +422,8 @@ def _events(part: tuple, sensor: tuple[int, int], good: int) -> Events:
         return Events(*part, *sensor)
     except ValueError as error:
         where = f"among the {len(part[0]):,} events after the first {good:,}: " if good else ""
-        hint = "sort=True puts small disorder right" if "backwards" in str(error) else "give sensor=(height, width) if another sensor made it"
-        raise DataError(f"{where}{str(error).removeprefix('Events: ')}; the file is damaged, or {hint}") from error
+        hint = "read_events(path, sort=True) puts small disorder right" if "backwards" in str(error) else "give sensor=(height, width) if another sensor made it"
+        raise DataError(f"{where}{str(error).removeprefix('Events: ').removesuffix('; sort by t first')}; the file is damaged, or {hint}") from error
 
 # %% ../../nbs/data/03_formats.ipynb #cell-050
 def read_events(
