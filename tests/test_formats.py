@@ -6,6 +6,7 @@ import multiprocessing
 import re
 import resource
 import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -421,3 +422,95 @@ def test_damaged_files_of_every_format(tmp_path):
         assert outcome["refused"] > 10 and outcome["megabytes"] < 200, (name, outcome)
     assert outcomes["own.npz"]["read"] == outcomes["own.npz"]["same"]  # a zip has checksums
     assert all(outcomes[name]["refused"] > 50 for name in WRITERS if name.endswith((".aedat4", "three.aedat", ".npz")))  # formats with lengths and counts
+
+
+def some(n, sensor, seed=0, longest=5000):
+    rng = np.random.default_rng(seed)
+    return Events(np.sort(rng.integers(0, longest, n)), rng.integers(0, sensor[1], n), rng.integers(0, sensor[0], n), rng.integers(0, 2, n), *sensor)
+
+
+@pytest.mark.parametrize("name", ["four.aedat4", "zstd.aedat4", "own.npz"])
+def test_every_cut_shows_where_a_format_has_an_end(name, tmp_path):
+    write, sensor, _ = WRITERS[name]
+    write(tmp_path / name, some(20, sensor))
+    content = (tmp_path / name).read_bytes()
+    for end in range(0, len(content), max(1, len(content) // 60)):
+        (tmp_path / name).write_bytes(content[:end])
+        with pytest.raises(DataError, match=name):
+            read_events(tmp_path / name)
+
+
+@pytest.mark.parametrize("name, size", [("nmnist.bin", 5), ("dat.dat", 8), ("davis.aedat", 8), ("evt2.raw", 4), ("evt3.raw", 2)])
+def test_a_cut_inside_a_record_is_refused(name, size, tmp_path):
+    write, sensor, _ = WRITERS[name]
+    write(tmp_path / name, events := some(20, sensor))
+    content = (tmp_path / name).read_bytes()
+    for missing in range(1, 2 * size):
+        (tmp_path / name).write_bytes(content[:-missing])
+        if missing % size:
+            with pytest.raises(DataError, match="bytes into a record"):
+                read_events(tmp_path / name)
+        else:
+            assert read_events(tmp_path / name) == events[: len(read_events(tmp_path / name))]
+
+
+@pytest.mark.parametrize("change", [lambda rows: rows[:-2], lambda rows: rows + rows[-1:], lambda rows: [*rows[:-1], [*rows[-1][:2], struct.pack("<q", 99)]]])
+def test_aedat4_is_held_against_its_table_of_contents(change, tmp_path):
+    write_aedat4(tmp_path / "a.aedat4", some(30, (260, 346)), promised=change)
+    with pytest.raises(DataError, match="table of contents"):
+        read_events(tmp_path / "a.aedat4")
+
+
+@pytest.mark.parametrize("method", [1, 3])
+def test_what_unfolds_without_end_is_stopped(method, tmp_path, monkeypatch):
+    write_aedat4(tmp_path / "a.aedat4", some(400, (260, 346)), method=method, packet=400)
+    monkeypatch.setattr(formats, "_UNFOLDED", 3000)
+    with pytest.raises(DataError, match="unfold"):
+        read_events(tmp_path / "a.aedat4")
+
+
+def test_an_npz_that_claims_too_much(tmp_path):
+    head = b"{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000000,), }"
+    head += b" " * (118 - 1 - len(head)) + b"\n"
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as package:
+        for name in "txyp":
+            package.writestr(f"{name}.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head)
+    with pytest.raises(DataError, match=r"claims shape \(1000000000000,\)"):
+        read_events(tmp_path / "a.npz")
+
+
+def test_disorder_is_refused_or_sorted(tmp_path):
+    events = some(50, (240, 304), longest=50)
+    order = np.random.default_rng(1).permutation(50)
+    rows = np.stack([events.t, events.x.astype(int) | events.y.astype(int) << 14 | events.p.astype(int) << 28], 1)[order].astype("<u4")
+    path = tmp_path / "a.dat"
+    path.write_bytes(b"% Height 240\n% Width 304\n" + bytes([0, 8]) + rows.tobytes())
+    for call in (lambda: read_events(path), lambda: list(iter_events(path, 1)), lambda: list(iter_events(path, 100))):
+        with pytest.raises(DataError, match=r"a\.dat.*backwards.*sort=True"):
+            call()
+    back = read_events(path, sort=True)
+    stable = order[np.argsort(events.t[order], kind="stable")]
+    assert back == Events(events.t[stable], events.x[stable], events.y[stable], events.p[stable], 240, 304)
+
+
+@pytest.mark.parametrize("content, message", [(b"", "it is empty"), (b"RIFF1234", "begins with"), (b"% evt 3.0\n% end\n", "no events"), (b"% evt 3.0\n% geometry 4x4\n% end\n" + struct.pack("<HHH", 0x8000, 0, 0x2009), "x lies in"),
+                                              (b"% evt 3.0\n% geometry 4x4\n% end\n" + struct.pack("<H", 0x9000), "kind 9"), (b"%\n\x05\x08", "type 5"), (b"#!AER-DAT3.1\r\n", "no end"), (b"#!AER-DAT1.0\r\n", "begins with")])
+def test_one_clear_error(content, message, tmp_path):
+    for suffix in (".raw", ".dat"):
+        path = tmp_path / f"a{suffix}"
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=message) as caught:
+            read_events(path)
+        assert str(caught.value).startswith(str(path))
+
+
+def test_missing_files_chunks_and_sensors(tmp_path):
+    with pytest.raises(DataError, match="none.raw"):
+        read_events(tmp_path / "none.raw")
+    path = tmp_path / "a.dat"
+    path.write_bytes(b"%\n" + bytes([0, 8]) + struct.pack("<II", 5, 7 | 3 << 14))
+    assert (read_events(path).height, read_events(path).width) == (4, 8) and read_events(path, (50, 60)).width == 60
+    with pytest.raises(DataError, match="give sensor"):
+        next(iter_events(path))
+    with pytest.raises(ValueError, match="chunk is 0"):
+        next(iter_events(path, 0, (4, 8)))
