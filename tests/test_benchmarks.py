@@ -29,6 +29,21 @@ def test_training_runs(tmp_path):
     assert {"block inference", "block training", "step", "training"} == set(table.what) and {"tuned", "default"} == set(table.allocator)
 
 
+def test_events_run(tmp_path):
+    run("events.py", "--million", "0.02", "--large", "1", "--rounds", "1", "--out", tmp_path / "out.csv")
+    table = pd.read_csv(tmp_path / "out.csv", comment="#")
+    assert {"odg", "frames", "read", "pieces"} == set(table.what) and (table.seconds > 0).all()
+
+
+def test_the_recorded_events_are_whole():
+    table = pd.read_csv(BENCHMARKS / "events.csv", comment="#")
+    seconds = table.set_index(["what", "way"]).seconds
+    assert seconds["odg", "published loop"] > 5 * seconds["odg", "neurobridge"] and seconds["frames", "neurobridge"] < 0.05
+    pieces = table[table.what == "pieces"]
+    assert pieces.events.max() == 100_000_000 and pieces.megabytes.max() < 300
+    assert pieces.megabytes.max() < 2 * pieces.megabytes.min()                  # ten times the events, the same memory
+
+
 def test_the_recorded_neurons_are_whole():
     table = pd.read_csv(BENCHMARKS / "lif.csv", comment="#")
     assert not table.duplicated(["allocator", "shape", "reset", "pass", "implementation"]).any()

@@ -114,7 +114,7 @@ class _Held:
     def __call__(self, new: np.ndarray, values: np.ndarray, at: np.ndarray) -> np.ndarray:  # set where `new`, to `values`; wanted `at` these words
         every = np.concatenate([[self.last], values])
         self.last = int(every[-1])
-        return every[np.cumsum(new)[at]]
+        return every[np.cumsum(new, dtype=np.int32)[at]]
 
 
 def _unwrapped(counter: np.ndarray, bits: int, before: int) -> np.ndarray:  # a counter that turns over -> one that doesn't; `before`: its last value
@@ -145,7 +145,7 @@ def _evt3_parts(file: BinaryIO) -> _Parts:
         is_low = (kind == 6) | resets
         ahead = np.cumsum(12 * (kind == 4) + 8 * (kind == 5))  # columns that vectors have passed, with this word
         start = base(is_base, (value[is_base] & 0x7FF) - ahead[is_base], events) + ahead[events] - np.where(kind[events] == 4, 12, 8)
-        base.last -= int(ahead[-1])
+        base.last += int(ahead[-1])
         sent = value[events]
         x = np.where(single, sent & 0x7FF, start)
         p = np.where(single, sent >> 11, polarity(is_base, value[is_base] >> 11, events))
@@ -336,10 +336,9 @@ def _hdf5(file: BinaryIO, sensor: _Sensor) -> tuple[_Sensor, _Parts]:
 
 
 def _hdf5_sensor(book) -> _Sensor:
-    said = {**book.attrs, **(book["events"].attrs if "events" in book else {})}
-    if "sensor_resolution" in said:
-        return tuple(int(side) for side in said["sensor_resolution"][:2])
-    geometry = re.fullmatch(r"(\d+)x(\d+)", str(said.get("geometry", "")))
+    if (size := book.attrs.get("sensor_resolution")) is not None:
+        return tuple(int(side) for side in size[:2])
+    geometry = re.fullmatch(r"(\d+)x(\d+)", str(book.attrs.get("geometry", "")))
     return (int(geometry[2]), int(geometry[1])) if geometry else None
 
 # %% ../../nbs/data/03_formats.ipynb #cell-041
@@ -423,8 +422,8 @@ def _events(part: tuple, sensor: tuple[int, int], good: int) -> Events:
         return Events(*part, *sensor)
     except ValueError as error:
         where = f"among the {len(part[0]):,} events after the first {good:,}: " if good else ""
-        hint = "sort=True puts small disorder right" if "backwards" in str(error) else "give sensor=(height, width) if another sensor made it"
-        raise DataError(f"{where}{str(error).removeprefix('Events: ')}; the file is damaged, or {hint}") from error
+        hint = "read_events(path, sort=True) puts small disorder right" if "backwards" in str(error) else "give sensor=(height, width) if another sensor made it"
+        raise DataError(f"{where}{str(error).removeprefix('Events: ').removesuffix('; sort by t first')}; the file is damaged, or {hint}") from error
 
 # %% ../../nbs/data/03_formats.ipynb #cell-050
 def read_events(
