@@ -425,8 +425,7 @@ class EventDataset(Dataset):
     @staticmethod
     def collate(items: list[tuple[Tensor, int]]) -> tuple[Float[Tensor, "T n 2 H W"], Int64[Tensor, " n"]]:  # a batch, and its labels
         "Put a batch together, time first, as networks here take it; `fit` does it so, a `DataLoader` with `collate_fn=data.collate`."
-        frames, labels = zip(*items, strict=True)
-        return torch.stack(frames, 1), torch.tensor(labels)
+        return torch.stack([frames for frames, _ in items], 1), torch.tensor([label for _, label in items])
 
     def tensors(self) -> tuple[Float[Tensor, "N T 2 H W"], Int64[Tensor, " N"]]:  # frames and labels, for `core.train.Sequences`
         "Read everything into memory, recordings first."
