@@ -10,8 +10,22 @@ from scipy.stats import norm, ortho_group, spearmanr
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.linear_model import Ridge, RidgeCV
 
-from neurobridge.brain.regression import ceiled, correlation, gram, neural_predictivity, pls_predict, reduced, reliability, ridge_predict, score_of, stimulus_splits
+from neurobridge.brain.behavior import false_alarms, i2n, observed_false_alarms, sensitivity
+from neurobridge.brain.regression import (
+    ceiled,
+    correlation,
+    gram,
+    neural_predictivity,
+    pls_predict,
+    reduced,
+    reliability,
+    ridge_predict,
+    score_of,
+    stimulus_splits,
+)
 from neurobridge.brain.rsa import bootstrap_rdms, cka, compare_rdms, noise_ceiling, rdm
+from neurobridge.brain.score import brain_score
+from neurobridge.brain.timing import object_solution_times
 from neurobridge.core.paths import data_root
 from neurobridge.data.neural import Recording, load_rdm92, load_v4
 
@@ -301,3 +315,75 @@ def test_real_ceilings_of_the_92_images():
     mean = rdms["fmri_it"].mean(0)
     published = [compare_rdms(rdms["monkey_it"][0], rdms["human_it"][0]), compare_rdms(mean, rdms["monkey_it"][0]), compare_rdms(mean, rdms["human_it"][0])]
     np.testing.assert_allclose(published, (0.439, 0.486, 0.557), atol=6e-4)
+
+
+# Behaviour, timing, composite
+
+
+def slow_i2(p, labels):
+    "Picture by picture, as the formula has it."
+    n, objects = p.shape
+    fa = np.full(p.shape, np.nan)
+    for i in range(n):
+        for d in range(objects):
+            if d != labels[i]:
+                fa[i, d] = p[i, d] / (p[i, d] + p[i, labels[i]])
+    out = np.full(p.shape, np.nan)
+    for i in range(n):
+        for d in range(objects):
+            if d != labels[i]:
+                out[i, d] = np.clip(norm.ppf(1 - fa[i, d]) - norm.ppf(np.mean(fa[labels == d, labels[i]])), -5, 5)
+    for o in range(objects):
+        for d in range(objects):
+            if d != o:
+                out[labels == o, d] -= out[labels == o, d].mean()
+    return out
+
+
+@few
+@given(seed=seeds, objects=st.integers(2, 5), each=st.integers(1, 5))
+def test_sensitivity_is_the_formula(seed, objects, each):
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.repeat(np.arange(objects), each))
+    p = rng.dirichlet(np.ones(objects), len(labels))
+    np.testing.assert_allclose(sensitivity(false_alarms(p, labels), labels), slow_i2(p, labels), atol=1e-9)
+    sure = np.eye(objects)[labels]  # never wrong: clipped, and no difference between pictures
+    assert np.nan_to_num(sensitivity(false_alarms(sure, labels), labels, normalised=False), nan=5).min() == 5
+
+
+def test_i2n_of_an_observer_and_of_chance():
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 4
+    p = rng.dirichlet(np.ones(4), 60)
+    picture, distractor = rng.integers(60, size=40_000), rng.integers(4, size=40_000)
+    keep = distractor != labels[picture]
+    picture, distractor = picture[keep], distractor[keep]
+    trials = pd.DataFrame({"picture": picture, "distractor": distractor, "wrong": rng.random(len(picture)) < false_alarms(p, labels)[picture, distractor]})
+    itself, other = i2n(p, labels, trials), i2n(rng.dirichlet(np.ones(4), 60), labels, trials)
+    assert itself.value == pytest.approx(1, abs=0.03) and itself.raw < itself.value and abs(other.value) < 0.25
+    counted = trials.groupby(["picture", "distractor"]).wrong.mean()
+    for (i, d), rate in counted.items():
+        assert observed_false_alarms(trials, 60, 4)[i, d] == pytest.approx(rate)
+
+
+@few
+@given(seed=seeds, bins=st.integers(1, 6))
+def test_solution_times_by_a_loop(seed, bins):
+    rng = np.random.default_rng(seed)
+    curves, thresholds, starts = rng.normal(size=(bins, 9)), rng.normal(size=9), 70 + 10.0 * np.arange(bins)
+    for i, time in enumerate(object_solution_times(curves, thresholds, starts)):
+        hit = next((t for t in range(bins) if curves[t, i] >= thresholds[i]), None)
+        if hit is None:
+            assert np.isnan(time)
+        elif hit == 0:
+            assert time == starts[0]
+        else:
+            last = max(range(hit), key=lambda t: curves[t, i])
+            np.testing.assert_allclose(time, np.interp(thresholds[i], [curves[last, i], curves[hit, i]], [starts[last], starts[hit]]))
+
+
+def test_the_composite_is_the_papers():
+    assert brain_score(0.6499, 0.6003, 0.25, 0.382).value == pytest.approx(0.4705, abs=1e-4)
+    assert brain_score(0.6, 0.6, np.nan, 0.3).value == pytest.approx(0.375) and brain_score(0.6, 0.6, np.nan, 0.3, missing="leave out").value == pytest.approx(0.5)
+    with pytest.raises(ValueError):
+        brain_score(np.nan, np.nan, np.nan, np.nan)
