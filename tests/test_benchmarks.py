@@ -22,6 +22,12 @@ def test_lif_runs(tmp_path):
     assert {"floor", "neurobridge torch", "neurobridge reference"} <= set(table.implementation) and (table.median_ms > 0).all()
 
 
+def test_brain_runs(tmp_path):
+    run("brain.py", "--shape", "60x300x5", "--samples", "5", "--rounds", "1", "--out", tmp_path / "out.csv")
+    table = pd.read_csv(tmp_path / "out.csv", comment="#")
+    assert len(table) == 4 and table.agreement.dropna().max() < 1e-4 and (table.seconds > 0).all()
+
+
 @pytest.mark.skipif(not (data_root() / "FashionMNIST").exists(), reason="Fashion-MNIST is not here: set NEUROBRIDGE_DATA")
 def test_training_runs(tmp_path):
     run("training.py", "--rounds", "1", "--seeds", "1", "--epochs", "0", "--threads", "1", "--out", tmp_path / "out.csv")
