@@ -45,3 +45,10 @@ def test_the_recorded_trainings_are_whole():
     assert runs.groupby("way").seed.nunique().min() >= 3 and runs.epochs.nunique() == 1
     for _, steps in table[table.what == "step"].groupby("allocator"):
         assert {"neurobridge, channels last", "spikingjelly", "spikingjelly, channels last"} <= set(steps.way)
+
+
+def test_cornet_runs(tmp_path):
+    run("cornet.py", "--rounds", "1", "--size", "32", "--threads", "1", "--out", tmp_path / "out.csv")
+    table = pd.read_csv(tmp_path / "out.csv", comment="#")
+    assert {"plain", "fast"} <= set(table.way) and set(table["pass"]) == {"inference", "training"} and (table.milliseconds > 0).all()
+    assert (table.difference[table["pass"] == "inference"] < 1e-4).all()

@@ -48,8 +48,8 @@ class CORnet(nn.Module):
         "Give what every area sends at every step, in the order of computation; step 0 is the first."
         found = {}
         for name in self.areas:
-            for step, x in enumerate(outputs := self.get_submodule(name)(x)):
-                found[name, step] = x
+            outputs = self.get_submodule(name)(x)
+            found |= {(name, step): state for step, state in enumerate(outputs)}
             x = outputs[-1]
         return found
 
