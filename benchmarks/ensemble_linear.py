@@ -8,7 +8,8 @@ Every width is one interleaved run: all ways take turns, in another order every 
             step     one training step of a whole G2GNet: forward, backward, Adam
             memory   bytes of parameters, gradients, optimiser state and wiring after that step
     way     "ensembles" gets and gives features first in memory, as it does between its own layers; "ensembles, inputs first"
-            turns input and gradient itself; CSR and BSR are torch's sparse matrices with the same live weights
+            turns input and gradient itself; CSR is torch's sparse matrix of the same live weights, BSR one of as many
+            in random tiles of 32 x 32, because its product takes square blocks only
     times_dense   milliseconds or bytes of the dense way over those of this one for times; of this one over dense for memory
 """
 
@@ -25,16 +26,16 @@ import pandas as pd
 import torch
 from torch import nn
 
-from neurobridge.g2g.layers import EnsembleLinear, export_weight, to_masked
-from neurobridge.g2g.wiring import p_inter_at
+from neurobridge.g2g.layers import EnsembleLinear, MaskedLinear, export_weight, to_masked
+from neurobridge.g2g.wiring import block_mask, density, p_inter_at
 
 
 class Sparse(nn.Module):
     "Hold one of torch's sparse matrices as the weight."
 
-    def __init__(self, layer, layout):
+    def __init__(self, layer, *layout):
         super().__init__()
-        self.weight = nn.Parameter(export_weight(layer, layout))
+        self.weight = nn.Parameter(export_weight(layer, *layout))
         self.bias = nn.Parameter(layer.bias.detach().flatten())
 
     def forward(self, x):
@@ -43,8 +44,9 @@ class Sparse(nn.Module):
 
 def ways(width, p_inter):
     layer = EnsembleLinear(width, width, p_inter=p_inter)
+    tiles = MaskedLinear(block_mask(width, width, density(p_inter=p_inter), 32))
     return {"dense": nn.Linear(width, width), "ensembles": layer, "ensembles, inputs first": layer, "masked": to_masked(layer),
-            "CSR": Sparse(layer, "csr"), "BSR": Sparse(layer, "bsr")}  # fmt: skip
+            "CSR": Sparse(layer, "csr"), "BSR": Sparse(tiles, "bsr", (32, 32))}  # fmt: skip
 
 
 def passer(layer, x, grad):
