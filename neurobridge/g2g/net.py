@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
