@@ -79,7 +79,10 @@ def test_the_recorded_conversion_is_whole():
     wall = table[table.what == "convert"].set_index("way").wall_s
     assert table[table.what == "convert"].set_index("way").speedup["2 processes"] == pytest.approx(wall["1 process"] / wall["2 processes"], abs=0.01)
     assert {"step", "frames"} <= set(table.what) and {"i2e", "odg"} <= set(table.way)
+
+
 def test_cornet_runs(tmp_path):
     run("cornet.py", "--rounds", "1", "--size", "32", "--threads", "1", "--out", tmp_path / "out.csv")
+    table = pd.read_csv(tmp_path / "out.csv", comment="#")
     assert {"plain", "fast"} <= set(table.way) and set(table["pass"]) == {"inference", "training"} and (table.milliseconds > 0).all()
     assert (table.difference[table["pass"] == "inference"] < 1e-4).all()
