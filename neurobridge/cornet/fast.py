@@ -33,7 +33,7 @@ def minimal_filter(
 ) -> tuple[Float[Tensor, "m a"], Float[Tensor, "a 3"], Float[Tensor, "a a"]]:
     "Give (A, G, B) with outputs = A @ ((G @ weights) * (B @ inputs)) for three weights; raise `ValueError` beyond the known points."
     r = {1: 3, 2: 2}.get(stride, 0)
-    if not r or not 1 <= m + r - 2 <= len(POINTS):
+    if not r or m < 1 or m + r - 2 > len(POINTS):
         raise ValueError(f"minimal_filter: m {m}, stride {stride}; expected stride 1 with m up to {len(POINTS) - 1}, or stride 2 with m up to {len(POINTS)}")
     points = POINTS[: m + r - 2]
     A, G, B = _vandermonde(points, m).T, _vandermonde(points, r), torch.linalg.inv(_vandermonde(points, m + r - 1)).T

@@ -264,7 +264,7 @@ def _read_checkpoint(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} is damaged, or holds more than tensors and plain values, and is not opened because that could run code: {str(error).splitlines()[0]} "
                          "Get it again; if you trust its source, save torch.load(path, weights_only=False)['state_dict'] to a new file and load that") from error  # fmt: skip
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError) as error:
         raise ValueError(f"{path} ({path.stat().st_size:,} bytes) is not a whole checkpoint ({str(error).splitlines()[0] if str(error) else 'it ends too early'}): get it again") from error
 
 # %% ../../nbs/cornet/01_models.ipynb #cell-028
