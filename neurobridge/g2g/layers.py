@@ -20,7 +20,7 @@ from .wiring import Grouping, ensemble_sources, ensembles, sources_mask
 def _uniform(shape: torch.Size, fan_in: Float[Tensor, "..."]) -> Tensor:
     return torch.empty(shape).uniform_(-1, 1) * fan_in.clamp_min(1).rsqrt()
 
-
+# %% ../../nbs/g2g/02_layers.ipynb #cell-008
 class MaskedLinear(nn.Module):
     "Hold a dense matrix of which only the weights in a mask are live: the reference for any wiring."
 
@@ -58,7 +58,7 @@ class MaskedLinear(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, {self.edges:,} edges ({self.edges / self.mask.numel():.1%}), bias={self.bias is not None}"
 
-# %% ../../nbs/g2g/02_layers.ipynb #cell-012
+# %% ../../nbs/g2g/02_layers.ipynb #cell-013
 def ensemble_linear(
     x: Float[Tensor, "*N n_in"],  # inputs
     weight: Float[Tensor, "groups m k"],  # an ensemble's m neurons by its k sources
@@ -73,7 +73,7 @@ def ensemble_linear(
     y = y.flatten(0, 1) if place is None else y.flatten(0, 1).index_select(0, place)
     return y.t().view(*x.shape[:-1], len(y))
 
-# %% ../../nbs/g2g/02_layers.ipynb #cell-016
+# %% ../../nbs/g2g/02_layers.ipynb #cell-017
 class EnsembleLinear(nn.Module):
     "Wire two layers ensemble by ensemble, with weights, gradients and optimiser state for live edges only."
 
@@ -94,8 +94,7 @@ class EnsembleLinear(nn.Module):
     ):
         super().__init__()
         sources = ensemble_sources(n_in, groups, p_intra, p_inter, grouping, layer, seed)
-        of = ensembles(n_in, groups, grouping, layer, "in", seed)
-        self._wire(sources, of, ensembles(n_out, groups, grouping, layer, "out", seed), bias)
+        self._wire(sources, *(ensembles(n, groups, grouping, layer, side, seed) for n, side in ((n_in, "in"), (n_out, "out"))), bias)
 
     def _wire(self, sources: Tensor, of: Tensor, to: Tensor, bias: bool) -> None:
         place, (groups, k) = to.argsort(stable=True).argsort(), sources.shape
@@ -115,7 +114,7 @@ class EnsembleLinear(nn.Module):
         share = self.weight.numel() / (self.in_features * self.out_features)
         return f"{self.in_features}, {self.out_features}, groups={len(self.sources)}, {self.weight.numel():,} edges ({share:.1%}), bias={self.bias is not None}"
 
-# %% ../../nbs/g2g/02_layers.ipynb #cell-021
+# %% ../../nbs/g2g/02_layers.ipynb #cell-022
 def to_masked(
     layer: EnsembleLinear,  # stays as it is
 ) -> MaskedLinear:  # the same function
@@ -152,7 +151,7 @@ def to_ensembles(
             layer.bias.copy_(masked.bias[order].view_as(layer.bias))
     return layer
 
-# %% ../../nbs/g2g/02_layers.ipynb #cell-034
+# %% ../../nbs/g2g/02_layers.ipynb #cell-036
 class EnsembleConv2d(nn.Module):
     "Convolve with channels wired ensemble by ensemble."
 
@@ -184,7 +183,7 @@ class EnsembleConv2d(nn.Module):
         y = F.conv2d(read, self.weight, self.bias, self.stride, self.padding, groups=len(self.sources))
         return y.index_select(1, self.place)
 
-# %% ../../nbs/g2g/02_layers.ipynb #cell-038
+# %% ../../nbs/g2g/02_layers.ipynb #cell-040
 def export_weight(
     layer: MaskedLinear | EnsembleLinear,  # stays as it is
     layout: Literal["dense", "csr", "bsr"] = "dense",  # how the matrix is stored
