@@ -84,6 +84,10 @@ class _Arrays(Dataset):
         index = torch.as_tensor(index)
         return self.x[index], self.y[index]
 
+    @staticmethod
+    def collate(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return batch  # served whole already
+
 # %% ../../nbs/core/03_train.ipynb #cell-015
 def _as_dataset(data: Pair | Dataset) -> Dataset:
     dataset = _Arrays(*data) if isinstance(data, tuple) else data
@@ -92,15 +96,11 @@ def _as_dataset(data: Pair | Dataset) -> Dataset:
     return dataset
 
 
-def _as_served(batch: Any) -> Any:
-    return batch  # `_Arrays` serves whole batches
-
-
 def _loader(dataset: Dataset, batch_size: int, sampler: Sampler | None = None, workers: int = 0, processes: int = 1) -> DataLoader:
     whole = dataset
     while isinstance(whole, Subset):
         whole = whole.dataset
-    collate = _as_served if isinstance(whole, _Arrays) else None
+    collate = getattr(whole, "collate", None)  # a data set may put its batches together by itself
     last = sampler is not None and len(dataset) >= batch_size * processes  # a last batch of one image would break batch norm
     own = torch.Generator()  # a loader draws a number for its workers: not from the caller's generator
     return DataLoader(dataset, batch_size, sampler=sampler, drop_last=last, collate_fn=collate, num_workers=workers, generator=own)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ODG_ROWS', 'ODG_COLUMNS', 'odg', 'save_es', 'load_es', 'centred', 'odg_frames', 'edge_integral', 'Events', 'crop',
-           'to_frames']
+           'iter_events', 'iter_frames', 'read_events', 'to_frames', 'video_to_events']
 
 # %% ../../nbs/data/04_events.ipynb #cell-003
 import functools
@@ -17,10 +17,12 @@ from PIL import Image
 from torch import Tensor
 
 from ..core.files import atomic_write
-from .camera import Events, crop, to_frames
+from .camera import Events, crop, iter_frames, to_frames
+from .formats import iter_events, read_events
 from .images import DataError
+from .video import video_to_events
 
-_all_ = ["Events", "crop", "to_frames"]  # this module is the front door to event data
+_all_ = ["Events", "crop", "iter_events", "iter_frames", "read_events", "to_frames", "video_to_events"]  # this module is the front door to event data
 
 # %% ../../nbs/data/04_events.ipynb #cell-007
 ODG_ROWS = (1, 0, 2, 1, 0, 2, 1, 1, 2)  # X in the published code: first row of the paste

@@ -82,18 +82,21 @@ def guarded(
 class _Kernel(AsyncKernelManager):
     "A kernel in this Python, under guard, whatever kernels are installed."
 
-    def __init__(self, **settings):
+    def __init__(self, start: Callable[..., Any] | None = None, **settings: Any):
         super().__init__(**settings)
         self.scratch = tempfile.mkdtemp(prefix="nb-")
         self.connection_file = f"{self.scratch}/k.json"
         self.transport = "ipc" if len(self.scratch) < 80 else "tcp"  # a socket's path has at most 107 characters
+        if start:
+            self.provisioner = _Provisioner(kernel_id=str(uuid.uuid4()), kernel_spec=self.kernel_spec, parent=self)
+            self.provisioner.start = start
 
     @property
     def kernel_spec(self) -> KernelSpec:
         command = guarded([sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], self.scratch)
         return KernelSpec(argv=command, display_name="neurobridge", language="python")
 
-# %% ../../nbs/lab/11_engine.ipynb #x
+# %% ../../nbs/lab/11_engine.ipynb #7bcd8b85
 @dataclass(frozen=True)
 class KernelSettings:
     "How a run's kernel is started, where a new Python without limits won't do."
@@ -147,10 +150,7 @@ class PageClient(PapermillNotebookClient):
     on_cell: Callable[[nbformat.NotebookNode, int], None] | None = None
 
     def create_kernel_manager(self):
-        self.km = _Kernel(config=self.config)
-        if self.kernel.start:
-            self.km.provisioner = _Provisioner(kernel_id=str(uuid.uuid4()), kernel_spec=self.km.kernel_spec, parent=self.km)
-            self.km.provisioner.start = self.kernel.start
+        self.km = _Kernel(self.kernel.start, config=self.config)
         return self.km
 
     def execute(self, **start):
@@ -172,19 +172,22 @@ class PageClient(PapermillNotebookClient):
         if self.kernel.memory:
             resource.prlimit(self.km.provisioner.pid, resource.RLIMIT_DATA, (self.kernel.memory, self.kernel.memory))
         for index, cell in enumerate(self.nb.cells):
-            if cell.cell_type == "code" and left_out(cell.source):
-                continue
-            if self.on_cell:
-                self.on_cell(self.nb, index)
-            self.nb_man.cell_start(cell, index)
-            go_on = _attempt(self, cell, index)
-            self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
-            if not go_on:
+            left = cell.cell_type == "code" and left_out(cell.source)
+            if not left and not _one_cell(self, cell, index):
                 break
         if self.failure is None:
             self.shutdown_kernel = "graceful"
 
 # %% ../../nbs/lab/11_engine.ipynb #cell-030
+def _one_cell(client: PageClient, cell: nbformat.NotebookNode, index: int) -> bool:
+    if client.on_cell:
+        client.on_cell(client.nb, index)
+    client.nb_man.cell_start(cell, index)
+    go_on = _attempt(client, cell, index)
+    client.nb_man.cell_complete(client.nb.cells[index], cell_index=index)
+    return go_on
+
+
 def _attempt(client: PageClient, cell: nbformat.NotebookNode, index: int) -> bool:
     try:
         client.timeout = None if client.deadline is None else max(1, math.ceil(client.deadline - time.monotonic()))

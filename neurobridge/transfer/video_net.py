@@ -8,7 +8,6 @@ __all__ = ['VideoNet', 'hand_over']
 # %% ../../nbs/transfer/06_video_net.ipynb #cell-003
 import copy
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
