@@ -80,6 +80,20 @@ def test_ends_are_told_as_for_new_kernels(server):
     assert execute(server, "print(1)") == "1", "and the server is none the worse for it"
 
 
+@pytest.mark.parametrize("forked", [True, False])
+def test_what_a_page_leaves_for_the_end_is_done(server, tmp_path, forked):
+    "Threads are waited for, exit handlers called, files left open written: by a forked kernel as by a new one."
+    cell = """import atexit, threading, time
+left = open('left', 'w'); left.write('x')
+cycle = [open('cycle', 'w')]; cycle.append(cycle); cycle[0].write('x')
+atexit.register(lambda: open('handler', 'w').write('x'))
+threading.Thread(target=lambda: (time.sleep(0.5), open('thread', 'w').write('x'))).start()"""
+    nb = new_notebook(cells=[new_code_cell(cell)])
+    nb.metadata["papermill"] = {}
+    PageEngine.execute_notebook(nb, workdir=tmp_path, kernel=KernelSettings(start=server.start) if forked else None)
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == dict.fromkeys(("left", "cycle", "handler", "thread"), "x")
+
+
 def test_no_files_and_no_processes_are_left(server):
     held = lambda pid: len(os.listdir(f"/proc/{pid}/fd"))  # noqa: E731
     execute(server, "print(1)")

@@ -6,6 +6,7 @@
 __all__ = ['PRELOADED', 'preloaded', 'KernelServer']
 
 # %% ../../nbs/lab/06_warm.ipynb #cell-003
+import atexit
 import contextlib
 import gc
 import importlib
@@ -17,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +56,6 @@ def _serve(channel: int, modules: Sequence[str]) -> None:
                 os._exit(0)
             if (pid := os.fork()) == 0:
                 _become(json.loads(message), files, [channel, wake, waker, *kernels.values()])
-                return
             kernels[pid] = files[0]
             for file in files[1:]:
                 os.close(file)
@@ -75,7 +76,7 @@ _GUARD = '((trap "" HUP INT TERM; read _; PATH=/bin:/usr/bin:$PATH; rm -rf -- "$
 
 
 def _become(request: Mapping[str, Any], files: list[int], foreign: list[int]) -> None:
-    "Turn a copy of the server into a kernel; returns when the kernel has ended."
+    "Turn a copy of the server into a kernel; does not return."
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for file in foreign:
@@ -99,6 +100,15 @@ def _become(request: Mapping[str, Any], files: list[int], foreign: list[int]) ->
     os.close(told)
     sys.argv = request["arguments"]
     sys.modules["ipykernel.kernelapp"].launch_new_instance()
+    _leave()
+
+
+def _leave() -> None:
+    "Do what a page can rely on at the end of Python, then go."
+    threading._shutdown()  # waits for threads, as Python and multiprocessing do
+    atexit._run_exitfuncs()  # IPython's, among them, drops the page's variables
+    gc.collect()  # so files that it left open are written
+    os._exit(0)
 
 # %% ../../nbs/lab/06_warm.ipynb #cell-017
 class _Forked:
