@@ -48,6 +48,11 @@ class MaskedLinear(nn.Module):
         "Number of live weights, and of multiplications an input costs."
         return int(self.mask.sum())
 
+    @property
+    def fan_out(self) -> Int[Tensor, " n_in"]:
+        "Number of targets of each source."
+        return self.mask.sum(0)
+
     def dense_weight(self) -> Float[Tensor, "n_out n_in"]:
         "Give the matrix in use, dead weights as zeros."
         return self.weight * self.mask
@@ -105,6 +110,11 @@ class EnsembleLinear(nn.Module):
         self.weight = nn.Parameter(_uniform((groups, len(to) // groups, k), torch.tensor(float(k))))
         self.bias = nn.Parameter(_uniform((groups, len(to) // groups), torch.tensor(float(k)))) if bias else None
 
+    @property
+    def fan_out(self) -> Int[Tensor, " n_in"]:
+        "Number of targets of each source."
+        return self.sources.flatten().bincount(minlength=self.in_features) * self.weight.shape[1]
+
     def forward(self, x: Float[Tensor, "*N n_in"]) -> Float[Tensor, "*N n_out"]:
         if x.shape[-1] != self.in_features:
             raise ValueError(f"EnsembleLinear: input has shape {tuple(x.shape)}; expected [..., {self.in_features}]")
@@ -155,6 +165,8 @@ def to_ensembles(
 class EnsembleConv2d(nn.Module):
     "Convolve with channels wired ensemble by ensemble."
 
+    dilation, padding_mode = 1, "zeros"  # as nn.Conv2d calls what is fixed here
+
     def __init__(
         self,
         n_in: int,  # source channels
@@ -173,10 +185,15 @@ class EnsembleConv2d(nn.Module):
         super().__init__()
         self.register_buffer("sources", ensemble_sources(n_in, groups, p_intra, p_inter, grouping, layer, seed))
         self.register_buffer("place", ensembles(n_out, groups, grouping, layer, "out", seed).argsort(stable=True).argsort())
-        k, self.stride, self.padding = self.sources.shape[1], stride, padding
+        k, self.in_channels, self.stride, self.padding = self.sources.shape[1], n_in, stride, padding
         fan_in = torch.tensor(float(k * kernel_size**2))
         self.weight = nn.Parameter(_uniform((n_out, k, kernel_size, kernel_size), fan_in))
         self.bias = nn.Parameter(_uniform((n_out,), fan_in)) if bias else None
+
+    @property
+    def fan_out(self) -> Int[Tensor, " n_in"]:
+        "Number of target channels of each source channel."
+        return self.sources.flatten().bincount(minlength=self.in_channels) * (len(self.weight) // len(self.sources))
 
     def forward(self, x: Float[Tensor, "N n_in H W"]) -> Float[Tensor, "N n_out h w"]:
         read = x.index_select(1, self.sources.flatten())
