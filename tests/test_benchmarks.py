@@ -86,3 +86,15 @@ def test_cornet_runs(tmp_path):
     table = pd.read_csv(tmp_path / "out.csv", comment="#")
     assert {"plain", "fast"} <= set(table.way) and set(table["pass"]) == {"inference", "training"} and (table.milliseconds > 0).all()
     assert (table.difference[table["pass"] == "inference"] < 1e-4).all()
+
+
+def test_functional_graphs_run(tmp_path):
+    run("functional.py", "--neurons", "40", "--frames", "300", "--shifts", "2", "--pairs", "9", "--rounds", "1", "--threads", "1", "--out", tmp_path / "out.csv")
+    table = pd.read_csv(tmp_path / "out.csv", comment="#")
+    assert table.what.tolist() == ["graph", "sttc", "formula"] * 2 and (table[["wall_s", "core_s"]] > 0).all(axis=None)
+
+
+def test_the_recorded_functional_graphs_are_whole():
+    table = pd.read_csv(BENCHMARKS / "functional.csv", comment="#").set_index(["what", "dt"])
+    assert set(table.neurons) == {200} and set(table.frames) == {12_000} and table.shifts["graph"].tolist() == [50, 50]
+    assert (table.core_s["graph"] < 10).all()
