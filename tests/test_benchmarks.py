@@ -98,3 +98,19 @@ def test_the_recorded_functional_graphs_are_whole():
     table = pd.read_csv(BENCHMARKS / "functional.csv", comment="#").set_index(["what", "dt"])
     assert set(table.neurons) == {200} and set(table.frames) == {12_000} and table.shifts["graph"].tolist() == [50, 50]
     assert (table.core_s["graph"] < 10).all()
+
+
+def test_ensemble_layers_run(tmp_path):
+    run("ensemble_linear.py", "--widths", "128", "--net", "128", "--batch", "8", "--seconds", "0", "--least", "1", "--threads", "1", "--out", tmp_path / "out.csv")
+    table = pd.read_csv(tmp_path / "out.csv", comment="#")
+    assert {"layer", "step", "memory"} == set(table.what) and {"dense", "masked", "ensembles"} <= set(table.way)
+    failed = table.value.isna()                                                 # torch's block-sparse product does not run everywhere
+    assert (table.value[~failed] > 0).all() and table.note[failed].notna().all() and not failed[table.way != "BSR"].any()
+    assert table.set_index(["what", "way"]).times_dense["memory", "ensembles"] < 0.5   # at any size: it is counted, not timed
+
+
+def test_the_recorded_ensemble_layers_are_whole():
+    table = pd.read_csv(BENCHMARKS / "ensemble_linear.csv", comment="#")
+    assert not table.duplicated(["what", "width", "way"]).any() and set(table.width[table.what == "layer"]) == {1024, 2048, 4096}
+    ours = table[table.way == "ensembles"].set_index(["what", "width"]).times_dense
+    assert (ours["layer"] >= 2.5).all() and ours["step", 2048] >= 2 and ours["memory", 2048] <= 0.27   # the bars that were set
