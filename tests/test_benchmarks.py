@@ -93,3 +93,31 @@ def test_cornet_runs(tmp_path):
     table = pd.read_csv(tmp_path / "out.csv", comment="#")
     assert {"plain", "fast"} <= set(table.way) and set(table["pass"]) == {"inference", "training"} and (table.milliseconds > 0).all()
     assert (table.difference[table["pass"] == "inference"] < 1e-4).all()
+
+
+def test_functional_graphs_run(tmp_path):
+    run("functional.py", "--neurons", "40", "--frames", "300", "--shifts", "2", "--pairs", "9", "--rounds", "1", "--threads", "1", "--out", tmp_path / "out.csv")
+    table = pd.read_csv(tmp_path / "out.csv", comment="#")
+    assert table.what.tolist() == ["graph", "sttc", "formula"] * 2 and (table[["wall_s", "core_s"]] > 0).all(axis=None)
+
+
+def test_the_recorded_functional_graphs_are_whole():
+    table = pd.read_csv(BENCHMARKS / "functional.csv", comment="#").set_index(["what", "dt"])
+    assert set(table.neurons) == {200} and set(table.frames) == {12_000} and table.shifts["graph"].tolist() == [50, 50]
+    assert (table.core_s["graph"] < 10).all()
+
+
+def test_ensemble_layers_run(tmp_path):
+    run("ensemble_linear.py", "--widths", "128", "--net", "128", "--batch", "8", "--seconds", "0", "--least", "1", "--threads", "1", "--out", tmp_path / "out.csv")
+    table = pd.read_csv(tmp_path / "out.csv", comment="#")
+    assert {"layer", "step", "memory"} == set(table.what) and {"dense", "masked", "ensembles"} <= set(table.way)
+    failed = table.value.isna()                                                 # torch's block-sparse product does not run everywhere
+    assert (table.value[~failed] > 0).all() and table.note[failed].notna().all() and not failed[table.way != "BSR"].any()
+    assert table.set_index(["what", "way"]).times_dense["memory", "ensembles"] < 0.5   # at any size: it is counted, not timed
+
+
+def test_the_recorded_ensemble_layers_are_whole():
+    table = pd.read_csv(BENCHMARKS / "ensemble_linear.csv", comment="#")
+    assert not table.duplicated(["what", "width", "way"]).any() and set(table.width[table.what == "layer"]) == {1024, 2048, 4096}
+    ours = table[table.way == "ensembles"].set_index(["what", "width"]).times_dense
+    assert (ours["layer"] >= 2.5).all() and ours["step", 2048] >= 2 and ours["memory", 2048] <= 0.27   # the bars that were set

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from neurobridge.g2g.layers import EnsembleConv2d, EnsembleLinear, MaskedLinear
+from neurobridge.g2g.wiring import ensemble_mask
 from neurobridge.snn.cost import crossed, synops
 from neurobridge.snn.encode import direct
 from neurobridge.snn.layers import MembraneReadout, over_time
@@ -222,3 +224,26 @@ def test_sequences_need_the_number_of_images():
 
     table = synops(Net(), torch.randn(4, 3, 1, 5, 5), images=3)
     assert table.MAC["conv"] == 4 * 2 * 9 * 9 and table.updates["neuron"] == 4 * 2 * 9
+
+
+SPARSE = [lambda law: MaskedLinear(ensemble_mask(12, 8, **law)), lambda law: EnsembleLinear(12, 8, **law), lambda law: EnsembleConv2d(12, 8, 2, stride=2, padding=1, **law)]
+
+
+@pytest.mark.parametrize("make", SPARSE)
+@settings(max_examples=15, deadline=None)
+@given(st.fixed_dictionaries({"groups": st.sampled_from([1, 2, 4]), "p_intra": st.floats(0.4, 1), "p_inter": st.floats(0, 1),
+                              "grouping": st.sampled_from(["index", "random", "mixer"]), "layer": st.integers(0, 1), "seed": st.integers(0, 9)}))  # fmt: skip
+def test_sparse_layers_count_their_live_edges(make, law):
+    "Each output is asked, by a gradient of its own, which inputs move it: those are its synapses, dead weights and borders left out."
+    layer, shape = make(law), (5, 12, 3, 4) if make is SPARSE[2] else (5, 12)
+    with torch.no_grad():
+        layer.weight.abs_().add_(layer.weight != 0)
+    x = (torch.rand(shape, generator=torch.Generator().manual_seed(law["seed"])) < 0.4).float()
+    one = torch.zeros_like(x[:1], requires_grad=True)
+    answers = layer(one).flatten()
+    reach = sum((torch.autograd.grad(answer, one, retain_graph=True)[0] != 0).double() for answer in answers)
+    row = synops(nn.Sequential(layer), x, images=1).loc["0"]
+    assert (row.AC, row.MAC, row.spikes_in) == ((reach * x).sum(), 0, x.sum())
+    assert synops(nn.Sequential(layer), x + 2, images=1).MAC["0"] == reach.sum() * len(x)
+    if x.ndim == 2:
+        assert row.average == pytest.approx(reach.sum().item() * x.sum().item() / 12)

@@ -20,6 +20,11 @@ from .wiring import Grouping, ensemble_sources, ensembles, sources_mask
 def _uniform(shape: torch.Size, fan_in: Float[Tensor, "..."]) -> Tensor:
     return torch.empty(shape).uniform_(-1, 1) * fan_in.clamp_min(1).rsqrt()
 
+
+def _check_mask(mask: Tensor) -> None:
+    if mask.ndim != 2 or mask.dtype != torch.bool:
+        raise ValueError(f"MaskedLinear: mask has shape {tuple(mask.shape)} and dtype {mask.dtype}; expected bool [n_out, n_in]")
+
 # %% ../../nbs/g2g/02_layers.ipynb #cell-008
 class MaskedLinear(nn.Module):
     "Hold a dense matrix of which only the weights in a mask are live: the reference for any wiring."
@@ -33,13 +38,11 @@ class MaskedLinear(nn.Module):
         ensembles: tuple[Int[Tensor, " n_out"], Int[Tensor, " n_in"]] | None = None,  # of targets and sources, where there are some
     ):
         super().__init__()
-        if mask.ndim != 2 or mask.dtype != torch.bool:
-            raise ValueError(f"MaskedLinear: mask has shape {tuple(mask.shape)} and dtype {mask.dtype}; expected bool [n_out, n_in]")
+        _check_mask(mask)
         self.register_buffer("mask", mask.clone())
         for name, ids in zip(("target_groups", "source_groups"), ensembles or (None, None), strict=True):
             self.register_buffer(name, ids, persistent=False)
-        self.out_features, self.in_features = mask.shape
-        fan_in = mask.sum(1, keepdim=True).float()
+        (self.out_features, self.in_features), fan_in = mask.shape, mask.sum(1, keepdim=True).float()
         self.weight = nn.Parameter(_uniform(mask.shape, fan_in) * mask)
         self.bias = nn.Parameter(_uniform(mask.shape[:1], fan_in.mean())) if bias else None
 
@@ -47,6 +50,11 @@ class MaskedLinear(nn.Module):
     def edges(self) -> int:
         "Number of live weights, and of multiplications an input costs."
         return int(self.mask.sum())
+
+    @property
+    def fan_out(self) -> Int[Tensor, " n_in"]:
+        "Number of targets of each source."
+        return self.mask.sum(0)
 
     def dense_weight(self) -> Float[Tensor, "n_out n_in"]:
         "Give the matrix in use, dead weights as zeros."
@@ -73,11 +81,19 @@ def ensemble_linear(
     y = y.flatten(0, 1) if place is None else y.flatten(0, 1).index_select(0, place)
     return y.t().view(*x.shape[:-1], len(y))
 
+# %% ../../nbs/g2g/02_layers.ipynb #shared-fan-in
+class _SharedFanIn(nn.Module):
+    sources: Int[Tensor, "groups k"]
+
+    @property
+    def fan_out(self) -> Int[Tensor, " n_in"]:
+        "Number of targets of each source."
+        return self.sources.flatten().bincount(minlength=self.in_features) * (self.out_features // len(self.sources))
+
 # %% ../../nbs/g2g/02_layers.ipynb #cell-017
-class EnsembleLinear(nn.Module):
+class EnsembleLinear(_SharedFanIn):
     "Wire two layers ensemble by ensemble, with weights, gradients and optimiser state for live edges only."
 
-    sources: Int[Tensor, "groups k"]
     place: Int[Tensor, " n_out"] | None
 
     def __init__(
@@ -152,8 +168,10 @@ def to_ensembles(
     return layer
 
 # %% ../../nbs/g2g/02_layers.ipynb #cell-036
-class EnsembleConv2d(nn.Module):
+class EnsembleConv2d(_SharedFanIn):
     "Convolve with channels wired ensemble by ensemble."
+
+    dilation, padding_mode = 1, "zeros"  # as nn.Conv2d calls what is fixed here
 
     def __init__(
         self,
@@ -174,6 +192,7 @@ class EnsembleConv2d(nn.Module):
         self.register_buffer("sources", ensemble_sources(n_in, groups, p_intra, p_inter, grouping, layer, seed))
         self.register_buffer("place", ensembles(n_out, groups, grouping, layer, "out", seed).argsort(stable=True).argsort())
         k, self.stride, self.padding = self.sources.shape[1], stride, padding
+        self.in_features, self.out_features = n_in, n_out
         fan_in = torch.tensor(float(k * kernel_size**2))
         self.weight = nn.Parameter(_uniform((n_out, k, kernel_size, kernel_size), fan_in))
         self.bias = nn.Parameter(_uniform((n_out,), fan_in)) if bias else None

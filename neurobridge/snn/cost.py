@@ -6,6 +6,7 @@
 __all__ = ['READOUTS', 'SYNAPSES', 'FREE', 'crossed', 'synops']
 
 # %% ../../nbs/snn/11_cost.ipynb #6cc45e4d
+import math
 from collections import defaultdict
 
 import pandas as pd
@@ -19,19 +20,27 @@ from .lif import LIF
 from ..core.train import evaluating
 
 # %% ../../nbs/snn/11_cost.ipynb #3eb72581
+def _fan_out(layer: nn.Module) -> Float[Tensor, " n_in"]:  # targets of each source; of a convolution, channels of each channel
+    if isinstance(layer, nn.Linear):
+        return torch.full((layer.in_features,), float(layer.out_features), dtype=torch.double, device=layer.weight.device)
+    if isinstance(layer, nn.Conv2d):
+        return torch.full((layer.in_channels,), layer.out_channels / layer.groups, dtype=torch.double, device=layer.weight.device)
+    return layer.fan_out.double()
+
+
 def crossed(
-    layer: nn.Conv2d | nn.Linear,  # the synapses
+    layer: nn.Module,  # the synapses: nn.Conv2d, nn.Linear, or a layer that tells its `fan_out`
     x: Float[Tensor, "M ..."],  # what arrives, 0 or 1 for spikes; ones everywhere count the synapses in use
 ) -> float:  # sum over x of value times fan-out
     "Count the synapses that spikes cross, exactly, also at borders, with stride, dilation and groups; raise `ValueError` for padding other than zeros."
-    x = x.detach().double()
-    if isinstance(layer, nn.Linear):
-        return x.sum().item() * layer.out_features
+    x, fan_out = x.detach().double(), _fan_out(layer)
+    if layer.weight.ndim != 4:
+        return (x.sum(0) @ fan_out).item()
     if layer.padding_mode != "zeros":
         raise ValueError(f"crossed: the convolution has padding_mode {layer.padding_mode!r}; expected 'zeros', since copied border pixels have another fan-out")
-    ones = x.new_ones(1, 1, *layer.kernel_size)
-    seen = F.conv2d(x.sum((0, 1))[None, None], ones, None, layer.stride, layer.padding, layer.dilation)
-    return seen.sum().item() * layer.out_channels / layer.groups
+    ones = x.new_ones(1, 1, *layer.weight.shape[2:])
+    reached = torch.einsum("nchw,c->hw", x, fan_out)[None, None]
+    return F.conv2d(reached, ones, None, layer.stride, layer.padding, layer.dilation).sum().item()
 
 # %% ../../nbs/snn/11_cost.ipynb #fa5a99cf
 READOUTS = (RateReadout, MembraneReadout)
@@ -50,8 +59,9 @@ def _worths(model: nn.Module) -> set[float]:  # what a spike can be worth: 1, or
 def _synapse_row(layer: nn.Module, x: Tensor, out: Tensor, worths: set[float]) -> dict[str, float]:
     readout = isinstance(layer, READOUTS)
     layer, x = (layer.linear, x[0]) if readout else (layer, x)
-    x = x.reshape(-1, *x.shape[-1 if isinstance(layer, nn.Linear) else -3 :])
-    fan_in = layer.weight[0].numel()
+    channels = -3 if layer.weight.ndim == 4 else -1
+    x = x.reshape(-1, *x.shape[channels:])
+    fan_in = _fan_out(layer).sum().item() / out.shape[channels] * math.prod(layer.weight.shape[2:] if channels == -3 else ())
     if not readout and (fired := _fired(x, worths)) is not None:
         return {"spikes_in": fired.sum().item(), "AC": crossed(layer, fired), "average": fired.double().mean().item() * out.numel() * fan_in}
     return {"MAC": crossed(layer, torch.ones_like(x[:1])) * len(x), "average": out.numel() * fan_in}
@@ -74,11 +84,11 @@ FREE = (nn.BatchNorm1d, nn.BatchNorm2d, LIF)
 def _countable(model: nn.Module) -> dict[str, nn.Module]:
     found, inside = {}, set()
     for name, module in model.named_modules():
-        if (isinstance(module, SYNAPSES) or _fires(module)) and module not in inside:
+        if (isinstance(module, SYNAPSES) or hasattr(module, "fan_out") or _fires(module)) and module not in inside:
             found[name] = module
             inside.update(module.modules())
         elif module not in inside and not isinstance(module, FREE) and any(p is not None for p in module._parameters.values()):
-            raise TypeError(f"synops: can't count {name!r}, a {type(module).__name__} with weights; known are Conv2d, Linear, the readouts, batch norm and LIF")
+            raise TypeError(f"synops: can't count {name!r}, a {type(module).__name__} with weights; known are Conv2d, Linear, layers with a fan_out, the readouts, batch norm and LIF")
     return found
 
 
