@@ -126,7 +126,7 @@ class _Pictures:  # loads and prepares one at a time
                 source = np.asarray(file.convert("RGB"))
         return self.transform(torch.from_numpy(np.array(source)).permute(2, 0, 1))
 
-# %% ../../nbs/brain/06_model.ipynb #cell-020
+# %% ../../nbs/brain/06_model.ipynb #cell-021
 def _named(stimuli: Any) -> tuple[dict[str, np.ndarray], Sequence[Any]]:  # labels of each picture, stimulus_id first, and where it is
     if isinstance(stimuli, Recording):
         if stimuli.images is None:
@@ -145,7 +145,7 @@ def _named(stimuli: Any) -> tuple[dict[str, np.ndarray], Sequence[Any]]:  # labe
         raise ValueError(f"look_at: stimulus {str(names[times.argmax()])!r} comes {times.max()} times; a row must belong to one picture, give each once")
     return labels, sources
 
-# %% ../../nbs/brain/06_model.ipynb #cell-023
+# %% ../../nbs/brain/06_model.ipynb #cell-024
 def _labelled(values: np.ndarray, dims: Sequence[str], labels: Mapping[str, tuple[str, Any]]) -> Any:
     try:
         import xarray
@@ -177,7 +177,7 @@ def _neuroids(values: Float[np.ndarray, "steps N ..."], layer: str, region: str,
     values = np.moveaxis(values[nearest_step(clock, starts)], 0, 2)
     return _labelled(values, (*dims, "time_bin"), names | {"time_bin_start": ("time_bin", list(starts)), "time_bin_end": ("time_bin", list(ends))})
 
-# %% ../../nbs/brain/06_model.ipynb #cell-024
+# %% ../../nbs/brain/06_model.ipynb #cell-025
 @dataclass
 class Recorded:
     "Show pictures to a network and record from its areas; raise `ValueError` for layers that don't exist."
@@ -217,14 +217,14 @@ class Recorded:
         found = _neuroids(values, layer, region, bins, self.clock.get(region, ()), shown)
         return self.assembly(found) if self.assembly else found
 
-# %% ../../nbs/brain/06_model.ipynb #cell-034
+# %% ../../nbs/brain/06_model.ipynb #cell-035
 def _objects(labels: Mapping[str, np.ndarray]) -> np.ndarray:
     for name in ("image_label", "object_name"):
         if name in labels:
             return labels[name]
     raise ValueError(f"start_task: the fitting stimuli have {', '.join(labels)}; expected image_label or object_name, what each shows")
 
-# %% ../../nbs/brain/06_model.ipynb #cell-035
+# %% ../../nbs/brain/06_model.ipynb #cell-036
 @dataclass
 class BrainModel(Recorded):
     "Answer to the interface of a Brain-Score submission: record from areas, or do a task; raise `ValueError` for layers that don't exist."
