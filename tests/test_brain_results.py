@@ -19,7 +19,7 @@ def test_alignment_is_of_real_brains_and_has_seeds(alignment):
     assert not alignment.duplicated(["family", "arm", "trained", "layer", "step", "seed", "size"]).any()
     networks = alignment[alignment.family.isin(["published", "small"])]
     untrained, trained = (networks[networks.trained == which].groupby(["family", "arm"]).seed.nunique() for which in (0, 1))
-    assert (untrained.loc["published"] >= 4).all() and (trained >= 3).all() and {"CORnet-S", "CORnet-Z", "spiking ResNet"} <= set(trained.loc["small"].index)
+    assert (untrained.loc["published"] >= 5).all() and (trained >= 3).all() and {"CORnet-S", "CORnet-Z", "spiking ResNet"} <= set(trained.loc["small"].index)
     assert networks[["v4", "it", "evc"]].stack().between(-1, 1).all() and networks[networks.family == "small"].accuracy.between(0, 1).all()
 
 
