@@ -262,6 +262,37 @@ def test_ctrl_c_stops_everything_and_the_same_sweep_goes_on(root, threads, monke
     assert sorted(line[2] for line in log_lines(log) if line[1] == "ended") == ["0", "1"]
 
 
+@pytest.fixture
+def small_disk(tmp_path, monkeypatch):
+    "A runs folder on a disk of its own, of three megabytes."
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("a small disk can't be mounted here")
+    monkeypatch.setenv("NEUROBRIDGE_RUNS", str(disk))
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_full_disk_costs_attempts_and_no_results(root, small_disk, threads):
+    "Nothing can be written while another program fills the disk; when there is room again, the sweep ends whole."
+    sweep, news = make(root, "seeds: 3\nretries: 20\nbackoff: 0.01", "record({'square': seed**2})"), []
+    filler = small_disk / "filler"
+    with pytest.raises(OSError), open(filler, "wb", buffering=0) as file:
+        while file.write(bytes(2**16)):
+            pass
+
+    def tell(counts, line):
+        if line:
+            news.append(line)
+            filler.unlink(missing_ok=True)
+
+    assert work_off(threads, sweep, sweep.plan(), tell) == {"done": 3, "failed": 0}
+    assert "No space left" in news[0] and not filler.exists()
+    assert [read_json(one.folder / "run.json")["metrics"] for one in sweep.plan()] == [{"square": seed**2} for seed in range(3)]
+    assert not [file for file in small_disk.rglob("*.part")]
+
+
 def test_two_sweeps_in_one_folder(root, threads):
     "A run that is busy elsewhere is not done twice."
     sweep = make(root, "seeds: 2", "Path(os.environ['NEUROBRIDGE_RUNS']).joinpath(f'{seed}-{os.getpid()}').touch()\ntime.sleep(1)\nrecord({'n': seed})")
