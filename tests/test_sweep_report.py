@@ -18,7 +18,7 @@ from neurobridge.core.files import write_json
 from neurobridge.lab.cli import app
 from neurobridge.lab.parameters import RunRefused
 from neurobridge.lab.sweep import Sweep
-from neurobridge.lab.sweep_report import direction, draw_curves, draw_effect, draw_pareto, pareto_front, swept, sweep_runs, write_sweep_report
+from neurobridge.lab.sweep_report import direction, draw_curves, draw_effect, draw_pareto, pareto_front, sweep_runs, swept, write_sweep_report
 
 
 @pytest.fixture(autouse=True)
