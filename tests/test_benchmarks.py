@@ -42,6 +42,12 @@ def test_sweep_runs(tmp_path):
     assert table.way.tolist() == ["papermill", "sweep"] and (table.seconds > 0).all()
 
 
+def test_records_run(tmp_path):
+    run("records.py", "--records", "10", "--repeats", "1", "--out", tmp_path / "out.csv")
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert table.step.tolist() == ["load", "group", "command"] and (table.seconds > 0).all()
+
+
 def test_events_run(tmp_path):
     run("events.py", "--million", "0.02", "--large", "1", "--rounds", "1", "--out", tmp_path / "out.csv")
     table = pd.read_csv(tmp_path / "out.csv", comment="#")

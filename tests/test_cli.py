@@ -98,7 +98,7 @@ def test_a_folder_that_cannot_be_made(root):
 
 def test_version_and_help():
     assert shell("--version").stdout.strip() == f"neurobridge {neurobridge.__version__}"
-    for words in (["--help"], ["run", "--help"], ["sweep", "--help"], ["table", "--help"], ["results", "--help"], ["docs", "--help"]):
+    for words in (["--help"], ["run", "--help"], ["sweep", "--help"], ["table", "--help"], ["results", "--help"], ["compare", "--help"], ["clean", "--help"], ["docs", "--help"]):
         assert shell(*words).exit_code == 0
     light = "import sys, neurobridge.lab.cli; sys.exit(bool({'papermill', 'torch', 'pandas', 'nbformat', 'nbconvert'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", light], check=True, timeout=60)
@@ -112,7 +112,8 @@ def test_table(root):
         write_json(root / "runs" / "toy" / f"{i:012}" / "run.json", content | {"metrics": {"accuracy": 0.9 + i / 100}, "rows": []})
     (root / "runs" / "other" / "x").mkdir(parents=True)
     (root / "runs" / "other" / "x" / "run.json").write_text("{")
-    shown = shell("table", "toy", "--csv", root / "all.csv")
+    shell("table", "toy", "--to", root / "all.csv")
+    shown = shell("table", "toy")
     assert shown.exit_code == 0 and "damaged" in shown.stderr and "3 runs" in shown.stdout
     head = shown.stdout.splitlines()[0].split()
     assert "seeds" in head and "lr" not in head and "accuracy" in head

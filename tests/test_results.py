@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from neurobridge.core.files import write_json
 from neurobridge.lab.cli import app
 from neurobridge.lab.parameters import RunRefused
-from neurobridge.lab.results import choose_runs, finished, join_rows, join_tables, write_results
+from neurobridge.lab.results import choose_runs, finished, join_rows, join_tables, recorded_sweeps, write_results
 from neurobridge.lab.sweep import Sweep
 
 
@@ -40,7 +40,7 @@ def test_a_batch_is_joined_in_the_order_of_its_file(root):
     keep(root, "half", 9, 9, status="failed")
     (root / "runs" / "toy" / "torn").mkdir()
     (root / "runs" / "toy" / "torn" / "run.json").write_text("{")
-    (written, curves) = write_results("toy", Sweep.from_yaml(root / "s.yaml"), out=root / "results")
+    (written, curves) = write_results("toy", [Sweep.from_yaml(root / "s.yaml")], out=root / "results")
     table = pd.read_csv(written)
     assert written.name == "toy.csv" and curves.name == "toy_curves.csv"
     assert table[["arm", "seed"]].values.tolist() == [["a", 0], ["b", 0], ["a", 1], ["b", 1]] * 2
@@ -55,14 +55,34 @@ def test_an_incomplete_batch_is_refused(root):
     keep(root, "b", 2, 1, status="running")
     sweep = Sweep.from_yaml(root / "s.yaml")
     with pytest.raises(RunRefused, match="3 of 4 runs of s are not done"):
-        write_results("toy", sweep, out=root / "results")
+        write_results("toy", [sweep], out=root / "results")
     assert not (root / "results").exists()
-    (written, _) = write_results("toy", sweep, partial=True, out=root / "results")
+    (written, _) = write_results("toy", [sweep], partial=True, out=root / "results")
     assert len(pd.read_csv(written)) == 2
     with pytest.raises(RunRefused, match="no finished runs of 'nothing'"):
         write_results("nothing", out=root / "results")
     with pytest.raises(RunRefused, match="one of toy, not of pipe_s"):
-        write_results("pipe_s", sweep, out=root / "results")
+        write_results("pipe_s", [sweep], out=root / "results")
+
+
+def test_a_batch_in_two_files(root):
+    "Two data sets with different numbers of seeds: both files must be whole, and their runs come in the order of the files."
+    (root / "t.yaml").write_text(f"notebook: {root / 'toy.ipynb'}\nparameters: {{n: 5}}\nseeds: 3")
+    sweeps = [Sweep.from_yaml(root / name) for name in ("s.yaml", "t.yaml")]
+    for number, (n, seed) in enumerate([(1, 0), (2, 1), (1, 1), (2, 0), (5, 0), (5, 1)]):
+        keep(root, f"run{number}", n, seed)
+    with pytest.raises(RunRefused, match="1 of 7 runs of s and t are not done, the first with {'n': 5, 'seed': 2}"):
+        choose_runs("toy", sweeps)
+    keep(root, "last", 5, 2)
+    chosen = [tuple(record["params"].values()) for _, record in choose_runs("toy", sweeps)]
+    assert chosen == [(2, 0), (2, 1), (1, 0), (1, 1), (5, 0), (5, 1), (5, 2)]
+
+
+def test_the_batch_of_an_experiment():
+    "The exact name comes first; `transfer_methods_full` is another size of the same question."
+    assert [sweep.name for sweep in recorded_sweeps("pipe_d")] == ["pipe_d_fashion", "pipe_d_nmnist"]
+    assert [sweep.name for sweep in recorded_sweeps("transfer_methods")] == ["transfer_methods"]
+    assert [len(sweep.settings) for sweep in recorded_sweeps("pipe_d")] == [3, 5]
 
 
 def test_what_a_page_wrote_itself_stays(root):

@@ -230,17 +230,38 @@ def test_recorded_batches_fit_their_pages(file):
     assert all(resolve(takes, one) for one in found.settings)
 
 
-@pytest.mark.parametrize("name", ["pipe_s", "similarity", "transfer_methods", "transfer_methods_full", "pipe_d"])
+@pytest.mark.parametrize("name", ["pipe_s", "similarity", "transfer_methods", "transfer_methods_full"])
 def test_recorded_batches_are_the_commands_of_their_pages(name):
     "Read the shell commands under “Reproduce” and compare the values they lead to, defaults included, with those of the file."
-    page, commands = read_page(find_page(name.removesuffix("_full"))), []
+    page = name.removesuffix("_full")
+    asked = [one for one in commands(page) if not name.startswith("transfer") or ("device" in one[0]) == name.endswith("_full")]
+    found = [repr(one) for one in full_settings(name)]
+    assert asked and sorted(repr(full) for _, full in asked) == sorted(found)
+
+
+def test_the_two_batches_of_pipe_d_are_the_commands_of_their_page():
+    "The commands name three seeds of each; the recordings of N-MNIST are given five."
+    asked, found = (full for _, full in commands("pipe_d")), [one for name in ("pipe_d_fashion", "pipe_d_nmnist") for one in full_settings(name)]
+    different = [{repr(one | {"seed": 0}) for one in settings} for settings in (asked, found)]
+    assert different[0] == different[1] and len(different[0]) == 2
+    assert [one["seed"] for one in found] == [0, 1, 2, 0, 1, 2, 3, 4]
+
+
+def commands(name):
+    "The commands under “Reproduce” on an experiment's page: what each gives, and the values that leads to."
+    page, found = read_page(find_page(name)), []
     for loop in re.findall(r"for seed in ([\d ]+); do\n(.*?)\ndone", page["cells"][-1]["source"], re.DOTALL):
         for seed in loop[0].split():
             for line in loop[1].replace("\\\n", " ").splitlines():
                 parts = shlex.split(line.replace("$seed", seed))
-                assert parts[:3] == ["neurobridge", "run", name.removesuffix("_full")]
-                commands.append({parts[i + 1]: parts[i + 2] for i in range(3, len(parts), 3)})
+                assert parts[:3] == ["neurobridge", "run", name]
+                found.append({parts[i + 1]: parts[i + 2] for i in range(3, len(parts), 3)})
     takes = page_parameters(page)
-    asked = [repr(resolve(takes, command)) for command in commands if name.startswith("transfer") is False or ("device" in command) == name.endswith("_full")]
-    found = [repr(resolve(takes, one)) for one in Sweep.from_yaml(ROOT / "sweeps" / f"{name}.yaml").settings]
-    assert asked and sorted(asked) == sorted(found)
+    return [(given, resolve(takes, given)) for given in found]
+
+
+def full_settings(name):
+    "The complete values of every run of a sweep file of the project."
+    found = Sweep.from_yaml(ROOT / "sweeps" / f"{name}.yaml")
+    takes = page_parameters(read_page(found.page))
+    return [resolve(takes, one) for one in found.settings]

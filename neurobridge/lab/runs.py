@@ -150,12 +150,13 @@ def _now() -> str:
 
 
 @contextlib.contextmanager
-def _owned(folder: Path) -> Iterator[int]:
+def _owned(
+    folder: Path,
+    patience: float = 10.0,  # seconds in which a dead holder's kernel may let go
+) -> Iterator[int]:
     "Hold a run's folder, or raise `RunBusy` naming who does."
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    handle = _locked(folder, patience)
     try:
-        _take(handle, folder)
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}).encode(), 0)
         yield handle
@@ -163,8 +164,23 @@ def _owned(folder: Path) -> Iterator[int]:
         fcntl.flock(handle, fcntl.LOCK_UN)  # also for a kernel that holds the same open file
         os.close(handle)
 
-# %% ../../nbs/lab/01_runs.ipynb #cell-029
-def _take(handle: int, folder: Path, patience: float = 10.0) -> None:
+# %% ../../nbs/lab/01_runs.ipynb #x
+def _locked(folder: Path, patience: float) -> int:
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                _take(handle, folder, patience)
+                if os.path.samestat(os.fstat(handle), (folder / ".lock").stat()):
+                    return handle
+            except BaseException:
+                os.close(handle)
+                raise
+            os.close(handle)
+
+# %% ../../nbs/lab/01_runs.ipynb #x
+def _take(handle: int, folder: Path, patience: float) -> None:
     until = time.monotonic() + patience
     for attempt in range(10**6):
         with contextlib.suppress(BlockingIOError):

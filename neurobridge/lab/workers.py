@@ -193,7 +193,8 @@ def _local(count: int) -> "Iterator[Client]":
     import dask
     from distributed import Client, LocalCluster
 
-    quiet = {"threads_per_worker": 1, "processes": True, "memory_limit": 0, "dashboard_address": None, "silence_logs": logging.CRITICAL}
+    quiet = {"threads_per_worker": 1, "processes": True, "memory_limit": 0, "silence_logs": logging.CRITICAL,
+             "dashboard_address": None, "scheduler_kwargs": {"dashboard_address": ":0"}}  # no dashboard; and dask opens a port all the same, any that is free
     with dask.config.set({"distributed.scheduler.allowed-failures": 10, "distributed.worker.daemon": False}):
         cluster = LocalCluster(n_workers=count, preload=["neurobridge.lab.workers"], **quiet)
         try:

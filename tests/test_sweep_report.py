@@ -1,0 +1,157 @@
+"A sweep's report: which runs are in it, what its pictures show, and that it needs nothing else."
+
+import re
+from html.parser import HTMLParser
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nbformat import write
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from typer.testing import CliRunner
+
+from neurobridge.core.files import write_json
+from neurobridge.lab.cli import app
+from neurobridge.lab.parameters import RunRefused
+from neurobridge.lab.sweep import Sweep
+from neurobridge.lab.sweep_report import direction, draw_curves, draw_effect, draw_pareto, pareto_front, sweep_runs, swept, write_sweep_report
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEUROBRIDGE_RUNS", str(tmp_path / "runs"))
+    parameters = new_code_cell("n: int = 1\nmode: str = 'a'\nseed: int = 0", metadata={"tags": ["parameters"]})
+    write(new_notebook(cells=[new_markdown_cell("# How <many>?\n\n> A question"), parameters]), tmp_path / "toy.ipynb")
+    return tmp_path
+
+
+def plan(root, text):
+    (root / "s.yaml").write_text(f"notebook: {root / 'toy.ipynb'}\n{text}")
+    return Sweep.from_yaml(root / "s.yaml")
+
+
+def keep(one, metrics, status="done", folder=None, curves=None, rows=()):
+    folder = folder or one.folder
+    error = {"ename": "Oh", "evalue": "<no>", "cell": 1, "heading": "", "traceback": []} if status == "failed" else None
+    write_json(folder / "run.json", {"id": folder.name, "experiment": "toy", "status": status, "started": "2026-01-01", "seconds": 2.0, "params": one.full, "metrics": metrics, "rows": list(rows),
+                                     "error": error, "environment": {"commit": "0" * 40}})  # fmt: skip
+    (folder / "notebook.ipynb").write_text("{}")
+    if curves is not None:
+        curves.to_csv(folder / "curves.csv", index=False)
+
+
+def test_which_runs(root):
+    "Done ones of another version are taken, the present version's come first, and what is missing is said."
+    sweep = plan(root, "grid: {n: [1, 2, 3]}\nseeds: 2")
+    planned = sweep.plan()
+    keep(planned[0], {"loss": 1.0})
+    keep(planned[0], {"loss": 9.0}, folder=root / "runs" / "toy" / "0ld000000000")
+    keep(planned[1], {"loss": 2.0}, folder=root / "runs" / "toy" / "0ld000000001")
+    keep(planned[2], {}, status="failed")
+    runs = sweep_runs(sweep)
+    assert runs.status.tolist() == ["done", "done", "failed", "absent", "absent", "absent"] and runs.loss.tolist()[:2] == [1.0, 2.0]
+    assert swept(sweep) == ["n"] and swept(plan(root, "seeds: 3")) == [] and swept(plan(root, "list: [{n: 1}, {mode: b, n: 2}]")) == ["n", "mode"]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=15))
+def test_the_front_is_what_nothing_dominates(points):
+    front = pareto_front(pd.DataFrame(points, columns=["a", "b"])).tolist()
+    for (a, b), on in zip(points, front, strict=True):
+        assert on == (not any(c >= a and d >= b and (c > a or d > b) for c, d in points))
+
+
+def test_directions_and_missing_values():
+    assert [direction(name) for name in ("-accuracy", "+loss", "spikes", "energy_nJ", "lossless_accuracy")] == [("accuracy", -1), ("loss", 1), ("spikes", -1), ("energy_nJ", -1), ("lossless_accuracy", 1)]
+    assert pareto_front(pd.DataFrame({"a": [1.0, np.nan, 2.0], "b": [2.0, 9.0, np.nan]})).tolist() == [True, False, False]
+
+
+def test_pictures_show_the_numbers(root):
+    sweep = plan(root, "grid: {n: [1, 10, 100], mode: [a, b]}\nseeds: 2")
+    for one in sweep.plan():
+        keep(one, {"loss": one.full["n"] + one.full["seed"] + 1000 * (one.full["mode"] == "b"), "accuracy": 1 / one.full["n"]})
+    runs = sweep_runs(sweep)
+    axes = draw_effect(runs, "loss", "n", ["mode"]).axes[0]
+    lines = {drawn.get_label(): drawn.lines[0] for drawn in axes.containers}
+    assert axes.get_xscale() == "log" and lines["mode a"].get_ydata().tolist() == [1.5, 10.5, 100.5] and lines["mode b"].get_xdata().tolist() == [1, 10, 100]
+    axes = draw_effect(runs, "accuracy", "mode", ["n"]).axes[0]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["a", "b"]
+    axes = draw_pareto(runs, ["n", "mode"], "accuracy", "loss").axes[0]
+    assert {text.get_text() for text in axes.texts} == {"1, a"} and "less is better" in axes.get_xlabel() and "more is better" in axes.get_ylabel()
+    assert {text.get_text() for text in draw_pareto(runs, ["n", "mode"], "accuracy", "+loss").axes[0].texts} == {"1, b", "10, b", "100, b"}
+
+
+def test_curves_by_arm_and_by_setting(root):
+    sweep = plan(root, "grid: {n: [1, 2]}\nseeds: 3")
+    for one in sweep.plan():
+        arms = pd.concat([pd.DataFrame({"epoch": [1, 2], "train_loss": [1.0, 0.5], "valid_accuracy": [0.1 * one.full["n"], 0.5], "arm": arm, "seed": one.full["seed"]}) for arm in "xy"])
+        keep(one, {"loss": 1.0}, curves=arms)
+    axes = draw_curves(sweep_runs(sweep), ["n"]).axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [f"n {n}, {arm} (n = 3)" for n in (1, 2) for arm in "xy"]
+    assert axes.lines[0].get_ydata().tolist() == pytest.approx([0.1, 0.5])
+    one = sweep.plan()[0]
+    (one.folder / "curves.csv").write_text("epoch\n")
+    for other in sweep.plan()[1:]:
+        (other.folder / "curves.csv").unlink()
+    assert draw_curves(sweep_runs(sweep), ["n"]) is None
+
+
+class Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.images = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.links += [attrs["href"]] if tag == "a" else []
+        self.images += [attrs["src"]] if tag == "img" else []
+        assert tag not in ("script", "link", "iframe")
+
+
+def test_the_page(root):
+    "One file; its links lead to what there is, wherever the file is; user's text is text."
+    sweep, before = plan(root, "grid: {n: [1, 2], mode: [a, b]}\nseeds: 2"), dict(matplotlib.rcParams)
+    planned = sweep.plan()
+    for one in planned[:-1]:
+        keep(one, {"accuracy": 0.5 + one.full["n"] / 10, "spikes": 10.0})
+    keep(planned[-1], {}, status="failed")
+    for file in (None, root / "elsewhere" / "deep" / "r.html"):
+        written = write_sweep_report(sweep, file=file)
+        page = Page(text := written.read_text())
+        assert written == (file or root / "runs" / "toy" / "s.html") and "8: 7 done, 1 failed" in text
+        assert len(page.links) == 8 and all((written.parent / link).is_file() for link in page.links)
+        assert len(page.images) == 5 and all(image.startswith("data:image/png;base64,iVBOR") for image in page.images)
+        assert "Oh: &lt;no&gt;" in text and "How &lt;many&gt;?" in text and "<no>" not in text and not re.search("https?://", text) and ">nan<" not in text
+    assert dict(matplotlib.rcParams) == before and not plt.get_fignums()
+
+
+def test_sweeps_that_are_not_done_or_vary_nothing(root):
+    sweep = plan(root, "seeds: 2")
+    assert "2: 2 absent" in write_sweep_report(sweep).read_text()
+    for one in sweep.plan():
+        keep(one, {"accuracy": 0.5 + one.full["seed"]}, rows=[{"arm": arm, "seed": one.full["seed"], "accuracy": value + one.full["seed"]} for arm, value in (("old", 0.1), ("new", 0.3))])
+    text = write_sweep_report(sweep).read_text()
+    assert "<h2>Arms</h2>" in text and "0.60 ± 0.71" in text and "0.80 ± 0.71" in text and "nothing but the seed" in text
+    with pytest.raises(RunRefused, match="--metric acuracy: no finished run has it; there are seconds, accuracy"):
+        write_sweep_report(sweep, ["acuracy"])
+
+
+def test_from_the_shell(root):
+    sweep = plan(root, "grid: {n: [1, 2]}")
+    for one in sweep.plan():
+        keep(one, {"accuracy": 0.5, "spikes": 3.0})
+    ended = CliRunner().invoke(app, ["report", str(root / "s.yaml"), "--metric", "-spikes", "--metric", "+accuracy", "--out", str(root / "r.html")])
+    assert ended.exit_code == 0 and ended.stdout.splitlines()[1] == str(root / "r.html") and "spikes against n" in (root / "r.html").read_text()
+    ended = CliRunner().invoke(app, ["report", str(root / "s.yaml"), "--metric", "nothing"])
+    assert ended.exit_code == 2 and "no finished run has it" in ended.stderr

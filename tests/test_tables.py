@@ -1,0 +1,241 @@
+"Tables, comparisons and cleaning: what a condition means, what a mean hides, and what is never removed."
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nbformat import write
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from typer.testing import CliRunner
+
+from neurobridge.core.files import write_json
+from neurobridge.lab import runs
+from neurobridge.lab.clean import find_rubbish, remove_rubbish
+from neurobridge.lab.cli import app
+from neurobridge.lab.compare import compare_runs, find_run, run_figures, write_comparison
+from neurobridge.lab.engine import kernel_environment
+from neurobridge.lab.parameters import RunRefused
+from neurobridge.lab.runs import RunBusy, _owned, load_runs
+from neurobridge.lab.tables import format_table, group_runs, metric_columns, varying, where, write_table
+
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEUROBRIDGE_RUNS", str(tmp_path / "runs"))
+    return tmp_path
+
+
+def keep(root, number, params, metrics=None, status="done", experiment="toy"):
+    name = f"{number:012x}"
+    content = {"id": name, "experiment": experiment, "status": status, "started": f"2026-01-01T00:00:{number % 60:02}", "seconds": 1.0 + number, "params": params,
+               "metrics": metrics or {}, "rows": [], "environment": {"commit": "0" * 40, "torch": "2"}}  # fmt: skip
+    write_json(root / "runs" / experiment / name / "run.json", content)
+    return root / "runs" / experiment / name
+
+
+def shell(*words, **settings):
+    return CliRunner().invoke(app, [str(word) for word in words], **settings)
+
+
+# Tables
+
+
+def test_where_is_what_pandas_says_and_names_its_columns(root):
+    for i in range(6):
+        keep(root, i, {"n": i, "word": "ab"[i % 2]}, {"loss": i / 2}, "failed" if i == 5 else "done")
+    frame = load_runs()
+    assert where(frame, "n > 1 and word == 'a'").n.tolist() == [2, 4] and len(where(frame, "not status == 'done'")) == 1
+    assert where(frame, "n in [0, 5]").attrs["params"] == ["n", "word"]
+    for condition in ("m > 1", "n + 1", "n >", "n > 'a'", "__import__('os').getcwd() == 'x'", "", "1 == 1"):
+        with pytest.raises(RunRefused, match="with columns id, experiment"):
+            where(frame, condition)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from("xy"), st.integers(0, 3), st.one_of(st.none(), st.floats(-5, 5)), st.booleans()), min_size=1, max_size=25))
+def test_groups_are_those_of_a_loop(found):
+    "Against sums in plain Python, with missing values and failed runs among them."
+    frame = pd.DataFrame([{"id": str(i), "status": "done" if ok else "failed", "n": n, "word": word, "seed": seed, "loss": loss} for i, (n, word, seed, loss, ok) in enumerate(found)])
+    frame["loss"] = frame["loss"].astype(float)
+    frame.attrs["params"] = ["n", "word", "seed"]
+    table = group_runs(frame, ["n", "word"])
+    groups = {}
+    for n, word, seed, loss, ok in found:
+        if ok:
+            groups.setdefault((n, word), []).append((seed, loss))
+    assert [tuple(row) for row in table[["n", "word"]].itertuples(index=False)] == sorted(groups)
+    for row in table.itertuples():
+        seeds, losses = zip(*groups[row.n, row.word], strict=True)
+        losses = [loss for loss in losses if loss is not None]
+        assert row.runs == len(seeds) and row.within == ("seed" if len(set(seeds)) > 1 else "")
+        if "loss" in table:
+            assert np.isnan(row.loss) if not losses else row.loss == pytest.approx(sum(losses) / len(losses), abs=1e-9)
+            assert np.isnan(row.loss_sd) if len(losses) < 2 else row.loss_sd == pytest.approx(np.std(losses, ddof=1), abs=1e-9)
+
+
+def test_groups_by_lists_and_by_nothing_that_is_there(root):
+    for i in range(4):
+        keep(root, i, {"layers": [8, 16] if i < 3 else [4], "seed": i, "ok": True}, {"loss": i})
+    frame = load_runs()
+    table = group_runs(frame, ["layers"])
+    assert table.layers.tolist() == ["[4]", "[8, 16]"] and table.runs.tolist() == [1, 3] and table.within.tolist() == ["", "seed"]
+    assert metric_columns(frame) == ["seconds", "loss"] and varying(frame) == ["layers", "seed"]
+    with pytest.raises(RunRefused, match="did you mean layers"):
+        group_runs(frame, ["layer"])
+    assert len(group_runs(where(frame, "seed > 9"), ["seed"])) == 0
+
+
+def test_five_thousand_records(root):
+    "The size that is promised; how long it takes is measured by benchmarks/records.py."
+    (root / "runs" / "toy").mkdir(parents=True)
+    for i in range(5000):
+        folder = root / "runs" / "toy" / f"{i:012x}"
+        folder.mkdir()
+        record = {"id": folder.name, "experiment": "toy", "status": "done", "started": f"{i:05}", "seconds": 1.5, "params": {"n": i // 5, "seed": i % 5}, "metrics": {"loss": i}, "rows": []}
+        (folder / "run.json").write_text(json.dumps(record))
+    table = group_runs(load_runs(), ["n"])
+    assert len(table) == 1000 and set(table.runs) == {5} and table.loss.tolist() == [5 * n + 2 for n in range(1000)] and set(table.within) == {"seed"}
+
+
+def test_formats(root):
+    frame = pd.DataFrame({"name": ["a|b", "c\nd"], "value": [1 / 3, None], "n": [1, 2]})
+    write_table(frame, root / "t.csv")
+    pd.testing.assert_frame_equal(pd.read_csv(root / "t.csv"), frame)
+    assert format_table(frame, "md").decode().splitlines() == ["| name | value | n |", "| --- | --- | --- |", "| a\\|b | 0.333333 | 1 |", "| c d |  | 2 |"]
+    with pytest.raises(RunRefused, match="'xls' is no format"):
+        write_table(frame, root / "t.xls")
+    assert not (root / "t.xls").exists()
+
+
+def test_parquet(root):
+    pytest.importorskip("pyarrow")
+    frame = pd.DataFrame({"name": ["a", None], "value": [0.5, 1.0], "n": [1, 2], "ok": [True, False]})
+    write_table(frame, root / "t.parquet")
+    pd.testing.assert_frame_equal(pd.read_parquet(root / "t.parquet"), frame)
+    keep(root, 1, {"n": 1, "mixed": "x", "layers": [1, 2]}), keep(root, 2, {"n": 2, "mixed": 3, "layers": None})
+    piped = pd.read_parquet(io.BytesIO(shell("table", "--to", "parquet").stdout_bytes))
+    assert piped.n.tolist() == [1, 2] and piped.mixed.tolist() == ["x", "3"] and piped.layers[0] == "[1, 2]" and pd.isna(piped.layers[1])
+
+
+def test_parquet_without_its_library(monkeypatch):
+    for name in ("pyarrow", "fastparquet"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(RunRefused, match=r"neurobridge\[tables\]"):
+        format_table(pd.DataFrame({"a": [1]}), "parquet")
+
+
+def test_tables_from_the_shell(root):
+    for i in range(6):
+        keep(root, i, {"n": i // 3, "seed": i % 3}, {"loss": i / 10})
+    shown = shell("table", "--where", "seed < 2", "--group", "n")
+    assert shown.exit_code == 0 and "0.050 ± 0.071" in shown.stdout and "4 runs below" in shown.stdout
+    piped = pd.read_csv(io.StringIO(shell("table", "--group", "n", "--to", "csv").stdout))
+    assert piped.loss.round(9).tolist() == [0.1, 0.4] and piped.loss_sd.round(9).tolist() == [0.1, 0.1]
+    assert shell("table", "toy", "--to", root / "out" / "t.csv").stdout.strip() == str(root / "out" / "t.csv") and len(pd.read_csv(root / "out" / "t.csv")) == 6
+    for words, said in {("--where", "loss <"): "--where", ("--group", "m"): "no such column", ("--to", "xls"): "no format"}.items():
+        ended = shell("table", *words)
+        assert ended.exit_code == 2 and said in ended.stderr and ended.stdout == "", words
+
+
+# Comparisons
+
+
+def test_two_runs_side_by_side(root):
+    a, b = keep(root, 0xAB0, {"n": 1, "lr": 0.1}, {"loss": 0.5}), keep(root, 0xAB1, {"n": 2, "lr": 0.1, "new": "<b>"}, {"loss": 0.5, "spikes": 3})
+    first, second = find_run(a.name), find_run(str(b))
+    table = compare_runs(first, second).set_index(["part", "name"])
+    assert table.differs[table.differs].loc[["parameters", "metrics"]].index.tolist() == [("parameters", "n"), ("parameters", "new"), ("metrics", "spikes")]
+    assert table.loc[("metrics", "spikes"), "a"] is None and table.loc[("parameters", "n"), ["a", "b"]].tolist() == [1, 2]
+    assert not compare_runs(first, first).differs.any() and not table.loc["environment"].differs.any()
+    picture = new_output("display_data", {"image/png": PNG})
+    write(new_notebook(cells=[new_markdown_cell("# T\n\n## <Curves>"), new_code_cell("", outputs=[picture])]), a / "notebook.ipynb")
+    assert [heading for heading, _ in run_figures(first)] == ["<Curves>"] and run_figures(second) == []
+    text = write_comparison(first, second, root / "c.html").read_text()
+    assert text.count("<img") == 1 and "no figure here" in text and "&lt;Curves&gt;" in text and "&lt;b&gt;" in text and "<b>" not in text and "http" not in text
+    shown = shell("compare", a.name, b.name, "--html", root / "d.html")
+    assert shown.exit_code == 0 and (root / "d.html").read_text() == text and "1 parameters" in shown.stdout and "loss" not in shown.stdout
+
+
+def test_runs_that_are_not_found(root):
+    keep(root, 0xAB0, {}), keep(root, 0xAB1, {})
+    (root / "runs" / "toy" / ("c" * 12)).mkdir()
+    (root / "runs" / "toy" / ("c" * 12) / "run.json").write_text("{")
+    for name, said in {"0" * 9: "give more digits", "f" * 12: "there is no run", "../toy": "there is no run", "*": "there is no run", "ccc": "damaged", "": "there is no run"}.items():
+        with pytest.raises(RunRefused, match=said):
+            find_run(name)
+
+
+# Cleaning
+
+
+def everything(root):
+    done, failed, stopped = keep(root, 1, {}), keep(root, 2, {}, status="failed"), keep(root, 3, {}, status="running")
+    damaged, empty = root / "runs" / "toy" / f"{4:012x}-2", root / "runs" / "other" / f"{5:012x}"
+    damaged.mkdir()
+    (damaged / "run.json").write_text("{")
+    empty.mkdir(parents=True)
+    (empty / ".lock").touch()
+    return done, failed, stopped, damaged, empty
+
+
+def test_only_rubbish_goes(root):
+    done, failed, stopped, damaged, empty = everything(root)
+    mine = root / "runs" / "toy" / f"{6:012x}"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("precious")
+    (root / "runs" / "toy" / "notes").mkdir()
+    (root / "runs" / "toy" / f"{7:012x}").symlink_to(failed)
+    (failed / "link").symlink_to(mine / "thesis.txt")
+    found = find_rubbish()
+    assert {one.folder: one.why for one in found} == {failed: "failed", stopped: "stopped", damaged: "damaged", empty: "empty"}
+    assert [one.folder for one in find_rubbish("other")] == [empty]
+    assert remove_rubbish(found) == found and find_rubbish() == []
+    assert done.exists() and (mine / "thesis.txt").read_text() == "precious" and (root / "runs" / "toy" / "notes").exists()
+
+
+def test_what_is_started_or_finished_meanwhile_stays(root):
+    done, failed, stopped, damaged, empty = everything(root)
+    found = find_rubbish()
+    keep(root, 2, {}, status="done")
+    held = subprocess.Popen([sys.executable, "-c", f"import sys; from neurobridge.lab.runs import _owned; from pathlib import Path\nwith _owned(Path({str(stopped)!r})): print('held', flush=True); sys.stdin.read()"],
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=kernel_environment())  # fmt: skip
+    assert held.stdout.readline() == "held\n"
+    assert {one.folder for one in remove_rubbish(found)} == {damaged, empty} and failed.exists() and stopped.exists()
+    assert stopped not in [one.folder for one in find_rubbish()]
+    held.communicate("")
+    assert {one.folder for one in remove_rubbish(found)} == {stopped}
+
+
+def test_who_waited_for_a_folder_that_is_cleaned_away_gets_a_new_one(root, monkeypatch):
+    "A lock on a removed file protects nothing: a second program would make its own."
+    folder, take, calls = root / "runs" / "toy" / f"{1:012x}", runs._take, []
+
+    def late(handle, folder, patience):
+        calls.append(handle)
+        if len(calls) == 1:
+            shutil.rmtree(folder)  # between opening the file and locking it
+        return take(handle, folder, patience)
+
+    monkeypatch.setattr(runs, "_take", late)
+    with _owned(folder):
+        assert len(calls) == 2 and (folder / ".lock").exists()
+        with pytest.raises(RunBusy), _owned(folder, patience=0):
+            pass
+
+
+def test_cleaning_asks(root):
+    done, failed, *_ = everything(root)
+    asked = shell("clean", input="n\n")
+    assert asked.exit_code == 0 and "nothing was removed" in asked.stdout and failed.exists() and "stopped" in asked.stdout
+    assert shell("clean").exit_code == 1 and failed.exists()  # nobody to answer
+    assert "removed 4 of 4" in shell("clean", "--yes").stdout and not failed.exists() and done.exists()
+    assert "nothing to remove" in shell("clean").stdout
