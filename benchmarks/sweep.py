@@ -24,7 +24,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from neurobridge.core.files import atomic_write
 from neurobridge.lab.engine import kernel_environment
 
-SWEEP = "import sys\nfrom neurobridge.lab.sweep import Sweep, run_sweep\nif __name__ == '__main__':\n    found = run_sweep(Sweep.from_yaml(sys.argv[1]), int(sys.argv[2]))\n    sys.exit((found.status != 'done').any())\n"
+SWEEP = "import sys\nfrom neurobridge.lab.sweep import Sweep, run_sweep\nif __name__ == '__main__':\n    found = run_sweep(Sweep.from_yaml(sys.argv[1]), int(sys.argv[2]))\n    sys.exit(int((found.status != 'done').any()))\n"
 
 
 def page(folder: Path) -> Path:
