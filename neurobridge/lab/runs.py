@@ -179,7 +179,7 @@ def _locked(folder: Path, patience: float) -> int:
                 raise
             os.close(handle)
 
-# %% ../../nbs/lab/01_runs.ipynb #x
+# %% ../../nbs/lab/01_runs.ipynb #b300a41d
 def _take(handle: int, folder: Path, patience: float) -> None:
     until = time.monotonic() + patience
     for attempt in range(10**6):
@@ -453,7 +453,7 @@ def _keep_log(folder: Path, record: dict[str, Any]) -> None:
         if not lines:
             log.unlink()
 
-# %% ../../nbs/lab/01_runs.ipynb #x
+# %% ../../nbs/lab/01_runs.ipynb #bbe59540
 def run_status(
     folder: str | Path,  # a run's folder, or the place for one
     record: Mapping[str, Any] | None = None,  # its record, if it has been read
