@@ -5,7 +5,7 @@ import io
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -98,6 +98,7 @@ def test_float32_against_float64(case):
     exact = [None if a is None else a.double() for a in (x, added)]
     ref_out, ref_grads, _ = outcome(one_after_the_other, *exact, norm.double(), neuron.double(), g.double())
     torch.testing.assert_close(out.double(), ref_out, rtol=1e-5, atol=1e-5 * ref_out.abs().max().item())
+    assume(torch.equal(out > 0, ref_out > 0))  # within a rounding of 0, where the slope jumps, gradients may differ by all of it
     scale = max(b.abs().max().item() for b in ref_grads)
     for a, b in zip(grads, ref_grads, strict=True):
         assert (a.double() - b).abs().max() <= 1e-5 * scale
