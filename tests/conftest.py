@@ -2,6 +2,10 @@
 
 import pytest
 import torch
+from hypothesis import settings
+
+settings.register_profile("same", derandomize=True)  # one commit, one verdict; `pytest --hypothesis-profile=default` draws anew
+settings.load_profile("same")
 
 
 @pytest.fixture(scope="module")

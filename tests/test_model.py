@@ -86,6 +86,8 @@ def test_spiking_layers_agree_with_the_monitor(T, n, batch, shortcut):
     "Any number of steps, images and images a batch, also as many images as steps: the same spikes as `monitor` keeps, the steps first."
     seed_everything(T + n)
     model, x = spiking_resnet((1, 1), LIF, in_channels=3, T=T, width=4, shortcut=shortcut).eval(), torch.randn(n, 3, 8, 8)
+    for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
+        nn.init.constant_(norm.weight, 2)  # enough drive that every layer spikes, and not alike for all images
     names = [name for name, module in model.named_modules() if isinstance(module, LIF)]
     with monitor(model) as seen, torch.no_grad():
         model(torch.cat([x, x[:1]]))  # one more, so that n = T is no question here either
