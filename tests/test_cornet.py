@@ -4,6 +4,7 @@ import argparse
 import json
 import shutil
 import zlib
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from torch import nn
 
 from neurobridge.core.paths import project_root
 from neurobridge.core.train import evaluating
-from neurobridge.cornet.fast import for_inference, for_training, minimal_filter, winograd, winograd_weights
+from neurobridge.cornet.fast import flat_weights, for_inference, for_training, minimal_filter, one_product, winograd, winograd_weights
 from neurobridge.cornet.models import AREAS, cornet_r, cornet_rt, cornet_s, cornet_z, load_official, official_checkpoint
 from neurobridge.cornet.variants import FIGURE_4, RECIPES, cornet_variant
 
@@ -312,6 +313,26 @@ def test_winograd_is_the_convolution(m, stride, height, width, images):
     g = torch.randn_like(plain)
     for a, b in zip((ours, *torch.autograd.grad(ours, (x, weight), g)), (plain, *torch.autograd.grad(plain, (x, weight), g)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 11), st.integers(1, 11), st.integers(1, 3), st.integers(1, 40))
+def test_one_product_is_the_convolution(stride, height, width, images, rows):
+    "Values and gradients in double precision, for any size, in any number of parts."
+    x, weight = torch.randn(images, height, width, 3, dtype=torch.float64, requires_grad=True), torch.randn(2, 3, 3, 3, dtype=torch.float64, requires_grad=True)
+    plain = F.conv2d(x.permute(0, 3, 1, 2), weight, stride=stride, padding=1).permute(0, 2, 3, 1)
+    with mock.patch("neurobridge.cornet.fast._ROWS", rows):
+        ours = one_product(x, flat_weights(weight), stride)
+        g = torch.randn_like(plain)
+        for a, b in zip((ours, *torch.autograd.grad(ours, (x, weight), g)), (plain, *torch.autograd.grad(plain, (x, weight), g)), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_weights_of_another_layer_are_refused():
+    x = torch.randn(1, 4, 4, 3)
+    for act in (lambda: one_product(x, torch.ones(2, 18)), lambda: one_product(x, torch.ones(2, 27), 0), lambda: winograd(x, torch.ones(36, 2, 5))):
+        with pytest.raises(ValueError, match=r"expected x \[N, H, W, C\]"):
+            act()
 
 
 def test_filters_that_do_not_exist():
