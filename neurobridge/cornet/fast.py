@@ -30,30 +30,17 @@ def _vandermonde(points: Sequence[float], columns: int) -> Tensor:
 
 def minimal_filter(
     m: int,  # outputs computed together
-    stride: int = 1,  # 1 or 2
 ) -> tuple[Float[Tensor, "m a"], Float[Tensor, "a 3"], Float[Tensor, "a a"]]:
     "Give (A, G, B) with outputs = A @ ((G @ weights) * (B @ inputs)) for three weights; raise `ValueError` beyond the known points."
-    r = {1: 3, 2: 2}.get(stride, 0)
-    if not r or m < 1 or m + r - 2 > len(POINTS):
-        raise ValueError(f"minimal_filter: m {m}, stride {stride}; expected stride 1 with m up to {len(POINTS) - 1}, or stride 2 with m up to {len(POINTS)}")
-    points = POINTS[: m + r - 2]
-    A, G, B = _vandermonde(points, m).T, _vandermonde(points, r), torch.linalg.inv(_vandermonde(points, m + r - 1)).T
-    return (A, G, B) if stride == 1 else _with_odd(A, G, B)
-
-
-def _with_odd(A: Tensor, G: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    "Stride 2: outer weights and even inputs are a filter of two weights with stride 1; the middle weight meets each odd input once."
-    m, even = A.shape
-    inputs, weights = B.new_zeros(even + m, 2 * m + 1), G.new_zeros(even + m, 3)
-    inputs[:even, ::2], inputs[even:, 1::2] = B, torch.eye(m)
-    weights[:even, ::2], weights[even:, 1] = G, 1
-    return torch.cat([A, torch.eye(m, dtype=A.dtype)], 1), weights, inputs
+    if not 1 <= m < len(POINTS):
+        raise ValueError(f"minimal_filter: m is {m!r}; expected a whole number from 1 to {len(POINTS) - 1}")
+    points = POINTS[: m + 1]
+    return _vandermonde(points, m).T, _vandermonde(points, 3), torch.linalg.inv(_vandermonde(points, m + 2)).T
 
 # %% ../../nbs/cornet/03_fast.ipynb #cell-015
 @dataclass(frozen=True)
 class _Nested:
     m: int
-    stride: int
     a: int
     A: Tensor  # [m m, a a]
     G: Tensor  # [a a, 9]
@@ -61,58 +48,56 @@ class _Nested:
 
 
 @cache
-def _nested(m: int, stride: int, dtype: torch.dtype) -> _Nested:
-    A, G, B = (torch.kron(each, each).to(dtype).contiguous() for each in minimal_filter(m, stride))
-    return _Nested(m, stride, (m - 1) * stride + 3, A, G, B)
+def _nested(m: int, dtype: torch.dtype) -> _Nested:
+    A, G, B = (torch.kron(each, each).to(dtype).contiguous() for each in minimal_filter(m))
+    return _Nested(m, m + 2, A, G, B)
 
 
 def _tiles(x: Tensor, n: _Nested) -> tuple[Tensor, tuple[int, int]]:
     "Transformed tiles [a a, N tiles, C] of x [N, H, W, C], padded by one, and the number of tiles down and across."
-    step, (N, H, W, C) = n.m * n.stride, x.shape
-    down, across = -(-H // step), -(-W // step)
-    padded = F.pad(x, (0, 0, 1, (across - 1) * step + n.a - 1 - W, 1, (down - 1) * step + n.a - 1 - H))
+    N, H, W, C = x.shape
+    down, across = -(-H // n.m), -(-W // n.m)
+    padded = F.pad(x, (0, 0, 1, across * n.m + 1 - W, 1, down * n.m + 1 - H))
     image, row, pixel, _ = padded.stride()
-    cut = padded.as_strided((n.a, n.a, N, down, across, C), (row, pixel, image, step * row, step * pixel, 1))
+    cut = padded.as_strided((n.a, n.a, N, down, across, C), (row, pixel, image, n.m * row, n.m * pixel, 1))
     return (n.B @ cut.reshape(n.a**2, -1)).view(n.a**2, -1, C), (down, across)
 
 
 def _image(products: Tensor, n: _Nested, size: Sequence[int], grid: tuple[int, int]) -> Tensor:
     N, H, W, _ = size
     y = (n.A @ products.reshape(n.a**2, -1)).view(n.m, n.m, N, *grid, -1).permute(2, 3, 0, 4, 1, 5)
-    return y.reshape(N, grid[0] * n.m, grid[1] * n.m, -1)[:, : -(-H // n.stride), : -(-W // n.stride)].contiguous()
+    return y.reshape(N, grid[0] * n.m, grid[1] * n.m, -1)[:, :H, :W].contiguous()
 
 # %% ../../nbs/cornet/03_fast.ipynb #cell-017
 class _Winograd(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, U: Tensor, m: int, stride: int) -> Tensor:
-        n = _nested(m, stride, x.dtype)
+    def forward(ctx: Any, x: Tensor, U: Tensor, m: int) -> Tensor:
+        n = _nested(m, x.dtype)
         tiles, grid = _tiles(x, n)
         ctx.save_for_backward(tiles, U)
         ctx.n, ctx.grid, ctx.size = n, grid, x.shape
         return _image(torch.bmm(tiles, U.transpose(1, 2)), n, x.shape, grid)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None]:
         tiles, U = ctx.saved_tensors
         n, (down, across), (N, H, W, C) = ctx.n, ctx.grid, ctx.size
         g = F.pad(g, (0, 0, 0, across * n.m - g.shape[2], 0, down * n.m - g.shape[1])).view(N, down, n.m, across, n.m, -1)
         g = (n.A.T @ g.permute(2, 4, 0, 1, 3, 5).reshape(n.m**2, -1)).view(n.a**2, -1, U.shape[1])
         back = (n.B.T @ torch.bmm(g, U).view(n.a**2, -1)).view(n.a, n.a, N, down, across, C)
-        step = n.m * n.stride
-        image = g.new_zeros(N, down * step + n.a, across * step + n.a, C)
+        image = g.new_zeros(N, down * n.m + 2, across * n.m + 2, C)
         for i in range(n.a):
             for j in range(n.a):
-                image[:, i : i + down * step : step, j : j + across * step : step] += back[i, j]
-        return image[:, 1 : H + 1, 1 : W + 1], torch.bmm(g.transpose(1, 2), tiles), None, None
+                image[:, i : i + down * n.m : n.m, j : j + across * n.m : n.m] += back[i, j]
+        return image[:, 1 : H + 1, 1 : W + 1], torch.bmm(g.transpose(1, 2), tiles), None
 
 # %% ../../nbs/cornet/03_fast.ipynb #cell-018
 def winograd_weights(
     weight: Float[Tensor, "O C 3 3"],  # of a convolution
     m: int = 4,  # outputs a tile and direction: 2 or 4
-    stride: int = 1,  # of the convolution, 1 or 2
-) -> Float[Tensor, "a a_O C"]:  # a² matrices [O, C], a = (m - 1) stride + 3
+) -> Float[Tensor, "a a_O C"]:  # a² matrices [O, C], a = m + 2
     "Transform a convolution's weights; once will do for all steps that share them."
-    n, flat = _nested(m, stride, weight.dtype), weight.permute(2, 3, 0, 1).reshape(9, -1)
+    n, flat = _nested(m, weight.dtype), weight.permute(2, 3, 0, 1).reshape(9, -1)
     return (n.G @ flat).view(n.a**2, *weight.shape[:2])
 
 
@@ -120,13 +105,11 @@ def winograd(
     x: Float[Tensor, "N H W C"],  # channels last
     weights: Float[Tensor, "a a_O C"],  # from `winograd_weights`
     m: int = 4,  # as there
-    stride: int = 1,  # as there
-) -> Float[Tensor, "N h w O"]:
+) -> Float[Tensor, "N H W O"]:
     "Convolve by 3×3 with padding 1 through fewer multiplications (Lavin and Gray 2016); differentiable. Raises `ValueError` for weights of other tiles."
-    a = (m - 1) * stride + 3
-    if weights.ndim != 3 or weights.shape[0] != a**2 or x.ndim != 4 or x.shape[3] != weights.shape[2]:
-        raise ValueError(f"winograd: x is {list(x.shape)}, weights {list(weights.shape)}, m {m}, stride {stride}; expected x [N, H, W, C] and weights [{a**2}, O, C] from winograd_weights(…, m, stride)")
-    return _Winograd.apply(x, weights, m, stride)
+    if weights.ndim != 3 or weights.shape[0] != (m + 2) ** 2 or x.ndim != 4 or x.shape[3] != weights.shape[2]:
+        raise ValueError(f"winograd: x is {list(x.shape)}, weights {list(weights.shape)}, m {m}; expected x [N, H, W, C] and weights [{(m + 2) ** 2}, O, C] from winograd_weights(…, m)")
+    return _Winograd.apply(x, weights, m)
 
 # %% ../../nbs/cornet/03_fast.ipynb #cell-023
 _ROWS = 2048  # of a product: enough for its full speed, few enough to stay small
@@ -246,12 +229,11 @@ def for_training(
 _FETCH = 60  # fetching a matrix of weights costs about what as many rows of its product do
 
 
-def _tile_for(images: int, height: int, width: int, stride: int) -> int | None:
+def _tile_for(images: int, height: int, width: int) -> int | None:
     "Choose the tile that needs least work for an output of this size, or none: one product."
     work = {None: 9 * (images * height * width + _FETCH)}
     for m in (2, 4):
-        tiles, a = images * -(-height // m) * -(-width // m), (m - 1) * stride + 3
-        work[m] = a**2 * (tiles + _FETCH)
+        work[m] = (m + 2) ** 2 * (images * -(-height // m) * -(-width // m) + _FETCH)
     return min(work, key=work.__getitem__)
 
 # %% ../../nbs/cornet/03_fast.ipynb #cell-035
@@ -264,7 +246,7 @@ class _FoldedArea(nn.Module):
     def __init__(self, area: AreaS):
         super().__init__()
         self.w2 = area.conv2.weight.detach().clone()
-        self.weights = {}  # by (tile, stride)
+        self.weights = {}  # by tile
         first, skip = _compose(area.conv1, area.conv_input), _compose(area.skip, area.conv_input)
         scale, shift = _line(area.norm_skip)
         self.skip = skip * scale[:, None], shift
@@ -276,12 +258,10 @@ class _FoldedArea(nn.Module):
 
     def conv2(self, y: Tensor, t: int) -> Tensor:
         _, _, scale, shift, _, _ = self.steps[t]
-        stride = 2 if t == 0 else 1
-        m = _tile_for(len(y), *(-(-n // stride) for n in y.shape[1:3]), stride)
-        key = (m, stride if m else None)  # without tiles the weights are the same for both strides
-        if key not in self.weights:
-            self.weights[key] = winograd_weights(self.w2, m, stride) if m else flat_weights(self.w2)
-        y = winograd(y, self.weights[key], m, stride) if m else one_product(y, self.weights[key], stride)
+        m = _tile_for(*y.shape[:3]) if t else None
+        if m not in self.weights:
+            self.weights[m] = winograd_weights(self.w2, m) if m else flat_weights(self.w2)
+        y = winograd(y, self.weights[m], m) if m else one_product(y, self.weights[m], 1 if t else 2)
         return y.mul_(scale).add_(shift).relu_()
 
     def forward(self, x: Tensor) -> list[Tensor]:
