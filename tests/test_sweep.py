@@ -241,7 +241,7 @@ def test_recorded_batches_are_the_commands_of_their_pages(name):
 
 @pytest.mark.parametrize("name, table", [("transfer_methods", "transfer_methods"), ("transfer_methods_full", None), ("transfer_methods_tuning", "transfer_methods_tuning"),
                                          ("pipe_d_fashion", "pipe_d"), ("pipe_d_nmnist", "pipe_d"), ("it_dynamics", "it_dynamics"), ("cornet_variants", "cornet_variants"),
-                                         ("brain_alignment_published", "brain_alignment"), ("brain_alignment_small", "brain_alignment"),
+                                         ("brain_alignment_published", "brain_alignment"), ("brain_alignment_small", "brain_alignment"), ("brain_alignment_spiking", "brain_alignment"), ("brain_alignment_torchvision", "brain_alignment"),
                                          ("g2g_rewiring", "g2g_rewiring"), ("functional_ensembles", "functional_ensembles")])  # fmt: skip
 def test_recorded_tables_hold_what_the_sweeps_named_on_their_page_ask_for(name, table):
     "A page names its sweep, and what the table says of itself are values of that sweep."
