@@ -16,8 +16,10 @@ import shutil
 import tempfile
 import warnings
 from base64 import b64decode, b64encode
+from configparser import ConfigParser
 from dataclasses import dataclass, field
 from functools import partial
+from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -25,6 +27,7 @@ from urllib.parse import unquote, urlsplit
 from ..core.files import atomic_write
 from ..core.paths import project_root
 from .formulas import markdown_html
+from .search import index_script, page_sections
 
 # %% ../../nbs/lab/03_site.ipynb #cell-007
 def page_url(
@@ -237,15 +240,17 @@ def _cells_html(
     template: Path,  # nbs/_offline/cells.html
 ) -> str:  # HTML
     "Convert a processed notebook's cells with nbconvert."
-    from nbconvert import HTMLExporter
+    from nbconvert import HTMLExporter, TemplateExporter
+    from nbconvert.filters import Highlight2HTML
 
     _apply_options(notebook)
     filters = {
         "markdown2html": partial(markdown_html, page=page),
+        "highlight_code": Highlight2HTML(),
         "text_base64": lambda text: b64encode(text.encode()).decode(),
     }
     exporter = HTMLExporter(raw_template=template.read_text(encoding="utf-8"), filters=filters)
-    return exporter.from_notebook_node(notebook)[0]
+    return TemplateExporter.from_notebook_node(exporter, notebook)[0]  # HTMLExporter's own would parse all of it once more
 
 # %% ../../nbs/lab/03_site.ipynb #cell-034
 def _anchor_of(
@@ -258,7 +263,7 @@ def _anchor_of(
 
 def finish_html(
     body: str,  # a page's HTML
-) -> tuple[str, list[tuple[int, str, str]]]:  # finished HTML, and its contents: (level, anchor, HTML) for each heading
+) -> tuple[str, list[tuple[int, str, str]], list[tuple[str, str, str]]]:  # HTML, its contents (level, anchor, HTML), its sections for the search
     "Give headings anchors, mend links to notebooks, box wide tables."
     from bs4 import BeautifulSoup
 
@@ -269,6 +274,8 @@ def finish_html(
         heading["id"] = anchor + (f"-{taken[anchor]}" if taken[anchor] else "")
         if heading.name != "h4":
             contents.append((int(heading.name[1]), heading["id"], re.sub(r"</?a[^>]*>", "", heading.decode_contents())))
+    sections = page_sections(soup)
+    for heading in soup.find_all(["h2", "h3", "h4"]):
         link = soup.new_tag("a", href=f"#{heading['id']}", attrs={"class": "anchor", "aria-label": "Link to this section"})
         link.string = "#"
         heading.append(link)
@@ -278,7 +285,7 @@ def finish_html(
     for table in soup.find_all("table"):
         table.attrs.pop("border", None)
         table.wrap(soup.new_tag("div", attrs={"class": "scroll", "tabindex": "0"}))
-    return str(soup), contents
+    return str(soup), contents, sections
 
 # %% ../../nbs/lab/03_site.ipynb #cell-038
 def _page_html(
@@ -286,7 +293,7 @@ def _page_html(
     page: Entry,  # the page to make
     root: Path,  # the project's folder
     motto: str = "",  # stands in the bar
-) -> str:  # a whole HTML document
+) -> tuple[str, tuple]:  # a whole HTML document, and its row in the search index
     "Make one page of the site."
     from jinja2 import Environment, FileSystemLoader
     from markupsafe import Markup
@@ -295,59 +302,79 @@ def _page_html(
     notebook = process_page(root / "nbs" / page.source, root)
     front = notebook.metadata.front
     title, subtitle = (Markup(re.sub("</?p>", "", markdown_html(front[key], page.source)).strip()) for key in ("title", "description"))
-    body, contents = finish_html(_cells_html(notebook, page.source, parts / "cells.html"))
+    body, contents, sections = finish_html(_cells_html(notebook, page.source, parts / "cells.html"))
     order = site.pages()
     at = order.index(page)
     environment = Environment(loader=FileSystemLoader(parts), autoescape=True)
     environment.filters["near"] = lambda url: os.path.relpath(url, PurePosixPath(page.url).parent)
-    return environment.get_template("page.html").render(
-        site=site, page=page, motto=motto, title=title, subtitle=subtitle, body=Markup(body),
+    document = environment.get_template("page.html").render(
+        site=site, page=page, motto=motto, title=title, subtitle=subtitle, body=Markup(body), **_elsewhere(page.source, root),
         where=[f"neurobridge.{front['module']}"] * bool(front["module"]) + [f"nbs/{page.source}"],
         toc=[(level, anchor, Markup(text)) for level, anchor, text in contents],
         previous=order[at - 1] if at else None, next=order[at + 1] if at + 1 < len(order) else None,
     )
+    return document, (page.url, title.striptags(), subtitle.striptags(), sections)
+
+
+def _elsewhere(
+    source: str,  # a page's path below `nbs`
+    root: Path,  # the project's folder, with `settings.ini`
+) -> dict[str, str]:  # its address in Colab, and what pip installs there
+    "Say where on the internet a page and the package can be had, by `settings.ini`."
+    settings = ConfigParser(delimiters=["="])
+    settings.read(root / "settings.ini", encoding="utf-8")
+    user, repo, branch, address = (settings["DEFAULT"][key] for key in ("user", "repo", "branch", "git_url"))
+    return {"colab": f"https://colab.research.google.com/github/{user}/{repo}/blob/{branch}/nbs/{source}", "package": f"git+{address}"}
 
 # %% ../../nbs/lab/03_site.ipynb #cell-040
-def _site_css(
+def _style_sheets(
     root: Path,  # the project's folder
-) -> str:  # one style sheet
-    "Join the theme of `_quarto.yml`, the house style, the layout and the colours of code."
+) -> dict[str, str]:  # name and content of each sheet
+    "Join the theme of `_quarto.yml`, the house style, the layout and the colours of code; the dark palette is a sheet of its own."
     import yaml
     from pygments.formatters import HtmlFormatter
 
     bar = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))["website"].get("navbar") or {}
     light, dark = (HtmlFormatter(style=name).get_style_defs("main .highlight") for name in ("friendly", "github-dark"))
     light, dark = (re.sub(r"background(-color)?:[^;}]*;?", "", rules) for rules in (light, dark))
-    return "\n".join([
-        f":root {{ --bar: {bar.get('background', '#17324d')}; --bar-ink: {bar.get('foreground', '#ffffff')}; }}",
-        (root / "nbs" / "styles.css").read_text(encoding="utf-8"),
-        (root / "nbs" / "_offline" / "layout.css").read_text(encoding="utf-8"),
-        f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}",
-    ])
+    house, layout, night = ((root / "nbs" / name).read_text(encoding="utf-8") for name in ("styles.css", "_offline/layout.css", "dark.css"))
+    colours = f":root {{ --bar: {bar.get('background', '#17324d')}; --bar-ink: {bar.get('foreground', '#ffffff')}; color-scheme: light; }}"
+    return {"site.css": "\n".join([colours, house, layout, light]), "dark.css": f"{night}\n{dark}\n"}
 
 # %% ../../nbs/lab/03_site.ipynb #cell-043
+class _Addresses(HTMLParser):
+    "Collect a page's anchors and the addresses it links to or loads."
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.anchors, self.addresses = set(), []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        attrs = dict(attrs)
+        self.anchors.add(attrs.get("id"))
+        if tag in ("a", "img", "link", "script", "iframe"):
+            self.addresses.append((tag, attrs.get("href") or attrs.get("src") or ""))
+
+
 def check_links(
     out: str | Path,  # a built site
 ) -> list[str]:  # one line for each problem; empty if all is well
     "Follow every link, anchor and image of a built site, and name those that fail."
-    from bs4 import BeautifulSoup
-
     out = Path(out)
-    pages = {path.relative_to(out).as_posix(): BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser") for path in sorted(out.rglob("*.html"))}
-    anchors = {name: {tag["id"] for tag in soup.find_all(id=True)} for name, soup in pages.items()}
+    pages = {path.relative_to(out).as_posix(): _Addresses(path.read_text(encoding="utf-8")) for path in sorted(out.rglob("*.html"))}
     problems = []
-    for name, soup in pages.items():
-        for tag in soup.find_all(["a", "img", "link", "script", "iframe"]):
-            address = tag.get("href") or tag.get("src") or ""
+    for name, page in pages.items():
+        for tag, address in page.addresses:
             parts = urlsplit(address)
             if parts.scheme or parts.netloc:
-                if tag.name != "a" and parts.scheme != "data":
+                if tag != "a" and parts.scheme != "data":
                     problems.append(f"{name}: loads {address} from the internet")
                 continue
             target = os.path.normpath(PurePosixPath(name).parent / unquote(parts.path)) if parts.path else name
             if not (out / target).is_file():
                 problems.append(f"{name}: {address} leads nowhere")
-            elif parts.fragment and unquote(parts.fragment) not in anchors.get(target, [unquote(parts.fragment)]):
+            elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].anchors:
                 problems.append(f"{name}: {address} names no heading of {target}")
     return problems
 
@@ -367,11 +394,17 @@ def build_site(
     motto = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))["website"].get("description", "")
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder) / "site"
+        rows = []
         for page in site.pages():
             with atomic_write(fresh / page.url) as file:
-                file.write(_page_html(site, page, root, motto))
-        (fresh / "site.css").write_text(_site_css(root), encoding="utf-8")
-        shutil.copy(root / "nbs" / "_offline" / "site.svg", fresh)
+                document, row = _page_html(site, page, root, motto)
+                file.write(document)
+            rows.append(row)
+            shutil.copy(root / "nbs" / page.source, fresh / page.source)
+        for name, content in (_style_sheets(root) | {"search-index.js": index_script(rows)}).items():
+            (fresh / name).write_text(content, encoding="utf-8")
+        for name in ("site.svg", "theme.js", "search.js"):
+            shutil.copy(root / "nbs" / "_offline" / name, fresh)
         for image in [path for path in (root / "nbs").rglob("*") if path.suffix in (".png", ".jpg", ".svg", ".gif") and "_offline" not in path.parts]:
             (fresh / image.relative_to(root / "nbs")).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(image, fresh / image.relative_to(root / "nbs"))
