@@ -154,6 +154,15 @@ class LiteratePage:
                 text = re.sub(r"^(---|\[source\]\(.*)\n+", "", text, flags=re.MULTILINE)  # the source is on this very page
                 output["data"]["text/markdown"] = self.relink(re.sub(r"^(#+) ([\w.]+)$", r"\1 `\2`", text, flags=re.MULTILINE))
 
+    def _at_build_(self, cell: Any) -> None:
+        "Run a cell marked `#| at_build`: what it shows is then as new as the site."
+        from execnb.shell import CaptureShell
+
+        shell = CaptureShell()
+        shell.cell(cell)
+        if shell.exc:
+            raise RuntimeError(f"{self.page}: a cell that is run at each build failed, {shell.exc!r}; run the page to see where") from shell.exc
+
     def relink(self, text: str) -> str:
         return relink(text, self.page, self.nbs, self.site, self.repository)
 
