@@ -51,7 +51,7 @@ def recorded_cost(
     "Say what a recorded batch cost: seeds, rows, and the core time of all trainings, each counted once."
     columns = [name for name in table.columns if name.endswith("core_seconds")]
     total = sum(table.drop_duplicates(["seed", name])[name].sum() for name in columns)
-    time = f"{total / 3600:.2g} core-hours" if total >= 3600 else f"{total / 60:.2g} core-minutes"
+    time = f"{total / 3600:.1f} core-hours" if total >= 3600 else f"{total / 60:.0f} core-minutes"
     seeds = table["seed"].nunique() if "seed" in table else 1
     return f"{seeds} seed{'s' * (seeds > 1)}, {len(table)} rows, {time + ' of training' if columns else 'time not recorded'}"
 
@@ -114,7 +114,7 @@ def _card_html(
     card: Experiment,
 ) -> str:
     link, question = html.escape(card.source), html.escape(card.question)
-    image = f'<img alt="A figure from: {question}" loading="lazy" src="data:image/png;base64,{b64encode(thumbnail(card.figure)).decode()}">' if card.figure else ""
+    image = f'<img alt="A figure from: {question}" src="data:image/png;base64,{b64encode(thumbnail(card.figure)).decode()}">' if card.figure else ""
     command = f"<details><summary>Command</summary><pre>{html.escape(card.command)}</pre></details>" if card.command else ""
     return (f'<div class="card"><a href="{link}" tabindex="-1" aria-hidden="true">{image}</a><h3><a href="{link}">{question}</a></h3>'
             f'<p>{html.escape(card.answer)}</p><p class="cost">{html.escape(card.cost)}</p>{command}</div>')

@@ -26,6 +26,7 @@ from urllib.parse import unquote, urlsplit
 
 from ..core.files import atomic_write
 from ..core.paths import project_root
+from .citations import link_citations, references
 from .formulas import markdown_html
 from .search import index_script, page_sections
 
@@ -131,7 +132,34 @@ def _open_exports(
         opened.append(cell)
     return opened
 
-# %% ../../nbs/lab/03_site.ipynb #cell-020
+# %% ../../nbs/lab/03_site.ipynb #cell-021
+def _first_lines(
+    cells: list,  # opened cells
+) -> dict[str, str]:  # name → first line of its docstring, for each public function and class
+    code = [cell.source for cell in cells if cell.cell_type == "code" and "#| classes: exported" in cell.source]
+    nodes = [node for source in code for node in _parse(source) if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name[0] != "_"]
+    return {node.name: (ast.get_docstring(node) or "").partition("\n")[0] for node in nodes}
+
+
+def _with_overview(
+    cells: list,  # opened cells
+) -> list:  # the same, with a table of what the page exports before its first section
+    "List a page's functions and classes; a page without any stays as it is."
+    from execnb.nbio import mk_cell
+    from fastcore.basics import AttrDict
+
+    headings = [line for cell in cells if cell.cell_type == "markdown" for line in re.findall(r"^##+ (.+)$", cell.source, re.MULTILINE)]
+    anchors = dict(zip(reversed(headings), reversed(_anchors(headings)), strict=True))  # of a name's headings the first
+    lines = _first_lines(cells)
+    if not lines:
+        return cells
+    rows = ["| [`{}`](#{}) | {} |".format(name, anchors[f"`{name}`"], re.sub(r"([|*<$])", r"\\\1", line)) for name, line in lines.items()]
+    table = mk_cell("\n".join(['<div class="overview">', "", "| On this page | |", "|---|---|", *rows, "", "</div>"]), "markdown")
+    table.directives_, table.metadata = {}, AttrDict()
+    first = next(at for at, cell in enumerate(cells) if cell.cell_type == "markdown" and re.match("##+ ", cell.source))
+    return [*cells[:first], table, *cells[first:]]
+
+# %% ../../nbs/lab/03_site.ipynb #cell-022
 class LiteratePage:
     "Show exported code under its name and keep links inside the site: a processor for nbdev."
 
@@ -143,11 +171,13 @@ class LiteratePage:
         self.page = Path(nb.path_).resolve().relative_to(self.nbs).as_posix()
         self.site = f"{config.doc_host}{config.doc_baseurl}/"
         self.repository = f"{config.git_url}/blob/{config.branch}/"
-        nb.cells = _open_exports(nb.cells)
+        self.references = references(self.nbs) if self.page != "bibliography.ipynb" else {}
+        nb.cells = _with_overview(_open_exports(nb.cells))
 
     def __call__(self, cell: Any) -> None:
         if cell.cell_type == "markdown":
-            cell.source = self.relink(cell.source)
+            bibliography = os.path.relpath("bibliography.ipynb", PurePosixPath(self.page).parent)
+            cell.source = self.relink(link_citations(cell.source, self.references, bibliography))
         for output in cell.get("outputs", []):
             if "text/markdown" in output.get("data", {}):
                 text = "".join(output["data"]["text/markdown"])
@@ -166,7 +196,7 @@ class LiteratePage:
     def relink(self, text: str) -> str:
         return relink(text, self.page, self.nbs, self.site, self.repository)
 
-# %% ../../nbs/lab/03_site.ipynb #cell-022
+# %% ../../nbs/lab/03_site.ipynb #cell-024
 def relink(
     text: str,  # Markdown
     page: str,  # where it stands, such as "snn/02_lif.ipynb"
@@ -192,7 +222,7 @@ def relink(
     text = re.sub(rf"\]\({re.escape(site)}([^)#\s]+)(#[^)\s]+)?\)", symbol, text)
     return re.sub(r"\]\((?![a-z]+:|#|/)([^)\s#]+)(?:#[^)\s]*)?\)", file, text)
 
-# %% ../../nbs/lab/03_site.ipynb #cell-026
+# %% ../../nbs/lab/03_site.ipynb #cell-028
 def process_page(
     path: Path,  # a notebook
     root: Path,  # the project's folder
@@ -217,7 +247,7 @@ def process_page(
     result.metadata["front"] = front | {"module": module[1] if module else ""}
     return result
 
-# %% ../../nbs/lab/03_site.ipynb #cell-031
+# %% ../../nbs/lab/03_site.ipynb #cell-033
 def _apply_options(
     notebook: Any,  # a processed notebook; changed in place
 ) -> None:
@@ -242,7 +272,7 @@ def _apply_options(
         kept.append(cell)
     notebook.cells = kept
 
-# %% ../../nbs/lab/03_site.ipynb #cell-032
+# %% ../../nbs/lab/03_site.ipynb #cell-034
 def _cells_html(
     notebook: Any,  # a processed notebook
     page: str,  # its path below `nbs`, named in errors
@@ -261,7 +291,7 @@ def _cells_html(
     exporter = HTMLExporter(raw_template=template.read_text(encoding="utf-8"), filters=filters)
     return TemplateExporter.from_notebook_node(exporter, notebook)[0]  # HTMLExporter's own would parse all of it once more
 
-# %% ../../nbs/lab/03_site.ipynb #cell-034
+# %% ../../nbs/lab/03_site.ipynb #cell-036
 def _anchor_of(
     heading: str,  # a heading's text
 ) -> str:  # its anchor, by Pandoc's rule
@@ -270,21 +300,31 @@ def _anchor_of(
     return re.sub(r"^[^a-z_]+", "", re.sub(r"\s+", "-", text)) or "section"
 
 
+def _anchors(
+    headings: list[str],  # a page's headings in their order
+) -> list[str]:
+    "Derive the anchors of all headings: a second one of a name gets a number."
+    taken, anchors = {}, []
+    for anchor in map(_anchor_of, headings):
+        taken[anchor] = taken.get(anchor, -1) + 1
+        anchors.append(anchor + (f"-{taken[anchor]}" if taken[anchor] else ""))
+    return anchors
+
+
 def finish_html(
     body: str,  # a page's HTML
 ) -> tuple[str, list[tuple[int, str, str]], list[tuple[str, str, str]]]:  # HTML, its contents (level, anchor, HTML), its sections for the search
     "Give headings anchors, mend links to notebooks, box wide tables."
     from bs4 import BeautifulSoup
 
-    soup, contents, taken = BeautifulSoup(body, "html.parser"), [], {}
-    for heading in soup.find_all(["h2", "h3", "h4"]):
-        anchor = _anchor_of(heading.get_text())
-        taken[anchor] = taken.get(anchor, -1) + 1
-        heading["id"] = anchor + (f"-{taken[anchor]}" if taken[anchor] else "")
+    soup, contents = BeautifulSoup(body, "html.parser"), []
+    headings = soup.find_all(["h2", "h3", "h4"])
+    for heading, anchor in zip(headings, _anchors([heading.get_text() for heading in headings]), strict=True):
+        heading["id"] = anchor
         if heading.name != "h4":
             contents.append((int(heading.name[1]), heading["id"], re.sub(r"</?a[^>]*>", "", heading.decode_contents())))
     sections = page_sections(soup)
-    for heading in soup.find_all(["h2", "h3", "h4"]):
+    for heading in headings:
         link = soup.new_tag("a", href=f"#{heading['id']}", attrs={"class": "anchor", "aria-label": "Link to this section"})
         link.string = "#"
         heading.append(link)
@@ -296,7 +336,7 @@ def finish_html(
         table.wrap(soup.new_tag("div", attrs={"class": "scroll", "tabindex": "0"}))
     return str(soup), contents, sections
 
-# %% ../../nbs/lab/03_site.ipynb #cell-038
+# %% ../../nbs/lab/03_site.ipynb #cell-040
 def _page_html(
     site: Entry,  # the map
     page: Entry,  # the page to make
@@ -335,7 +375,7 @@ def _elsewhere(
     user, repo, branch, address = (settings["DEFAULT"][key] for key in ("user", "repo", "branch", "git_url"))
     return {"colab": f"https://colab.research.google.com/github/{user}/{repo}/blob/{branch}/nbs/{source}", "package": f"git+{address}"}
 
-# %% ../../nbs/lab/03_site.ipynb #cell-040
+# %% ../../nbs/lab/03_site.ipynb #cell-042
 def _style_sheets(
     root: Path,  # the project's folder
 ) -> dict[str, str]:  # name and content of each sheet
@@ -350,7 +390,7 @@ def _style_sheets(
     colours = f":root {{ --bar: {bar.get('background', '#17324d')}; --bar-ink: {bar.get('foreground', '#ffffff')}; color-scheme: light; }}"
     return {"site.css": "\n".join([colours, house, layout, light]), "dark.css": f"{night}\n{dark}\n"}
 
-# %% ../../nbs/lab/03_site.ipynb #cell-043
+# %% ../../nbs/lab/03_site.ipynb #cell-045
 class _Addresses(HTMLParser):
     "Collect a page's anchors and the addresses it links to or loads."
 
@@ -387,7 +427,7 @@ def check_links(
                 problems.append(f"{name}: {address} names no heading of {target}")
     return problems
 
-# %% ../../nbs/lab/03_site.ipynb #cell-046
+# %% ../../nbs/lab/03_site.ipynb #cell-048
 def build_site(
     out: str | Path | None = None,  # where the site goes; default: `_docs` in the project
     root: str | Path | None = None,  # the project's folder; default: found from the working directory
@@ -424,7 +464,7 @@ def build_site(
         warnings.warn("broken links on the site:\n" + "\n".join(problems), stacklevel=2)
     return out
 
-# %% ../../nbs/lab/03_site.ipynb #cell-055
+# %% ../../nbs/lab/03_site.ipynb #cell-057
 def _output_markdown(
     output: Any,  # one output of a cell
     image: Path,  # where its picture goes, if it is one
@@ -441,7 +481,7 @@ def _output_markdown(
     text = data.get("text/plain") or output.get("text", "")
     return data.get("text/markdown") or f"```text\n{text.rstrip()}\n```"
 
-# %% ../../nbs/lab/03_site.ipynb #cell-056
+# %% ../../nbs/lab/03_site.ipynb #cell-058
 def readme(
     out: str | Path | None = None,  # folder to write into; default: the project's
     root: str | Path | None = None,  # the project's folder; default: found from the working directory
@@ -467,7 +507,7 @@ def readme(
         file.write(_repository_links("\n\n".join(parts), root / "nbs") + "\n")
     return out / "README.md"
 
-# %% ../../nbs/lab/03_site.ipynb #cell-057
+# %% ../../nbs/lab/03_site.ipynb #cell-059
 def _repository_links(
     text: str,  # the front page's Markdown
     nbs: Path,  # the folder of all pages
