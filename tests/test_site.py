@@ -58,6 +58,7 @@ def toy(tmp_path):
 
 def test_both_builds_read_one_map():
     assert (ROOT / "nbs" / "_quarto.yml").read_text() == (ROOT / "_quarto.yml").read_text()
+    assert "procs = neurobridge.lab.site:LiteratePage" in (ROOT / "settings.ini").read_text(), "nbdev's own build would hide exported code"
 
 
 def test_every_page_is_reached_from_every_sidebar(site, soups):

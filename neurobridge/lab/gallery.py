@@ -30,8 +30,8 @@ def short_answer(
     page: str,  # its name, for the error
     most: int = 320,  # characters; the first sentence is kept whatever its length
 ) -> str:  # plain text
-    "Take the first sentences of the paragraph that begins with **Answer**; raise `ValueError` if there is none."
-    found = re.search(r"^\*\*Answer[^*]*\*\*\s*(.+)$", text, re.MULTILINE)
+    "Take the first sentences of the paragraph that begins with **Answer.**; raise `ValueError` if there is none."
+    found = re.search(r"^\*\*Answer\.\*\*\s*(.+)$", text, re.MULTILINE)
     if not found:
         raise ValueError(f"{page}: no paragraph begins with '**Answer.**'; write one into the second cell, the gallery shows its first sentences")
     plain = re.sub(r"\s*\(\[[^\]]*\]\([^)]*\)\)", "", found[1])  # a reference in brackets

@@ -154,7 +154,7 @@ def _with_overview(
     if not lines:
         return cells
     rows = ["| [`{}`](#{}) | {} |".format(name, anchors[f"`{name}`"], re.sub(r"([|*<$])", r"\\\1", line)) for name, line in lines.items()]
-    table = mk_cell("\n".join(['<div class="overview">', "", "| On this page | |", "|---|---|", *rows, "", "</div>"]), "markdown")
+    table = mk_cell("\n".join(['<div class="overview">', "", "| Defined here | |", "|---|---|", *rows, "", "</div>"]), "markdown")
     table.directives_, table.metadata = {}, AttrDict()
     first = next(at for at, cell in enumerate(cells) if cell.cell_type == "markdown" and re.match("##+ ", cell.source))
     return [*cells[:first], table, *cells[first:]]
@@ -337,6 +337,17 @@ def finish_html(
     return str(soup), contents, sections
 
 # %% ../../nbs/lab/03_site.ipynb #cell-040
+def _elsewhere(
+    source: str,  # a page's path below `nbs`
+    root: Path,  # the project's folder, with `settings.ini`
+) -> dict[str, str]:  # its address in Colab, and what pip installs there
+    "Say where on the internet a page and the package can be had, by `settings.ini`."
+    settings = ConfigParser(delimiters=["="])
+    settings.read(root / "settings.ini", encoding="utf-8")
+    user, repo, branch, address = (settings["DEFAULT"][key] for key in ("user", "repo", "branch", "git_url"))
+    return {"colab": f"https://colab.research.google.com/github/{user}/{repo}/blob/{branch}/nbs/{source}", "package": f"git+{address}"}
+
+# %% ../../nbs/lab/03_site.ipynb #cell-041
 def _page_html(
     site: Entry,  # the map
     page: Entry,  # the page to make
@@ -364,18 +375,7 @@ def _page_html(
     )
     return document, (page.url, title.striptags(), subtitle.striptags(), sections)
 
-
-def _elsewhere(
-    source: str,  # a page's path below `nbs`
-    root: Path,  # the project's folder, with `settings.ini`
-) -> dict[str, str]:  # its address in Colab, and what pip installs there
-    "Say where on the internet a page and the package can be had, by `settings.ini`."
-    settings = ConfigParser(delimiters=["="])
-    settings.read(root / "settings.ini", encoding="utf-8")
-    user, repo, branch, address = (settings["DEFAULT"][key] for key in ("user", "repo", "branch", "git_url"))
-    return {"colab": f"https://colab.research.google.com/github/{user}/{repo}/blob/{branch}/nbs/{source}", "package": f"git+{address}"}
-
-# %% ../../nbs/lab/03_site.ipynb #cell-042
+# %% ../../nbs/lab/03_site.ipynb #cell-043
 def _style_sheets(
     root: Path,  # the project's folder
 ) -> dict[str, str]:  # name and content of each sheet
@@ -390,7 +390,7 @@ def _style_sheets(
     colours = f":root {{ --bar: {bar.get('background', '#17324d')}; --bar-ink: {bar.get('foreground', '#ffffff')}; color-scheme: light; }}"
     return {"site.css": "\n".join([colours, house, layout, light]), "dark.css": f"{night}\n{dark}\n"}
 
-# %% ../../nbs/lab/03_site.ipynb #cell-045
+# %% ../../nbs/lab/03_site.ipynb #cell-046
 class _Addresses(HTMLParser):
     "Collect a page's anchors and the addresses it links to or loads."
 
@@ -427,7 +427,7 @@ def check_links(
                 problems.append(f"{name}: {address} names no heading of {target}")
     return problems
 
-# %% ../../nbs/lab/03_site.ipynb #cell-048
+# %% ../../nbs/lab/03_site.ipynb #cell-049
 def build_site(
     out: str | Path | None = None,  # where the site goes; default: `_docs` in the project
     root: str | Path | None = None,  # the project's folder; default: found from the working directory
@@ -464,7 +464,7 @@ def build_site(
         warnings.warn("broken links on the site:\n" + "\n".join(problems), stacklevel=2)
     return out
 
-# %% ../../nbs/lab/03_site.ipynb #cell-057
+# %% ../../nbs/lab/03_site.ipynb #cell-058
 def _output_markdown(
     output: Any,  # one output of a cell
     image: Path,  # where its picture goes, if it is one
@@ -481,7 +481,7 @@ def _output_markdown(
     text = data.get("text/plain") or output.get("text", "")
     return data.get("text/markdown") or f"```text\n{text.rstrip()}\n```"
 
-# %% ../../nbs/lab/03_site.ipynb #cell-058
+# %% ../../nbs/lab/03_site.ipynb #cell-059
 def readme(
     out: str | Path | None = None,  # folder to write into; default: the project's
     root: str | Path | None = None,  # the project's folder; default: found from the working directory
@@ -507,7 +507,7 @@ def readme(
         file.write(_repository_links("\n\n".join(parts), root / "nbs") + "\n")
     return out / "README.md"
 
-# %% ../../nbs/lab/03_site.ipynb #cell-059
+# %% ../../nbs/lab/03_site.ipynb #cell-060
 def _repository_links(
     text: str,  # the front page's Markdown
     nbs: Path,  # the folder of all pages
