@@ -133,6 +133,25 @@ def _open_exports(
     return opened
 
 # %% ../../nbs/lab/03_site.ipynb #cell-021
+def _anchor_of(
+    heading: str,  # a heading's text
+) -> str:  # its anchor, by Pandoc's rule
+    "Derive a heading's anchor."
+    text = re.sub(r"[^\w\s.-]", "", heading.strip().lower()).replace(" ", "-")
+    return re.sub(r"^[^a-z_]+", "", re.sub(r"\s+", "-", text)) or "section"
+
+
+def _anchors(
+    headings: list[str],  # a page's headings in their order
+) -> list[str]:
+    "Derive the anchors of all headings: a second one of a name gets a number."
+    taken, anchors = {}, []
+    for anchor in map(_anchor_of, headings):
+        taken[anchor] = taken.get(anchor, -1) + 1
+        anchors.append(anchor + (f"-{taken[anchor]}" if taken[anchor] else ""))
+    return anchors
+
+# %% ../../nbs/lab/03_site.ipynb #cell-024
 def _first_lines(
     cells: list,  # opened cells
 ) -> dict[str, str]:  # name → first line of its docstring, for each public function and class
@@ -159,7 +178,7 @@ def _with_overview(
     first = next(at for at, cell in enumerate(cells) if cell.cell_type == "markdown" and re.match("##+ ", cell.source))
     return [*cells[:first], table, *cells[first:]]
 
-# %% ../../nbs/lab/03_site.ipynb #cell-022
+# %% ../../nbs/lab/03_site.ipynb #cell-025
 class LiteratePage:
     "Show exported code under its name and keep links inside the site: a processor for nbdev."
 
@@ -196,7 +215,7 @@ class LiteratePage:
     def relink(self, text: str) -> str:
         return relink(text, self.page, self.nbs, self.site, self.repository)
 
-# %% ../../nbs/lab/03_site.ipynb #cell-024
+# %% ../../nbs/lab/03_site.ipynb #cell-027
 def relink(
     text: str,  # Markdown
     page: str,  # where it stands, such as "snn/02_lif.ipynb"
@@ -222,7 +241,7 @@ def relink(
     text = re.sub(rf"\]\({re.escape(site)}([^)#\s]+)(#[^)\s]+)?\)", symbol, text)
     return re.sub(r"\]\((?![a-z]+:|#|/)([^)\s#]+)(?:#[^)\s]*)?\)", file, text)
 
-# %% ../../nbs/lab/03_site.ipynb #cell-028
+# %% ../../nbs/lab/03_site.ipynb #cell-031
 def process_page(
     path: Path,  # a notebook
     root: Path,  # the project's folder
@@ -247,7 +266,7 @@ def process_page(
     result.metadata["front"] = front | {"module": module[1] if module else ""}
     return result
 
-# %% ../../nbs/lab/03_site.ipynb #cell-033
+# %% ../../nbs/lab/03_site.ipynb #cell-036
 def _apply_options(
     notebook: Any,  # a processed notebook; changed in place
 ) -> None:
@@ -272,7 +291,7 @@ def _apply_options(
         kept.append(cell)
     notebook.cells = kept
 
-# %% ../../nbs/lab/03_site.ipynb #cell-034
+# %% ../../nbs/lab/03_site.ipynb #cell-037
 def _cells_html(
     notebook: Any,  # a processed notebook
     page: str,  # its path below `nbs`, named in errors
@@ -291,26 +310,7 @@ def _cells_html(
     exporter = HTMLExporter(raw_template=template.read_text(encoding="utf-8"), filters=filters)
     return TemplateExporter.from_notebook_node(exporter, notebook)[0]  # HTMLExporter's own would parse all of it once more
 
-# %% ../../nbs/lab/03_site.ipynb #cell-036
-def _anchor_of(
-    heading: str,  # a heading's text
-) -> str:  # its anchor, by Pandoc's rule
-    "Derive a heading's anchor."
-    text = re.sub(r"[^\w\s.-]", "", heading.strip().lower()).replace(" ", "-")
-    return re.sub(r"^[^a-z_]+", "", re.sub(r"\s+", "-", text)) or "section"
-
-
-def _anchors(
-    headings: list[str],  # a page's headings in their order
-) -> list[str]:
-    "Derive the anchors of all headings: a second one of a name gets a number."
-    taken, anchors = {}, []
-    for anchor in map(_anchor_of, headings):
-        taken[anchor] = taken.get(anchor, -1) + 1
-        anchors.append(anchor + (f"-{taken[anchor]}" if taken[anchor] else ""))
-    return anchors
-
-
+# %% ../../nbs/lab/03_site.ipynb #cell-039
 def finish_html(
     body: str,  # a page's HTML
 ) -> tuple[str, list[tuple[int, str, str]], list[tuple[str, str, str]]]:  # HTML, its contents (level, anchor, HTML), its sections for the search
@@ -336,7 +336,7 @@ def finish_html(
         table.wrap(soup.new_tag("div", attrs={"class": "scroll", "tabindex": "0"}))
     return str(soup), contents, sections
 
-# %% ../../nbs/lab/03_site.ipynb #cell-040
+# %% ../../nbs/lab/03_site.ipynb #cell-043
 def _elsewhere(
     source: str,  # a page's path below `nbs`
     root: Path,  # the project's folder, with `settings.ini`
@@ -347,7 +347,7 @@ def _elsewhere(
     user, repo, branch, address = (settings["DEFAULT"][key] for key in ("user", "repo", "branch", "git_url"))
     return {"colab": f"https://colab.research.google.com/github/{user}/{repo}/blob/{branch}/nbs/{source}", "package": f"git+{address}"}
 
-# %% ../../nbs/lab/03_site.ipynb #cell-041
+# %% ../../nbs/lab/03_site.ipynb #cell-044
 def _page_html(
     site: Entry,  # the map
     page: Entry,  # the page to make
@@ -375,7 +375,7 @@ def _page_html(
     )
     return document, (page.url, title.striptags(), subtitle.striptags(), sections)
 
-# %% ../../nbs/lab/03_site.ipynb #cell-043
+# %% ../../nbs/lab/03_site.ipynb #cell-046
 def _style_sheets(
     root: Path,  # the project's folder
 ) -> dict[str, str]:  # name and content of each sheet
@@ -390,7 +390,7 @@ def _style_sheets(
     colours = f":root {{ --bar: {bar.get('background', '#17324d')}; --bar-ink: {bar.get('foreground', '#ffffff')}; color-scheme: light; }}"
     return {"site.css": "\n".join([colours, house, layout, light]), "dark.css": f"{night}\n{dark}\n"}
 
-# %% ../../nbs/lab/03_site.ipynb #cell-046
+# %% ../../nbs/lab/03_site.ipynb #cell-049
 class _Addresses(HTMLParser):
     "Collect a page's anchors and the addresses it links to or loads."
 
@@ -427,7 +427,7 @@ def check_links(
                 problems.append(f"{name}: {address} names no heading of {target}")
     return problems
 
-# %% ../../nbs/lab/03_site.ipynb #cell-049
+# %% ../../nbs/lab/03_site.ipynb #cell-052
 def build_site(
     out: str | Path | None = None,  # where the site goes; default: `_docs` in the project
     root: str | Path | None = None,  # the project's folder; default: found from the working directory
@@ -464,7 +464,7 @@ def build_site(
         warnings.warn("broken links on the site:\n" + "\n".join(problems), stacklevel=2)
     return out
 
-# %% ../../nbs/lab/03_site.ipynb #cell-058
+# %% ../../nbs/lab/03_site.ipynb #cell-061
 def _output_markdown(
     output: Any,  # one output of a cell
     image: Path,  # where its picture goes, if it is one
@@ -481,7 +481,7 @@ def _output_markdown(
     text = data.get("text/plain") or output.get("text", "")
     return data.get("text/markdown") or f"```text\n{text.rstrip()}\n```"
 
-# %% ../../nbs/lab/03_site.ipynb #cell-059
+# %% ../../nbs/lab/03_site.ipynb #cell-062
 def readme(
     out: str | Path | None = None,  # folder to write into; default: the project's
     root: str | Path | None = None,  # the project's folder; default: found from the working directory
@@ -507,7 +507,7 @@ def readme(
         file.write(_repository_links("\n\n".join(parts), root / "nbs") + "\n")
     return out / "README.md"
 
-# %% ../../nbs/lab/03_site.ipynb #cell-060
+# %% ../../nbs/lab/03_site.ipynb #cell-063
 def _repository_links(
     text: str,  # the front page's Markdown
     nbs: Path,  # the folder of all pages
