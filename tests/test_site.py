@@ -260,6 +260,14 @@ def test_citations_lead_to_the_bibliography(soups):
     assert all(grounds.values()), grounds
 
 
+def test_names_in_the_notation_are_names_in_the_code():
+    text = "".join("".join(cell["source"]) for cell in json.loads((ROOT / "nbs" / "notation.ipynb").read_text())["cells"])
+    columns = [re.split(r" \| ", line)[1] for line in text.splitlines() if line.count(" | ") == 3 and not line.startswith("| symbol")]
+    names = set(re.findall(r"`(\w+)`", " ".join(columns)))
+    package = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "neurobridge").rglob("*.py"))
+    assert len(names) > 25 and [name for name in names if not re.search(rf"\b{name}\b", package)] == []
+
+
 # In a browser
 
 HARNESS = """<!DOCTYPE html><link rel="icon" href="data:,"><pre id="result"></pre><script>
