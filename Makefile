@@ -1,7 +1,7 @@
 # make run    the main job on real data: pretrain, copy, fine-tune, compare; leaves a run folder with a report
 # make test   everything that must hold: export in sync, notebooks clean, lint, every page executed, pytest
 # make docs   the site into _docs/
-# make lab    JupyterLab on the tutorials
+# make lab    JupyterLab on the tutorials, or on PAGE=snn/02_lif.ipynb
 # make check  the quick part of make test        make export  notebooks -> package, README
 # make clean  what these commands made (not runs/)
 #
@@ -13,6 +13,7 @@ TORCH_ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 WORKERS ?= 2
+PAGE ?= tutorials/01_spiking_neuron.ipynb
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: run test docs lab check export clean pages pytest
@@ -47,7 +48,7 @@ docs: $(READY)
 	@if command -v quarto >/dev/null; then $(BIN)/nbdev_docs; else $(BIN)/neurobridge docs; fi
 
 lab: $(READY)
-	$(BIN)/jupyter lab --notebook-dir=nbs --LabApp.default_url=/lab/tree/tutorials/01_spiking_neuron.ipynb
+	$(BIN)/jupyter lab --notebook-dir=nbs --LabApp.default_url=/lab/tree/$(PAGE)
 
 export: $(READY)
 	$(BIN)/nbdev_clean

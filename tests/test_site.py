@@ -1,5 +1,6 @@
 "The site: whole, without dead links, without a network, readable on a telephone."
 
+import copy
 import functools
 import http.server
 import json
@@ -13,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from neurobridge.core.paths import project_root
+from neurobridge.lab.citations import citations, references
 from neurobridge.lab.formulas import mathml
+from neurobridge.lab.gallery import experiment_cards
 from neurobridge.lab.site import build_site, check_links, readme, site_map
 
 pytest.importorskip("nbdev", reason="the site is built with the docs extra: pip install 'neurobridge[docs]'")
@@ -40,7 +43,8 @@ def toy(tmp_path):
     for name in ("settings.ini", "_quarto.yml"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "nbs" / "_offline", tmp_path / "nbs" / "_offline")
-    shutil.copy(ROOT / "nbs" / "styles.css", tmp_path / "nbs")
+    for name in ("styles.css", "dark.css"):
+        shutil.copy(ROOT / "nbs" / name, tmp_path / "nbs")
     (tmp_path / "_quarto.yml").write_text(json.dumps({"website": {"title": "toy", "sidebar": {"contents": ["index.ipynb"]}}}))
 
     def write(*cells, name="index.ipynb"):
@@ -54,6 +58,7 @@ def toy(tmp_path):
 
 def test_both_builds_read_one_map():
     assert (ROOT / "nbs" / "_quarto.yml").read_text() == (ROOT / "_quarto.yml").read_text()
+    assert "procs = neurobridge.lab.site:LiteratePage" in (ROOT / "settings.ini").read_text(), "nbdev's own build would hide exported code"
 
 
 def test_every_page_is_reached_from_every_sidebar(site, soups):
@@ -82,8 +87,9 @@ def test_nothing_is_loaded_from_a_network(site, soups):
     for name, soup in soups.items():
         loaded = [tag.get("src") or tag.get("href") for tag in soup.find_all(["script", "link", "img", "iframe", "source", "object"])]
         assert not [address for address in loaded if address and re.match(r"(?:https?:)?//", address)], name
-        assert not soup.find("script"), f"{name}: the site works without JavaScript"
-    assert not re.search(r"@import|url\(['\"]?(?:https?:)?//", (site / "site.css").read_text())
+        assert all(tag.has_attr("hidden") for tag in soup.select(".search, .theme")), f"{name}: without JavaScript, what needs it is not there"
+    for sheet in site.glob("*.css"):
+        assert not re.search(r"@import|url\(['\"]?(?:https?:)?//", sheet.read_text())
 
 
 def test_titles_subtitles_and_no_machinery(soups):
@@ -100,7 +106,7 @@ def test_formulas_are_mathml(soups):
         prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
         prose = re.sub(r"```.*?```|`[^`]*`|\\\$", "", prose, flags=re.DOTALL)
         formulas = re.findall(r"\$\$.+?\$\$|\$[^$]+\$", prose, re.DOTALL)
-        main = soups[page.url].main
+        main = copy.copy(soups[page.url].main)
         assert len(main.find_all("math")) >= len(formulas), page.url
         for code in main.find_all(["code", "pre"]):
             code.extract()
@@ -177,37 +183,197 @@ def test_importing_it_needs_no_documentation_tool():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+# What makes it more than pages
+
+
+def test_the_front_page_is_light(site):
+    "Under 300 kB with its styles and scripts, without pictures; the search index comes only with the first search."
+    page = re.sub(r"data:image/[^\"]+", "", (site / "index.html").read_text(encoding="utf-8"))
+    loaded = [tag.get("src") or tag.get("href") for tag in BeautifulSoup(page, "html.parser").select("script[src], link[rel=stylesheet]")]
+    assert "search-index.js" not in loaded and len(loaded) == 4
+    assert len(page.encode()) + sum((site / name).stat().st_size for name in loaded) < 300_000
+
+
+def test_every_page_can_be_taken_along(site, soups):
+    for page in site_map(ROOT).pages():
+        download, colab = soups[page.url].select(".actions a")
+        assert download.has_attr("download") and (site / page.url).parent.joinpath(download["href"]).read_bytes() == (ROOT / "nbs" / page.source).read_bytes()
+        assert colab["href"].endswith(f"/blob/main/nbs/{page.source}")
+        assert f"make lab PAGE={page.source}" in soups[page.url].select_one("#here").get_text()
+    assert "/lab/tree/$(PAGE)" in (ROOT / "Makefile").read_text()
+
+
+def test_library_pages_list_what_they_export(soups):
+    for page in site_map(ROOT).pages():
+        cells = json.loads((ROOT / "nbs" / page.source).read_text())["cells"]
+        exported = ["".join(cell["source"]) for cell in cells if re.search(r"^#\|\s*exports?\s*$", "".join(cell["source"]), re.MULTILINE)]
+        names = re.findall(r"^(?:def|class) ([A-Za-z]\w*)", "\n".join(exported), re.MULTILINE)
+        listed = soups[page.url].select(".overview td:first-child a")
+        assert [link.get_text() for link in listed] == names, page.source
+        for link in listed:
+            heading = soups[page.url].find(id=link["href"].removeprefix("#"))
+            assert heading.find("code").get_text() == link.get_text()
+            assert link.find_parent("tr").select_one("td:last-child").get_text().strip(), f"{page.source}: {link.get_text()} has no docstring"
+
+
+def test_the_gallery_shows_every_experiment(soups):
+    cards = soups["gallery.html"].select(".card")
+    experiments = [page for page in site_map(ROOT).pages() if page.source.startswith("experiments/")]
+    assert [card.h3.a["href"] for card in cards] == [page.url for page in experiments]
+    for card, page, read in zip(cards, experiments, experiment_cards(ROOT), strict=True):
+        assert card.h3.a.get_text() == page.title == read.question
+        assert read.answer in card.get_text() and read.cost in card.get_text()
+        assert card.img and read.command and read.command in card.pre.get_text()
+
+
+def test_a_new_experiment_shows_up_by_itself(toy):
+    cells = [("markdown", "# Is it new?\n\n> one"), ("markdown", "**Answer.** It is."), ("markdown", "## Reproduce"), ("markdown", "```sh\nneurobridge run new\n```")]
+    root = toy(("markdown", "# Gallery\n\n> all"), ("code", "#| at_build\nfrom neurobridge.lab.gallery import gallery\ngallery()"))
+    (root / "nbs" / "experiments").mkdir()
+    toy(*cells, name="experiments/new.ipynb")
+    (root / "_quarto.yml").write_text(json.dumps({"website": {"title": "toy", "sidebar": {"contents": ["index.ipynb", "experiments/new.ipynb"]}}}))
+    (card,) = BeautifulSoup((build_site(root=root) / "index.html").read_text(), "html.parser").select(".card")
+    assert "Is it new?" in card.get_text() and "It is." in card.get_text() and "no recorded batch" in card.get_text()
+    toy(*cells[:1], name="experiments/new.ipynb")
+    with pytest.raises(RuntimeError, match="begins with '..Answer"):
+        build_site(root=root)
+
+
+def test_every_source_has_its_entry():
+    known, missing = references(ROOT / "nbs"), []
+    for page in site_map(ROOT).pages():
+        for cell in json.loads((ROOT / "nbs" / page.source).read_text())["cells"]:
+            for whole, names, year in citations("".join(cell["source"])) if page.source != "lab/18_citations.ipynb" else []:
+                several = re.search(r" et al\.| and |&", whole)
+                if several and not any((name, year) in known for name in names):
+                    missing.append(f"{page.source}: {whole}")
+    assert missing == []
+
+
+def test_citations_lead_to_the_bibliography(soups):
+    grounds = {"lin-2022": 0, "kubilius-2019": 0, "konstantaropoulos-2025": 0}
+    for soup in soups.values():
+        for link in soup.select("main a[href*='bibliography.html#']"):
+            anchor = link["href"].partition("#")[2]
+            if anchor in grounds:
+                grounds[anchor] += 1
+    assert all(grounds.values()), grounds
+
+
+def test_names_in_the_notation_are_names_in_the_code():
+    text = "".join("".join(cell["source"]) for cell in json.loads((ROOT / "nbs" / "notation.ipynb").read_text())["cells"])
+    columns = [re.split(r" \| ", line)[1] for line in text.splitlines() if line.count(" | ") == 3 and not line.startswith("| symbol")]
+    names = set(re.findall(r"`(\w+)`", " ".join(columns)))
+    package = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "neurobridge").rglob("*.py"))
+    assert len(names) > 25 and [name for name in names if not re.search(rf"\b{name}\b", package)] == []
+
+
+# In a browser
+
 HARNESS = """<!DOCTYPE html><link rel="icon" href="data:,"><pre id="result"></pre><script>
 const pages = %s, found = [];
-function measure(url, width, menu) {
+function opened(url, width) {
   return new Promise(done => {
     const frame = document.createElement("iframe");
     frame.width = width; frame.height = 900; frame.src = url;
-    frame.onload = () => {
-      const inside = frame.contentDocument, box = inside.documentElement;
-      if (menu) inside.getElementById("menu").click();
-      const sidebar = inside.querySelector(".sidebar").getBoundingClientRect();
-      found.push({url, width, menu, wide: box.scrollWidth, sidebar: sidebar.height,
-        flat: [...inside.querySelectorAll("main math")].filter(m => m.getBoundingClientRect().height < 4).length,
-        blank: [...inside.images].filter(i => !i.naturalWidth).length});
-      frame.remove(); done();
-    };
+    frame.onload = () => done(frame);
     document.body.append(frame);
   });
 }
+async function measure(url, width, menu) {
+  const frame = await opened(url, width), inside = frame.contentDocument;
+  if (menu) inside.getElementById("menu").click();
+  const sidebar = inside.querySelector(".sidebar").getBoundingClientRect();
+  found.push({url, width, menu, wide: inside.documentElement.scrollWidth, sidebar: sidebar.height,
+    flat: [...inside.querySelectorAll("main math")].filter(m => m.getBoundingClientRect().height < 4).length,
+    blank: [...inside.images].filter(i => !i.naturalWidth).length,
+    hidden: [".search", ".theme", ".actions a", ".actions button"].filter(s => !inside.querySelector(s).getBoundingClientRect().width)});
+  frame.remove();
+}
+const pause = (ms) => new Promise(done => setTimeout(done, ms));
+function press(target, key) { target.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true})); }
+async function typed(inside, text) {
+  const box = inside.querySelector(".search input");
+  box.value = text;
+  box.dispatchEvent(new Event("input"));
+  for (let n = 0; n < 100; n++) { await pause(20); if (!inside.getElementById("found").hidden || !inside.querySelector("[role=status]").hidden) break; }
+  return box;
+}
+async function searched() {
+  let frame = await opened("snn/lif.html", 1200), inside = frame.contentDocument;
+  const loaded = () => Boolean(inside.querySelector("script[src$='search-index.js']"));
+  const seen = {before: loaded(), width: frame.width};
+  press(inside.body, "/");
+  const box = await typed(inside, "sharpened_relu"), list = inside.getElementById("found");
+  seen.focused = inside.activeElement === box;
+  seen.after = loaded();
+  seen.first = list.children[0].getAttribute("href").split("/").slice(-2).join("/");
+  seen.expanded = box.getAttribute("aria-expanded");
+  await typed(inside, "membrane");
+  press(box, "ArrowDown"); press(box, "ArrowDown"); press(box, "ArrowUp");
+  seen.active = box.getAttribute("aria-activedescendant");
+  seen.selected = [...list.children].map(l => l.getAttribute("aria-selected")).indexOf("true");
+  seen.places = list.children.length;
+  list.querySelectorAll("a").forEach(a => { if (!a.href.startsWith(location.origin)) seen.foreign = a.href; });
+  list.hidden = true;
+  await typed(inside, "zyxwv");
+  seen.nothing = inside.querySelector("[role=status]").textContent;
+  press(box, "Escape");
+  seen.closed = list.hidden && box.value === "" && inside.activeElement !== box;
+  press(inside.body, "/"); await typed(inside, "erk_densities");
+  const arrived = new Promise(done => frame.addEventListener("load", done, {once: true}));
+  inside.querySelector(".search").requestSubmit();  // what Enter does in a form
+  await arrived;
+  seen.arrived = frame.contentWindow.location.pathname + frame.contentWindow.location.hash;
+  frame.remove();
+  frame = await opened("index.html", 400); inside = frame.contentDocument;
+  inside.querySelector(".search input").focus();
+  await typed(inside, "surrogate");
+  const place = inside.getElementById("found").getBoundingClientRect();
+  seen.narrow = place.left >= 0 && place.right <= 400 && inside.documentElement.scrollWidth <= 400;
+  frame.remove();
+  return seen;
+}
+async function coloured() {
+  const seen = [], rgb = (inside, what) => inside.defaultView.getComputedStyle(inside.querySelector(what));
+  for (let n = 0; n < 4; n++) {
+    const frame = await opened("snn/lif.html", 1200), inside = frame.contentDocument;
+    await pause(50);
+    seen.push({theme: inside.querySelector(".theme").dataset.theme, label: inside.querySelector(".theme").getAttribute("aria-label"),
+      paper: rgb(inside, "body").backgroundColor, ink: rgb(inside, "main > p:not(.subtitle)").color, formula: rgb(inside, "main math").color,
+      keyword: rgb(inside, "main .highlight .k").color, sheet: rgb(inside, "main .sourceCode").backgroundColor, figure: rgb(inside, "main img").backgroundColor});
+    inside.querySelector(".theme").click();
+    frame.remove();
+  }
+  return seen;
+}
 (async () => {
   for (const url of pages) { await measure(url, 400, false); await measure(url, 400, true); await measure(url, 1200, false); }
-  document.getElementById("result").textContent = JSON.stringify(found);
-})();
+  const result = {found, searched: await searched(), coloured: await coloured()};
+  document.getElementById("result").textContent = JSON.stringify(result);
+})().catch(error => { document.getElementById("result").textContent = JSON.stringify({error: String(error.stack)}); });
 </script>"""
 
 
-@pytest.mark.browser
-def test_in_a_browser(site, tmp_path):
-    "Nothing is wider than its page at 400 and 1200 px, the menu opens, formulas and figures show, no console error, nothing missing."
+@pytest.fixture(scope="module")
+def browse(tmp_path_factory):
+    "Open an address in a browser without a screen; give its page and what it wrote into its log."
     browser = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
     if not browser:
         pytest.skip("no Chromium on the PATH (chromium, chromium-browser or google-chrome)")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking"]
+    flags += ["--enable-logging=stderr", "--window-size=1300,1000", f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]
+
+    def opened(address, patience=10):
+        shown = subprocess.run([browser, *flags, f"--virtual-time-budget={1000 * patience}", "--dump-dom", address], capture_output=True, text=True, timeout=300)
+        return BeautifulSoup(shown.stdout, "html.parser"), shown.stderr
+
+    return opened
+
+
+@pytest.fixture(scope="module")
+def seen(site, browse):
+    "The whole site in a browser, once: what the harness measured, the log, and what the server answered."
     answered = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
@@ -224,16 +390,64 @@ def test_in_a_browser(site, tmp_path):
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=site)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking"]
-        flags += ["--enable-logging=stderr", "--virtual-time-budget=60000", "--window-size=1300,1000", f"--user-data-dir={tmp_path / 'profile'}"]
-        shown = subprocess.run([browser, *flags, "--dump-dom", f"http://127.0.0.1:{server.server_port}/harness"], capture_output=True, text=True, timeout=240)
+        page, log = browse(f"http://127.0.0.1:{server.server_port}/harness", patience=90)
         server.shutdown()
-    found = BeautifulSoup(shown.stdout, "html.parser").find(id="result").get_text()
-    assert found, shown.stderr[-2000:]
-    found = json.loads(found)
+    result = page.find(id="result").get_text()
+    assert result, log[-2000:]
+    result = json.loads(result)
+    assert "error" not in result, result["error"]
+    return result | {"log": log, "answered": answered}
+
+
+@pytest.mark.browser
+def test_pages_in_a_browser(seen):
+    "Nothing is wider than its page at 400 and 1200 px, the menu opens, formulas and figures show, no console error, nothing missing."
+    found = seen["found"]
     assert len(found) == 3 * len(site_map(ROOT).pages())
-    assert [(seen["url"], seen["width"], seen["wide"]) for seen in found if seen["wide"] > seen["width"]] == []
-    assert [seen["url"] for seen in found if seen["flat"] or seen["blank"]] == []
-    assert all((seen["sidebar"] > 0) == (seen["menu"] or seen["width"] > 800) for seen in found)
-    assert [line for line in shown.stderr.splitlines() if "CONSOLE" in line] == []
-    assert {request for request in answered if request[0] not in (200, 304)} == set()
+    assert [(one["url"], one["width"], one["wide"]) for one in found if one["wide"] > one["width"]] == []
+    assert [one["url"] for one in found if one["flat"] or one["blank"]] == []
+    assert [(one["url"], one["width"], one["hidden"]) for one in found if one["hidden"]] == []
+    assert all((one["sidebar"] > 0) == (one["menu"] or one["width"] > 800) for one in found)
+    assert [line for line in seen["log"].splitlines() if "CONSOLE" in line] == []
+    assert {request for request in seen["answered"] if request[0] not in (200, 304)} == set()
+
+
+@pytest.mark.browser
+def test_search_by_keyboard(seen):
+    one = seen["searched"]
+    assert not one["before"] and one["after"], "the index is loaded by the first search, not by the page"
+    assert one["focused"] and one["expanded"] == "true" and one["first"] == "transfer/pipe_s.html#sharpened_relu"
+    assert one["places"] == 12 and one["selected"] == 1 and one["active"] == "found-1" and "foreign" not in one
+    assert one["nothing"] == "Nothing says “zyxwv”." and one["closed"] and one["narrow"]
+    assert one["arrived"] == "/g2g/wiring.html#erk_densities"
+
+
+def contrast(a, b):
+    "WCAG's contrast of two colours, from 1 to 21."
+    def luminance(colour):
+        linear = [v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4 for v in (int(v) / 255 for v in re.findall(r"\d+", colour)[:3])]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted([luminance(a), luminance(b)], reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.browser
+def test_colours_are_remembered_and_readable(seen):
+    "Auto, light, dark, auto: each page opens in the colours chosen on the page before; text, formulas and code stand out from what they lie on."
+    auto, light, dark, again = seen["coloured"]
+    assert [one["theme"] for one in seen["coloured"]] == ["auto", "light", "dark", "auto"]
+    assert dark["label"] == "Colours: dark. Change them"
+    assert light["paper"] == "rgb(255, 255, 255)" and contrast(dark["paper"], "rgb(0, 0, 0)") < 1.5 and again["paper"] == auto["paper"]
+    for one in (light, dark):
+        assert contrast(one["ink"], one["paper"]) > 7 and contrast(one["formula"], one["paper"]) > 7
+        assert contrast(one["keyword"], one["sheet"]) > 4
+    assert dark["figure"] == "rgb(255, 255, 255)"
+
+
+@pytest.mark.browser
+def test_search_from_a_folder(site, browse):
+    "Without any server, and from a page in a subfolder."
+    page, log = browse((site / "snn" / "lif.html").resolve().as_uri() + "?q=sharpened_relu")
+    assert page.select_one("#found a")["href"] == (site / "transfer" / "pipe_s.html").resolve().as_uri() + "#sharpened_relu"
+    assert "CONSOLE" not in log

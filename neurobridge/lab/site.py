@@ -16,15 +16,19 @@ import shutil
 import tempfile
 import warnings
 from base64 import b64decode, b64encode
+from configparser import ConfigParser
 from dataclasses import dataclass, field
 from functools import partial
+from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ..core.files import atomic_write
 from ..core.paths import project_root
+from .citations import link_citations, references
 from .formulas import markdown_html
+from .search import index_script, page_sections
 
 # %% ../../nbs/lab/03_site.ipynb #cell-007
 def page_url(
@@ -128,7 +132,53 @@ def _open_exports(
         opened.append(cell)
     return opened
 
-# %% ../../nbs/lab/03_site.ipynb #cell-020
+# %% ../../nbs/lab/03_site.ipynb #cell-021
+def _anchor_of(
+    heading: str,  # a heading's text
+) -> str:  # its anchor, by Pandoc's rule
+    "Derive a heading's anchor."
+    text = re.sub(r"[^\w\s.-]", "", heading.strip().lower()).replace(" ", "-")
+    return re.sub(r"^[^a-z_]+", "", re.sub(r"\s+", "-", text)) or "section"
+
+
+def _anchors(
+    headings: list[str],  # a page's headings in their order
+) -> list[str]:
+    "Derive the anchors of all headings: a second one of a name gets a number."
+    taken, anchors = {}, []
+    for anchor in map(_anchor_of, headings):
+        taken[anchor] = taken.get(anchor, -1) + 1
+        anchors.append(anchor + (f"-{taken[anchor]}" if taken[anchor] else ""))
+    return anchors
+
+# %% ../../nbs/lab/03_site.ipynb #cell-024
+def _first_lines(
+    cells: list,  # opened cells
+) -> dict[str, str]:  # name → first line of its docstring, for each public function and class
+    code = [cell.source for cell in cells if cell.cell_type == "code" and "#| classes: exported" in cell.source]
+    nodes = [node for source in code for node in _parse(source) if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name[0] != "_"]
+    return {node.name: (ast.get_docstring(node) or "").partition("\n")[0] for node in nodes}
+
+
+def _with_overview(
+    cells: list,  # opened cells
+) -> list:  # the same, with a table of what the page exports before its first section
+    "List a page's functions and classes; a page without any stays as it is."
+    from execnb.nbio import mk_cell
+    from fastcore.basics import AttrDict
+
+    headings = [line for cell in cells if cell.cell_type == "markdown" for line in re.findall(r"^##+ (.+)$", cell.source, re.MULTILINE)]
+    anchors = dict(zip(reversed(headings), reversed(_anchors(headings)), strict=True))  # of a name's headings the first
+    lines = _first_lines(cells)
+    if not lines:
+        return cells
+    rows = ["| [`{}`](#{}) | {} |".format(name, anchors[f"`{name}`"], re.sub(r"([|*<$])", r"\\\1", line)) for name, line in lines.items()]
+    table = mk_cell("\n".join(['<div class="overview">', "", "| Defined here | |", "|---|---|", *rows, "", "</div>"]), "markdown")
+    table.directives_, table.metadata = {}, AttrDict()
+    first = next(at for at, cell in enumerate(cells) if cell.cell_type == "markdown" and re.match("##+ ", cell.source))
+    return [*cells[:first], table, *cells[first:]]
+
+# %% ../../nbs/lab/03_site.ipynb #cell-025
 class LiteratePage:
     "Show exported code under its name and keep links inside the site: a processor for nbdev."
 
@@ -140,21 +190,32 @@ class LiteratePage:
         self.page = Path(nb.path_).resolve().relative_to(self.nbs).as_posix()
         self.site = f"{config.doc_host}{config.doc_baseurl}/"
         self.repository = f"{config.git_url}/blob/{config.branch}/"
-        nb.cells = _open_exports(nb.cells)
+        self.references = references(self.nbs) if self.page != "bibliography.ipynb" else {}
+        nb.cells = _with_overview(_open_exports(nb.cells))
 
     def __call__(self, cell: Any) -> None:
         if cell.cell_type == "markdown":
-            cell.source = self.relink(cell.source)
+            bibliography = os.path.relpath("bibliography.ipynb", PurePosixPath(self.page).parent)
+            cell.source = self.relink(link_citations(cell.source, self.references, bibliography))
         for output in cell.get("outputs", []):
             if "text/markdown" in output.get("data", {}):
                 text = "".join(output["data"]["text/markdown"])
                 text = re.sub(r"^(---|\[source\]\(.*)\n+", "", text, flags=re.MULTILINE)  # the source is on this very page
                 output["data"]["text/markdown"] = self.relink(re.sub(r"^(#+) ([\w.]+)$", r"\1 `\2`", text, flags=re.MULTILINE))
 
+    def _at_build_(self, cell: Any) -> None:
+        "Run a cell marked `#| at_build`: what it shows is then as new as the site."
+        from execnb.shell import CaptureShell
+
+        shell = CaptureShell()
+        shell.cell(cell)
+        if shell.exc:
+            raise RuntimeError(f"{self.page}: a cell that is run at each build failed, {shell.exc!r}; run the page to see where") from shell.exc
+
     def relink(self, text: str) -> str:
         return relink(text, self.page, self.nbs, self.site, self.repository)
 
-# %% ../../nbs/lab/03_site.ipynb #cell-022
+# %% ../../nbs/lab/03_site.ipynb #cell-027
 def relink(
     text: str,  # Markdown
     page: str,  # where it stands, such as "snn/02_lif.ipynb"
@@ -180,7 +241,7 @@ def relink(
     text = re.sub(rf"\]\({re.escape(site)}([^)#\s]+)(#[^)\s]+)?\)", symbol, text)
     return re.sub(r"\]\((?![a-z]+:|#|/)([^)\s#]+)(?:#[^)\s]*)?\)", file, text)
 
-# %% ../../nbs/lab/03_site.ipynb #cell-026
+# %% ../../nbs/lab/03_site.ipynb #cell-031
 def process_page(
     path: Path,  # a notebook
     root: Path,  # the project's folder
@@ -205,7 +266,7 @@ def process_page(
     result.metadata["front"] = front | {"module": module[1] if module else ""}
     return result
 
-# %% ../../nbs/lab/03_site.ipynb #cell-031
+# %% ../../nbs/lab/03_site.ipynb #cell-036
 def _apply_options(
     notebook: Any,  # a processed notebook; changed in place
 ) -> None:
@@ -230,45 +291,40 @@ def _apply_options(
         kept.append(cell)
     notebook.cells = kept
 
-# %% ../../nbs/lab/03_site.ipynb #cell-032
+# %% ../../nbs/lab/03_site.ipynb #cell-037
 def _cells_html(
     notebook: Any,  # a processed notebook
     page: str,  # its path below `nbs`, named in errors
     template: Path,  # nbs/_offline/cells.html
 ) -> str:  # HTML
     "Convert a processed notebook's cells with nbconvert."
-    from nbconvert import HTMLExporter
+    from nbconvert import HTMLExporter, TemplateExporter
+    from nbconvert.filters import Highlight2HTML
 
     _apply_options(notebook)
     filters = {
         "markdown2html": partial(markdown_html, page=page),
+        "highlight_code": Highlight2HTML(),
         "text_base64": lambda text: b64encode(text.encode()).decode(),
     }
     exporter = HTMLExporter(raw_template=template.read_text(encoding="utf-8"), filters=filters)
-    return exporter.from_notebook_node(notebook)[0]
+    return TemplateExporter.from_notebook_node(exporter, notebook)[0]  # HTMLExporter's own would parse all of it once more
 
-# %% ../../nbs/lab/03_site.ipynb #cell-034
-def _anchor_of(
-    heading: str,  # a heading's text
-) -> str:  # its anchor, by Pandoc's rule
-    "Derive a heading's anchor."
-    text = re.sub(r"[^\w\s.-]", "", heading.strip().lower()).replace(" ", "-")
-    return re.sub(r"^[^a-z_]+", "", re.sub(r"\s+", "-", text)) or "section"
-
-
+# %% ../../nbs/lab/03_site.ipynb #cell-039
 def finish_html(
     body: str,  # a page's HTML
-) -> tuple[str, list[tuple[int, str, str]]]:  # finished HTML, and its contents: (level, anchor, HTML) for each heading
+) -> tuple[str, list[tuple[int, str, str]], list[tuple[str, str, str]]]:  # HTML, its contents (level, anchor, HTML), its sections for the search
     "Give headings anchors, mend links to notebooks, box wide tables."
     from bs4 import BeautifulSoup
 
-    soup, contents, taken = BeautifulSoup(body, "html.parser"), [], {}
-    for heading in soup.find_all(["h2", "h3", "h4"]):
-        anchor = _anchor_of(heading.get_text())
-        taken[anchor] = taken.get(anchor, -1) + 1
-        heading["id"] = anchor + (f"-{taken[anchor]}" if taken[anchor] else "")
+    soup, contents = BeautifulSoup(body, "html.parser"), []
+    headings = soup.find_all(["h2", "h3", "h4"])
+    for heading, anchor in zip(headings, _anchors([heading.get_text() for heading in headings]), strict=True):
+        heading["id"] = anchor
         if heading.name != "h4":
             contents.append((int(heading.name[1]), heading["id"], re.sub(r"</?a[^>]*>", "", heading.decode_contents())))
+    sections = page_sections(soup)
+    for heading in headings:
         link = soup.new_tag("a", href=f"#{heading['id']}", attrs={"class": "anchor", "aria-label": "Link to this section"})
         link.string = "#"
         heading.append(link)
@@ -278,15 +334,26 @@ def finish_html(
     for table in soup.find_all("table"):
         table.attrs.pop("border", None)
         table.wrap(soup.new_tag("div", attrs={"class": "scroll", "tabindex": "0"}))
-    return str(soup), contents
+    return str(soup), contents, sections
 
-# %% ../../nbs/lab/03_site.ipynb #cell-038
+# %% ../../nbs/lab/03_site.ipynb #cell-043
+def _elsewhere(
+    source: str,  # a page's path below `nbs`
+    root: Path,  # the project's folder, with `settings.ini`
+) -> dict[str, str]:  # its address in Colab, and what pip installs there
+    "Say where on the internet a page and the package can be had, by `settings.ini`."
+    settings = ConfigParser(delimiters=["="])
+    settings.read(root / "settings.ini", encoding="utf-8")
+    user, repo, branch, address = (settings["DEFAULT"][key] for key in ("user", "repo", "branch", "git_url"))
+    return {"colab": f"https://colab.research.google.com/github/{user}/{repo}/blob/{branch}/nbs/{source}", "package": f"git+{address}"}
+
+# %% ../../nbs/lab/03_site.ipynb #cell-044
 def _page_html(
     site: Entry,  # the map
     page: Entry,  # the page to make
     root: Path,  # the project's folder
     motto: str = "",  # stands in the bar
-) -> str:  # a whole HTML document
+) -> tuple[str, tuple]:  # a whole HTML document, and its row in the search index
     "Make one page of the site."
     from jinja2 import Environment, FileSystemLoader
     from markupsafe import Markup
@@ -295,63 +362,72 @@ def _page_html(
     notebook = process_page(root / "nbs" / page.source, root)
     front = notebook.metadata.front
     title, subtitle = (Markup(re.sub("</?p>", "", markdown_html(front[key], page.source)).strip()) for key in ("title", "description"))
-    body, contents = finish_html(_cells_html(notebook, page.source, parts / "cells.html"))
+    body, contents, sections = finish_html(_cells_html(notebook, page.source, parts / "cells.html"))
     order = site.pages()
     at = order.index(page)
     environment = Environment(loader=FileSystemLoader(parts), autoescape=True)
     environment.filters["near"] = lambda url: os.path.relpath(url, PurePosixPath(page.url).parent)
-    return environment.get_template("page.html").render(
-        site=site, page=page, motto=motto, title=title, subtitle=subtitle, body=Markup(body),
+    document = environment.get_template("page.html").render(
+        site=site, page=page, motto=motto, title=title, subtitle=subtitle, body=Markup(body), **_elsewhere(page.source, root),
         where=[f"neurobridge.{front['module']}"] * bool(front["module"]) + [f"nbs/{page.source}"],
         toc=[(level, anchor, Markup(text)) for level, anchor, text in contents],
         previous=order[at - 1] if at else None, next=order[at + 1] if at + 1 < len(order) else None,
     )
+    return document, (page.url, title.striptags(), subtitle.striptags(), sections)
 
-# %% ../../nbs/lab/03_site.ipynb #cell-040
-def _site_css(
+# %% ../../nbs/lab/03_site.ipynb #cell-046
+def _style_sheets(
     root: Path,  # the project's folder
-) -> str:  # one style sheet
-    "Join the theme of `_quarto.yml`, the house style, the layout and the colours of code."
+) -> dict[str, str]:  # name and content of each sheet
+    "Join the theme of `_quarto.yml`, the house style, the layout and the colours of code; the dark palette is a sheet of its own."
     import yaml
     from pygments.formatters import HtmlFormatter
 
     bar = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))["website"].get("navbar") or {}
     light, dark = (HtmlFormatter(style=name).get_style_defs("main .highlight") for name in ("friendly", "github-dark"))
     light, dark = (re.sub(r"background(-color)?:[^;}]*;?", "", rules) for rules in (light, dark))
-    return "\n".join([
-        f":root {{ --bar: {bar.get('background', '#17324d')}; --bar-ink: {bar.get('foreground', '#ffffff')}; }}",
-        (root / "nbs" / "styles.css").read_text(encoding="utf-8"),
-        (root / "nbs" / "_offline" / "layout.css").read_text(encoding="utf-8"),
-        f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}",
-    ])
+    house, layout, night = ((root / "nbs" / name).read_text(encoding="utf-8") for name in ("styles.css", "_offline/layout.css", "dark.css"))
+    colours = f":root {{ --bar: {bar.get('background', '#17324d')}; --bar-ink: {bar.get('foreground', '#ffffff')}; color-scheme: light; }}"
+    return {"site.css": "\n".join([colours, house, layout, light]), "dark.css": f"{night}\n{dark}\n"}
 
-# %% ../../nbs/lab/03_site.ipynb #cell-043
+# %% ../../nbs/lab/03_site.ipynb #cell-049
+class _Addresses(HTMLParser):
+    "Collect a page's anchors and the addresses it links to or loads."
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.anchors, self.addresses = set(), []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        attrs = dict(attrs)
+        self.anchors.add(attrs.get("id"))
+        if tag in ("a", "img", "link", "script", "iframe"):
+            self.addresses.append((tag, attrs.get("href") or attrs.get("src") or ""))
+
+
 def check_links(
     out: str | Path,  # a built site
 ) -> list[str]:  # one line for each problem; empty if all is well
     "Follow every link, anchor and image of a built site, and name those that fail."
-    from bs4 import BeautifulSoup
-
     out = Path(out)
-    pages = {path.relative_to(out).as_posix(): BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser") for path in sorted(out.rglob("*.html"))}
-    anchors = {name: {tag["id"] for tag in soup.find_all(id=True)} for name, soup in pages.items()}
+    pages = {path.relative_to(out).as_posix(): _Addresses(path.read_text(encoding="utf-8")) for path in sorted(out.rglob("*.html"))}
     problems = []
-    for name, soup in pages.items():
-        for tag in soup.find_all(["a", "img", "link", "script", "iframe"]):
-            address = tag.get("href") or tag.get("src") or ""
+    for name, page in pages.items():
+        for tag, address in page.addresses:
             parts = urlsplit(address)
             if parts.scheme or parts.netloc:
-                if tag.name != "a" and parts.scheme != "data":
+                if tag != "a" and parts.scheme != "data":
                     problems.append(f"{name}: loads {address} from the internet")
                 continue
             target = os.path.normpath(PurePosixPath(name).parent / unquote(parts.path)) if parts.path else name
             if not (out / target).is_file():
                 problems.append(f"{name}: {address} leads nowhere")
-            elif parts.fragment and unquote(parts.fragment) not in anchors.get(target, [unquote(parts.fragment)]):
+            elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].anchors:
                 problems.append(f"{name}: {address} names no heading of {target}")
     return problems
 
-# %% ../../nbs/lab/03_site.ipynb #cell-046
+# %% ../../nbs/lab/03_site.ipynb #cell-052
 def build_site(
     out: str | Path | None = None,  # where the site goes; default: `_docs` in the project
     root: str | Path | None = None,  # the project's folder; default: found from the working directory
@@ -367,11 +443,17 @@ def build_site(
     motto = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))["website"].get("description", "")
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder) / "site"
+        rows = []
         for page in site.pages():
             with atomic_write(fresh / page.url) as file:
-                file.write(_page_html(site, page, root, motto))
-        (fresh / "site.css").write_text(_site_css(root), encoding="utf-8")
-        shutil.copy(root / "nbs" / "_offline" / "site.svg", fresh)
+                document, row = _page_html(site, page, root, motto)
+                file.write(document)
+            rows.append(row)
+            shutil.copy(root / "nbs" / page.source, fresh / page.source)
+        for name, content in (_style_sheets(root) | {"search-index.js": index_script(rows)}).items():
+            (fresh / name).write_text(content, encoding="utf-8")
+        for name in ("site.svg", "theme.js", "search.js"):
+            shutil.copy(root / "nbs" / "_offline" / name, fresh)
         for image in [path for path in (root / "nbs").rglob("*") if path.suffix in (".png", ".jpg", ".svg", ".gif") and "_offline" not in path.parts]:
             (fresh / image.relative_to(root / "nbs")).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(image, fresh / image.relative_to(root / "nbs"))
@@ -382,7 +464,7 @@ def build_site(
         warnings.warn("broken links on the site:\n" + "\n".join(problems), stacklevel=2)
     return out
 
-# %% ../../nbs/lab/03_site.ipynb #cell-055
+# %% ../../nbs/lab/03_site.ipynb #cell-061
 def _output_markdown(
     output: Any,  # one output of a cell
     image: Path,  # where its picture goes, if it is one
@@ -399,7 +481,7 @@ def _output_markdown(
     text = data.get("text/plain") or output.get("text", "")
     return data.get("text/markdown") or f"```text\n{text.rstrip()}\n```"
 
-# %% ../../nbs/lab/03_site.ipynb #cell-056
+# %% ../../nbs/lab/03_site.ipynb #cell-062
 def readme(
     out: str | Path | None = None,  # folder to write into; default: the project's
     root: str | Path | None = None,  # the project's folder; default: found from the working directory
@@ -425,7 +507,7 @@ def readme(
         file.write(_repository_links("\n\n".join(parts), root / "nbs") + "\n")
     return out / "README.md"
 
-# %% ../../nbs/lab/03_site.ipynb #cell-057
+# %% ../../nbs/lab/03_site.ipynb #cell-063
 def _repository_links(
     text: str,  # the front page's Markdown
     nbs: Path,  # the folder of all pages

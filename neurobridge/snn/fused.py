@@ -256,6 +256,8 @@ int backward(const STORE *x, ptrdiff_t x_step, const STORE *g, ptrdiff_t g_step,
 
 # %% ../../nbs/snn/14_fused.ipynb #x
 class Law(ctypes.Structure):
+    "Hold what a walk needs to know of the neuron, as the C source reads it."
+
     _fields_ = [(name, ctypes.c_double) for name in ("threshold", "a", "b")] + [(name, ctypes.c_int) for name in ("hard", "spikes", "detach", "kind")]
 
 

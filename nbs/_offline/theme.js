@@ -1,0 +1,25 @@
+// Light, dark, or what the reader's system says. Loaded before the page is drawn, so that no page flashes in the wrong colours.
+const THEMES = { auto: "(prefers-color-scheme: dark)", light: "not all", dark: "all" };
+
+function storedTheme() {
+  try { return localStorage.theme in THEMES ? localStorage.theme : "auto"; } catch { return "auto"; } // a browser may forbid storage
+}
+
+function applyTheme(theme) {
+  document.getElementById("dark").media = THEMES[theme];
+  const button = document.querySelector(".theme");
+  if (!button) return;
+  button.hidden = false;
+  button.dataset.theme = button.querySelector("span").textContent = theme;
+  button.setAttribute("aria-label", `Colours: ${theme}. Change them`);
+}
+
+applyTheme(storedTheme());
+document.addEventListener("DOMContentLoaded", () => {
+  applyTheme(storedTheme());
+  document.querySelector(".theme").addEventListener("click", () => {
+    const names = Object.keys(THEMES), next = names[(names.indexOf(storedTheme()) + 1) % names.length];
+    try { localStorage.theme = next; } catch { /* for this page only */ }
+    applyTheme(next);
+  });
+});
