@@ -1,6 +1,6 @@
 """Time CORnet-S at its published size against a plain module that does what its description says.
 
-    python benchmarks/cornet.py --out benchmarks/cornet.csv          # under three minutes on two quiet cores
+    python benchmarks/cornet.py --out benchmarks/cornet.csv          # about four minutes on two quiet cores
 
 224 pixels, batches of 8. "plain" is written below from the description of the published forward: standard layers, channels first, one after the other,
 the stride of conv2 set anew at every step. "model" is `cornet_s` as it is, "model, channels last" the same in that layout; "fast" is
