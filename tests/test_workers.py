@@ -1,5 +1,6 @@
 "The runs of a sweep on workers: everything may be killed, and nothing finished is lost or done twice."
 
+import contextvars
 import os
 import random
 import signal
@@ -305,6 +306,19 @@ def test_two_sweeps_in_one_folder(root, threads):
     ended = work_off(threads, sweep, sweep.plan(), lambda *_: None)
     assert ended == {"done": 2, "failed": 0} and first.join() is None and len(list((root / "runs").glob("1-*"))) == 1
     assert not run_notebook(root / "p.ipynb", {"seed": 0}).fresh
+
+
+def test_two_pages_in_threads_of_one_context(root):
+    "As dask's tasks are, if their worker was started where Jupyter has been used."
+    make(root, "", "record({'n': n})")
+    run_notebook(root / "p.ipynb", {"n": 0})
+    found = []
+    pages = [threading.Thread(target=contextvars.copy_context().run, args=(lambda n: found.append(run_notebook(root / "p.ipynb", {"n": n}).metrics), n)) for n in (1, 2)]
+    for page in pages:
+        page.start()
+    for page in pages:
+        page.join()
+    assert sorted(each["n"] for each in found) == [1, 2]
 
 
 def test_no_forking_if_so_wished(root, threads, monkeypatch):

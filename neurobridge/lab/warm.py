@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from typing import Any
 import neurobridge
 
 # %% ../../nbs/lab/06_warm.ipynb #cell-008
-PRELOADED = ("ipykernel.kernelapp", "ipykernel.ipkernel", "numpy", "pandas", "torch", "matplotlib.pyplot")
+PRELOADED = ("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.debugger", "numpy", "pandas", "torch", "matplotlib.pyplot")
 
 
 def preloaded() -> list[str]:  # empty: a new Python for each run
@@ -39,6 +40,8 @@ def _serve(channel: int, modules: Sequence[str]) -> None:
     for name in modules:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    for end in list(weakref.finalize._registry):
+        end.atexit = False  # by which the libraries take themselves apart
     gc.freeze()  # a collection in a kernel would write to, and so copy, all that it shares
     requests = socket.socket(fileno=channel)
     wake, waker = os.pipe2(os.O_NONBLOCK)
