@@ -89,21 +89,16 @@ class _Client(AsyncKernelClient):
 
     async def wait_for_ready(self, timeout: float | None = None) -> None:
         until = time.monotonic() + (timeout or math.inf)
-        while not await self._idle_after(self.kernel_info()):
+        while True:
+            self.kernel_info()
+            with contextlib.suppress(queue.Empty):
+                await self.get_shell_msg(timeout=1)
+                await self.get_iopub_msg(timeout=0.2)
+                return
             if not await self.is_alive():
                 raise RuntimeError("the kernel died before it was ready")
             if time.monotonic() > until:
                 raise RuntimeError(f"the kernel was not ready within {timeout:g} s")
-
-    async def _idle_after(self, request: str) -> bool:
-        "Read messages up to the one that says the request is dealt with; False if it does not come."
-        with contextlib.suppress(queue.Empty):
-            await self.get_shell_msg(timeout=1)
-            while True:
-                message = await self.get_iopub_msg(timeout=0.2)
-                if message["parent_header"].get("msg_id") == request and message["content"].get("execution_state") == "idle":
-                    return True
-        return False
 
 # %% ../../nbs/lab/11_engine.ipynb #cell-021
 class _Kernel(AsyncKernelManager):

@@ -37,9 +37,11 @@ def preloaded() -> list[str]:  # empty: a new Python for each run
 # %% ../../nbs/lab/06_warm.ipynb #cell-012
 def _serve(channel: int, modules: Sequence[str]) -> None:
     "Import, then copy this process on request; the body of the server's process."
+    given = set(os.environ)
     for name in modules:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    set_by_imports = {name: os.environ[name] for name in set(os.environ) - given}
     for end in list(weakref.finalize._registry):
         end.atexit = False  # by which the libraries take themselves apart
     gc.freeze()  # a collection in a kernel would write to, and so copy, all that it shares
@@ -58,7 +60,8 @@ def _serve(channel: int, modules: Sequence[str]) -> None:
             if not message:
                 os._exit(0)
             if (pid := os.fork()) == 0:
-                _become(json.loads(message), files, [channel, wake, waker, *kernels.values()])
+                request = json.loads(message)
+                _become({**request, "env": set_by_imports | request["env"]}, files, [channel, wake, waker, *kernels.values()])
             kernels[pid] = files[0]
             for file in files[1:]:
                 os.close(file)
