@@ -290,7 +290,7 @@ def _all_runs() -> "pd.DataFrame":
         typer.echo(f"neurobridge: {warning.message}", err=True)
     return frame
 
-
+# %% ../../nbs/lab/02_cli.ipynb #chosen-runs
 def _chosen(experiment: str | None, condition: str | None) -> "pd.DataFrame":
     "Load the runs that are asked for; stop where there are none."
     from neurobridge.lab.tables import where

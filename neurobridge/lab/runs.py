@@ -442,7 +442,7 @@ def _report(job: _Job, record: dict[str, Any]) -> str:
     except Exception as error:  # a report that can't be drawn must not cost the run
         return f"not written: {type(error).__name__}: {error}"
 
-
+# %% ../../nbs/lab/01_runs.ipynb #import-nbformat
 def _import_nbformat() -> Any:
     "Import it without the grammar of web addresses that jsonschema builds where it can: seconds of work, and no notebook needs it."
     left_out = {"rfc3987_syntax"} - set(sys.modules)

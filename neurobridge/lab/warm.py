@@ -66,7 +66,7 @@ def _serve(channel: int, modules: Sequence[str]) -> None:
             for file in files[1:]:
                 os.close(file)
 
-
+# %% ../../nbs/lab/06_warm.ipynb #bury
 def _bury(kernels: dict[int, int]) -> None:
     "Tell the worker how its dead kernels ended."
     with contextlib.suppress(ChildProcessError):
