@@ -177,7 +177,6 @@ def test_one_graph(name):
     torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(x), model(x), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("cc") is None and shutil.which("g++") is None, reason="no C++ compiler here: torch's CPU compiler needs one")
 @pytest.mark.parametrize("name", MAKERS)
 def test_compiled(name):

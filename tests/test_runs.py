@@ -476,6 +476,12 @@ def test_stock_papermill_from_another_directory(root):
     assert "{'count': 7}" in (root / "elsewhere" / "out.ipynb").read_text()
 
 
+def test_no_grammar_is_built_for_a_notebook():
+    "jsonschema would, where rfc3987_syntax is installed; who wants that package gets it afterwards all the same."
+    code = "import sys\nfrom neurobridge.lab.runs import _import_nbformat\n_import_nbformat()\nimport neurobridge.lab.engine\nassert not {'lark', 'rfc3987_syntax'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_papermill_finds_the_engine_whoever_is_imported_first():
     found = "import neurobridge.lab.engine; from papermill.engines import papermill_engines as e; assert e.get_engine('neurobridge').__name__ == 'QuietEngine'"
     subprocess.run([sys.executable, "-c", found], check=True, timeout=120)  # the stock command, above, imports papermill first

@@ -2,8 +2,11 @@
 
 import itertools
 import math
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +14,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from nbformat import write
+from nbformat import read, write
 from nbformat.v4 import new_code_cell, new_notebook
 
 from neurobridge.core.files import write_json
@@ -258,6 +261,23 @@ def test_recorded_tables_hold_what_the_sweeps_named_on_their_page_ask_for(name, 
         assert set(recorded[["finetune_lr", "finetune_epochs"]].itertuples(index=False, name=None)) == set(asked[["finetune_lr", "finetune_epochs"]].itertuples(index=False, name=None))
     same = [column for column in ("dataset", "target", "blocks", "width", "side", "brain", "seed") if column in recorded and column in asked]
     assert len(same) >= 1 and all(set(recorded[column]) == set(asked[column]) for column in same)
+
+
+SMALL = {"limit": 300, "blocks": "1,1,1", "probe": 60, "points": 3, "calibration_images": 64, "cost_images": 16, "width": 4, "device": "cpu"}
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.skipif(not os.environ.get("NEUROBRIDGE_DATA"), reason="NEUROBRIDGE_DATA is not set: see data/README.md")
+@pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
+def test_recorded_batches_run_at_their_smallest_size(file, tmp_path):
+    "The first setting of each, on its own data, by the stock papermill command: one epoch of everything, few pictures, few channels."
+    found = Sweep.from_yaml(file)
+    given = {name: 1 if name.endswith("epochs") else SMALL.get(name, value) for name, value in found.settings[0].items()}
+    words = [word for name, value in given.items() for word in ("-p", name, str(value))]
+    ran = subprocess.run([sys.executable, "-m", "papermill", str(found.page), str(tmp_path / "out.ipynb"), *words], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert all(cell.execution_count for cell in read(tmp_path / "out.ipynb", as_version=4).cells if cell.cell_type == "code" and cell.source.strip())
 
 
 def commands(name):

@@ -14,7 +14,7 @@ from neurobridge.lab.engine import KernelSettings, PageEngine, kernel_environmen
 from neurobridge.lab.warm import KernelServer
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux only")
-LIGHT = ("ipykernel.kernelapp", "ipykernel.ipkernel", "numpy")
+LIGHT = ("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.debugger", "numpy")
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 "The runs of a sweep on workers: everything may be killed, and nothing finished is lost or done twice."
 
+import contextlib
+import contextvars
 import os
 import random
 import signal
@@ -159,6 +161,18 @@ def test_gpus_are_never_shared(monkeypatch):
 
 # Everything killed
 
+
+@pytest.fixture
+def small_disk(tmp_path, monkeypatch):
+    "A runs folder on a disk of its own, of sixteen megabytes."
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("a small disk can't be mounted here")
+    monkeypatch.setenv("NEUROBRIDGE_RUNS", str(disk))
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
 DRIVER = """
 import os, sys
 from neurobridge.lab.sweep import Sweep, run_sweep
@@ -166,8 +180,8 @@ if __name__ == "__main__":
     run_sweep(Sweep.from_yaml(sys.argv[1]), 2, tell=lambda counts, news: print(counts["done"], news, flush=True))
 """
 WORK = """log = os.open(os.environ["WORK_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-os.write(log, f"{os.getpid()} begun {seed}\\n".encode()); time.sleep(0.1)
-os.write(log, f"{os.getpid()} ended {seed}\\n".encode()); record({"square": seed**2})"""
+os.write(log, f"{os.getpid()} begun {seed} {time.time()}\\n".encode()); time.sleep(0.1)
+os.write(log, f"{os.getpid()} ended {seed} {time.time()}\\n".encode()); record({"square": seed**2})"""
 
 
 def descendants(pid):
@@ -197,44 +211,104 @@ def log_lines(file):
     return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def test_torture(root, monkeypatch):
-    "Kernels, a worker and the driver are killed at random; the same command ends with every result, each computed about once."
-    chance, runs, kills = random.Random(0), 12, 0
-    sweep = make(root, f"seeds: {runs}\nretries: 5\nbackoff: 0.1", WORK)
-    (root / "driver.py").write_text(DRIVER)
-    log = root / "log"
-    env = kernel_environment() | {"WORK_LOG": str(log), "OMP_NUM_THREADS": "1"}
+def victims(kind, driver):
+    "The processes that may be killed as a kernel, a worker or the driver."
+    family = descendants(driver.pid)
+    servers = running("_serve", family)  # of warm kernels, and the kernels forked from them
+    kernels = [pid for server in servers for pid in running("_serve", descendants(server))]
+    return {"driver": [driver.pid], "worker": running("spawn_main", family), "kernel": kernels}[kind]
 
-    def ended():
-        return {line[2] for line in log_lines(log) if line[1:2] == ["ended"]}
 
-    plan = [("kernel", 1), ("worker", 3), ("driver", 5), ("kernel", 7), (None, runs)]
-    driver, deadline = None, time.monotonic() + 900
-    for target, after in plan:
-        if driver is None:
-            driver = subprocess.Popen([sys.executable, str(root / "driver.py"), str(root / "s.yaml")], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        while len(ended()) < after and driver.poll() is None:
-            assert time.monotonic() < deadline, log_lines(log)
-            time.sleep(0.02)
-        if target is None:
-            break
-        pids = {"driver": [driver.pid], "worker": running("spawn_main", descendants(driver.pid)), "kernel": [int(line[0]) for line in log_lines(log)[-2:]]}[target]
-        for pid in chance.sample(pids, 1):
-            kills += 1
+def kill_one(kind, driver, chance):
+    "Kill one at random, waiting until there is one."
+    while driver.poll() is None:
+        for pid in chance.sample(found := victims(kind, driver), min(1, len(found))):
             try:
                 os.kill(pid, signal.SIGKILL)
+                return True
             except ProcessLookupError:
-                kills -= 1
-        if target == "driver":
+                pass
+    return False
+
+
+def fill(disk, seconds):
+    "Leave no room on a disk for a while."
+    filler, until = disk / "filler", time.monotonic() + seconds
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError), open(filler, "ab", buffering=0) as file:
+            while file.write(bytes(2**12)):
+                pass
+        time.sleep(0.01)
+    filler.unlink()
+
+
+def torture(root, runs, plan, chance):
+    "Run a sweep while things happen to it, each after so many completions; give the sweep, the times of the events and the log."
+    sweep = make(root, f"seeds: {runs}\nretries: 10\nbackoff: 0.1", WORK)
+    (root / "driver.py").write_text(DRIVER)
+    log, news, env = root / "log", open(root / "news", "a"), kernel_environment() | {"WORK_LOG": str(root / "log"), "OMP_NUM_THREADS": "1"}
+    start = lambda: subprocess.Popen([sys.executable, str(root / "driver.py"), str(root / "s.yaml")], env=env, stdout=news, stderr=subprocess.PIPE, text=True)  # noqa: E731
+    driver, events, deadline = start(), [], time.monotonic() + 900
+    for kind, after in plan:
+        while sum(line[1:2] == ["ended"] for line in log_lines(log)) < after and driver.poll() is None:
+            assert time.monotonic() < deadline, log_lines(log)
+            time.sleep(0.02)
+        time.sleep(chance.uniform(0, 0.3))
+        since = time.time()
+        if kind == "disk":
+            fill(Path(os.environ["NEUROBRIDGE_RUNS"]), 3)
+        else:
+            assert kill_one(kind, driver, chance), driver.stderr.read()
+        events.append((kind, since, time.time()))
+        if kind == "driver":
             driver.wait()
-            driver = None
+            driver = start()
     assert driver.wait(timeout=max(1, deadline - time.monotonic())) == 0, driver.stderr.read()
+    news.close()
+    return sweep, events, log_lines(log)
+
+
+def needless(events, lines):
+    "Completions that were followed by another of the same run although nothing had happened in between."
+    found, running = [], {}
+    for _, what, seed, when in lines:
+        if what == "begun":
+            begun, ended = running.get(seed, (None, None))
+            if ended and not any(since < float(when) and until > begun for _, since, until in events):
+                found.append((seed, begun, ended, when))
+            running[seed] = (float(when), None)
+        else:
+            running[seed] = (running[seed][0], float(when))
+    return found
+
+
+def whole(sweep):
+    "All results are there and right, and nothing is run again."
     records = [read_json(one.folder / "run.json") for one in sweep.plan()]
-    assert [record["metrics"] for record in records] == [{"square": seed**2} for seed in range(runs)] and {record["status"] for record in records} == {"done"}
-    times = Counter(line[2] for line in log_lines(log) if line[1:2] == ["ended"])
-    assert set(times) == {str(seed) for seed in range(runs)} and sum(times.values()) <= runs + 2 * kills, times
-    before = log.read_text()
-    assert (run_sweep(sweep, 1)["status"] == "done").all() and log.read_text() == before
+    assert [record["metrics"] for record in records] == [{"square": one.full["seed"] ** 2} for one in sweep.plan()] and {record["status"] for record in records} == {"done"}
+    return run_sweep(sweep, scheduler="tcp://127.0.0.1:1")["status"].eq("done").all()  # no scheduler is there, and none is asked
+
+
+def test_torture(root):
+    "A kernel, a worker and the driver are killed; the same command ends with every result, none computed twice without need."
+    plan = [("kernel", 1), ("worker", 3), ("driver", 5), ("kernel", 7)]
+    sweep, events, lines = torture(root, 12, plan, random.Random(0))
+    assert whole(sweep) and not needless(events, lines), (events, lines)
+
+
+@pytest.mark.slow
+def test_torture_at_full_size(root, small_disk):
+    "200 runs, two workers: at random, ten kernels, a worker and twice the driver are killed, and the disk is full for a while."
+    chance, runs = random.Random(0), 200
+    kinds = ["kernel"] * 10 + ["worker", "driver", "driver", "disk"]
+    chance.shuffle(kinds)
+    since = time.monotonic()
+    sweep, events, lines = torture(root, runs, list(zip(kinds, sorted(chance.sample(range(4, runs - 10), len(kinds))), strict=True)), chance)
+    seconds, ended = time.monotonic() - since, Counter(line[2] for line in lines if line[1] == "ended")
+    print({"runs": runs, "begun": sum(line[1] == "begun" for line in lines), "completions": sum(ended.values()), "completed twice": sum(n - 1 for n in ended.values()),
+           "needless": len(needless(events, lines)), "events": Counter(kind for kind, *_ in events), "seconds": round(seconds)})  # fmt: skip
+    assert whole(sweep) and set(ended) == {str(seed) for seed in range(runs)} and not needless(events, lines), (events, lines)
+    assert not [file for file in small_disk.rglob("*.part")] and all(said in (root / "news").read_text() for said in ("No space left", "SIGKILL"))
 
 
 def test_ctrl_c_stops_everything_and_the_same_sweep_goes_on(root, threads, monkeypatch):
@@ -260,18 +334,6 @@ def test_ctrl_c_stops_everything_and_the_same_sweep_goes_on(root, threads, monke
     monkeypatch.setenv("WORK_LOG", str(log))
     assert (run_sweep(sweep, scheduler=threads)["status"] == "done").all()
     assert sorted(line[2] for line in log_lines(log) if line[1] == "ended") == ["0", "1"]
-
-
-@pytest.fixture
-def small_disk(tmp_path, monkeypatch):
-    "A runs folder on a disk of its own, of three megabytes."
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], capture_output=True).returncode:
-        pytest.skip("a small disk can't be mounted here")
-    monkeypatch.setenv("NEUROBRIDGE_RUNS", str(disk))
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def test_a_full_disk_costs_attempts_and_no_results(root, small_disk, threads):
@@ -305,6 +367,19 @@ def test_two_sweeps_in_one_folder(root, threads):
     ended = work_off(threads, sweep, sweep.plan(), lambda *_: None)
     assert ended == {"done": 2, "failed": 0} and first.join() is None and len(list((root / "runs").glob("1-*"))) == 1
     assert not run_notebook(root / "p.ipynb", {"seed": 0}).fresh
+
+
+def test_two_pages_in_threads_of_one_context(root):
+    "As dask's tasks are, if their worker was started where Jupyter has been used."
+    make(root, "", "record({'n': n})")
+    run_notebook(root / "p.ipynb", {"n": 0})
+    found = []
+    pages = [threading.Thread(target=contextvars.copy_context().run, args=(lambda n: found.append(run_notebook(root / "p.ipynb", {"n": n}).metrics), n)) for n in (1, 2)]
+    for page in pages:
+        page.start()
+    for page in pages:
+        page.join()
+    assert sorted(each["n"] for each in found) == [1, 2]
 
 
 def test_no_forking_if_so_wished(root, threads, monkeypatch):

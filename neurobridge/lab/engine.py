@@ -6,9 +6,13 @@
 __all__ = ['LEFT_OUT', 'left_out', 'kernel_environment', 'guarded', 'KernelSettings', 'PageClient', 'PageEngine']
 
 # %% ../../nbs/lab/11_engine.ipynb #cell-003
+import asyncio
+import contextlib
+import contextvars
 import logging
 import math
 import os
+import queue
 import re
 import signal
 import shutil
@@ -23,9 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from jupyter_client import AsyncKernelManager
+from jupyter_client import AsyncKernelClient, AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.provisioning import LocalProvisioner
+from jupyter_core.utils import ensure_event_loop
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import Engine, NotebookExecutionManager
@@ -78,12 +83,29 @@ def guarded(
     "Wrap a command so that its whole process group is killed when the pipe given as its standard input closes."
     return ["/bin/sh", "-c", _GUARD, "guarded", str(scratch), *command]
 
+# %% ../../nbs/lab/11_engine.ipynb #ready
+class _Client(AsyncKernelClient):
+    "Jupyter's client, ready as soon as the kernel is."
+
+    async def wait_for_ready(self, timeout: float | None = None) -> None:
+        until = time.monotonic() + (timeout or math.inf)
+        while True:
+            self.kernel_info()
+            with contextlib.suppress(queue.Empty):
+                await self.get_shell_msg(timeout=1)
+                await self.get_iopub_msg(timeout=0.2)
+                return
+            if not await self.is_alive():
+                raise RuntimeError("the kernel died before it was ready")
+            if time.monotonic() > until:
+                raise RuntimeError(f"the kernel was not ready within {timeout:g} s")
+
 # %% ../../nbs/lab/11_engine.ipynb #cell-021
 class _Kernel(AsyncKernelManager):
     "A kernel in this Python, under guard, whatever kernels are installed."
 
     def __init__(self, start: Callable[..., Any] | None = None, **settings: Any):
-        super().__init__(**settings)
+        super().__init__(client_factory=_Client, **settings)
         self.scratch = tempfile.mkdtemp(prefix="nb-")
         self.connection_file = f"{self.scratch}/k.json"
         self.transport = "ipc" if len(self.scratch) < 80 else "tcp"  # a socket's path has at most 107 characters
@@ -95,6 +117,9 @@ class _Kernel(AsyncKernelManager):
     def kernel_spec(self) -> KernelSpec:
         command = guarded([sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], self.scratch)
         return KernelSpec(argv=command, display_name="neurobridge", language="python")
+
+    async def _async_wait(self, pollinterval: float = 0.01) -> None:
+        await super()._async_wait(min(pollinterval, 0.01))  # Jupyter looks ten times a second whether the kernel has ended
 
 # %% ../../nbs/lab/11_engine.ipynb #7bcd8b85
 @dataclass(frozen=True)
@@ -140,6 +165,18 @@ def _why_dead(code: int | None) -> str:
     cause = f"by signal {-code} ({signal.Signals(-code).name}): most often a crash in compiled code" if code and code < 0 else f"with exit code {code}"
     return f"the kernel died {cause}"
 
+# %% ../../nbs/lab/11_engine.ipynb #own-loop
+def _in_own_loop(do: Callable[..., None], settings: Mapping[str, Any]) -> None:
+    "Call a function for which Jupyter makes an event loop, and close that loop."
+    try:
+        do(**settings)
+    finally:
+        try:
+            asyncio.get_running_loop()  # in a notebook: Jupyter has used a thread of its own
+        except RuntimeError:
+            ensure_event_loop().close()
+            asyncio.set_event_loop(None)
+
 # %% ../../nbs/lab/11_engine.ipynb #cell-028
 class PageClient(PapermillNotebookClient):
     "Execute a page's cells in one guarded kernel; the result is `failure`, `None` where all went well."
@@ -154,6 +191,9 @@ class PageClient(PapermillNotebookClient):
         return self.km
 
     def execute(self, **start):
+        contextvars.Context().run(_in_own_loop, self._execute, start)
+
+    def _execute(self, **start):
         self.reset_execution_trackers()
         scratch = self.create_kernel_manager().scratch
         ours, theirs = os.pipe()

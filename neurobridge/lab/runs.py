@@ -413,7 +413,7 @@ def _execute(job: _Job, record: dict[str, Any], lock: int, timeout: float | None
 
 # %% ../../nbs/lab/01_runs.ipynb #cell-048
 def _papermill(job: _Job, settings: dict[str, Any]) -> None:
-    import nbformat
+    nbformat = _import_nbformat()
     import papermill
     from papermill.engines import papermill_engines
     from papermill.iorw import load_notebook_node
@@ -441,6 +441,18 @@ def _report(job: _Job, record: dict[str, Any]) -> str:
         return write_report(job.folder, record, job.path.parent).name
     except Exception as error:  # a report that can't be drawn must not cost the run
         return f"not written: {type(error).__name__}: {error}"
+
+# %% ../../nbs/lab/01_runs.ipynb #import-nbformat
+def _import_nbformat() -> Any:
+    "Import it without the grammar of web addresses that jsonschema builds where it can: seconds of work, and no notebook needs it."
+    left_out = {"rfc3987_syntax"} - set(sys.modules)
+    sys.modules.update(dict.fromkeys(left_out))
+    try:
+        import nbformat
+    finally:
+        for name in left_out:
+            del sys.modules[name]
+    return nbformat
 
 # %% ../../nbs/lab/01_runs.ipynb #c2e95bd0
 def _keep_log(folder: Path, record: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from typing import Any
 import neurobridge
 
 # %% ../../nbs/lab/06_warm.ipynb #cell-008
-PRELOADED = ("ipykernel.kernelapp", "ipykernel.ipkernel", "numpy", "pandas", "torch", "matplotlib.pyplot")
+PRELOADED = ("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.debugger", "numpy", "pandas", "torch", "matplotlib.pyplot")
 
 
 def preloaded() -> list[str]:  # empty: a new Python for each run
@@ -36,9 +37,13 @@ def preloaded() -> list[str]:  # empty: a new Python for each run
 # %% ../../nbs/lab/06_warm.ipynb #cell-012
 def _serve(channel: int, modules: Sequence[str]) -> None:
     "Import, then copy this process on request; the body of the server's process."
+    given = set(os.environ)
     for name in modules:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    set_by_imports = {name: os.environ[name] for name in set(os.environ) - given}
+    for end in list(weakref.finalize._registry):
+        end.atexit = False  # by which the libraries take themselves apart
     gc.freeze()  # a collection in a kernel would write to, and so copy, all that it shares
     requests = socket.socket(fileno=channel)
     wake, waker = os.pipe2(os.O_NONBLOCK)
@@ -55,12 +60,13 @@ def _serve(channel: int, modules: Sequence[str]) -> None:
             if not message:
                 os._exit(0)
             if (pid := os.fork()) == 0:
-                _become(json.loads(message), files, [channel, wake, waker, *kernels.values()])
+                request = json.loads(message)
+                _become({**request, "env": set_by_imports | request["env"]}, files, [channel, wake, waker, *kernels.values()])
             kernels[pid] = files[0]
             for file in files[1:]:
                 os.close(file)
 
-
+# %% ../../nbs/lab/06_warm.ipynb #bury
 def _bury(kernels: dict[int, int]) -> None:
     "Tell the worker how its dead kernels ended."
     with contextlib.suppress(ChildProcessError):

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.paths import runs_root
 from .parameters import RunRefused, read_page
-from .runs import RunBusy, RunFailed, package_hash, run_id, run_notebook
+from .runs import RunBusy, RunFailed, _import_nbformat, package_hash, run_id, run_notebook
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -107,6 +107,7 @@ def perform(
         if run_id(read_page(task["page"]), task["full"]) != task["id"]:
             return {"status": "changed", "error": "the page or the package was edited while the sweep ran"}
         start = _launcher(task["cpu"])
+        _import_nbformat()
         from neurobridge.lab.engine import KernelSettings  # takes a moment, in which the server imports as well
 
         def begin(*command: Any, **settings: Any) -> Any:

@@ -1,0 +1,88 @@
+"Runs handed over to MLflow: what arrives, once each, and what happens without it."
+
+import json
+import sys
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from neurobridge.core.files import write_json
+from neurobridge.lab.cli import app
+from neurobridge.lab.mlflow import curve_points, describe_run, hand_over
+from neurobridge.lab.parameters import RunRefused
+from neurobridge.lab.runs import load_runs
+
+PLACE = {"commit": "0" * 40, "dirty": False, "device": "a CPU", "torch": "2", "host": None}
+ERROR = {"cell": 2, "heading": "", "source": "1 / 0", "ename": "ZeroDivisionError", "evalue": "division by zero", "traceback": []}
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEUROBRIDGE_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+def keep(root, number, status="done", **more):
+    folder = root / "toy" / f"{number:012x}"
+    record = {"id": folder.name, "experiment": "toy", "notebook": "nbs/experiments/toy.ipynb", "status": status, "started": "2026-01-01T00:00:00+00:00", "seconds": 2.5, "attempt": 1,
+              "params": {"width": number, "sizes": [1, 2], "long": "x" * 9000}, "metrics": {"accuracy": 0.75}, "rows": [], "error": None, "environment": PLACE, **more}  # fmt: skip
+    write_json(folder / "run.json", record)
+    for file in ("notebook.ipynb", "report.html", "weights.safetensors"):
+        (folder / file).write_text(file)
+    return folder
+
+
+def test_a_curve_is_named_by_what_varies():
+    table = pd.DataFrame({"step": [0, 1] * 2, "arm": ["a", "a", "b", "b"], "data": "digits", "seed": [0, 0, 1, 1], "loss": [4.0, 3.0, float("inf"), 1.0], "ok": True})
+    assert list(curve_points(table, "curves")) == [("curves/a/0/loss", 4.0, 0), ("curves/a/0/loss", 3.0, 1), ("curves/b/1/loss", 1.0, 1)]
+    assert not list(curve_points(table.drop(columns="step"), "curves"))
+
+
+def test_what_is_handed_over(root):
+    folder = keep(root, 1, metrics={"accuracy (T=4)": 0.5})
+    found = describe_run(folder, json.loads((folder / "run.json").read_text()))
+    assert found["params"] == {"width": "1", "sizes": "[1, 2]", "long": "x" * 6000} and found["metrics"] == [("accuracy _T_4_", 0.5, 0)]
+    assert found["tags"]["device"] == "a CPU" and "host" not in found["tags"] and [file.name for file in found["files"]] == ["notebook.ipynb", "report.html"]
+
+
+def test_without_mlflow_the_answer_is_the_command_that_installs_it(root, monkeypatch):
+    keep(root, 1)
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    ended = CliRunner().invoke(app, ["mlflow"])
+    assert ended.exit_code == 2 and "pip install 'neurobridge[mlflow]'" in ended.stderr
+    assert CliRunner().invoke(app, ["mlflow", "nothing"]).exit_code == 2
+
+
+def test_hand_over_to_sqlite(root):
+    "Everything arrives; twice is once; what changed is renewed, what died half-way made whole, what is in progress left out."
+    pytest.importorskip("mlflow", reason="MLflow is not installed: pip install 'neurobridge[mlflow]'")
+    from mlflow import MlflowClient
+
+    first, failed = keep(root, 1), keep(root, 2, "failed", error=ERROR)
+    keep(root, 3, "running")
+    pd.DataFrame({"epoch": range(1, 1201), "arm": "scratch", "loss": [1 / n for n in range(1, 1201)], "T": 4}).to_csv(first / "curves.csv", index=False)
+    assert hand_over(load_runs()) == {"new": 2, "renewed": 0, "unchanged": 0}
+    client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+
+    def there():
+        return {run.info.run_name: run for run in client.search_runs([client.get_experiment_by_name("toy").experiment_id])}
+
+    one, other = there()[first.name], there()[failed.name]
+    assert one.data.params["sizes"] == "[1, 2]" and one.data.metrics["accuracy"] == 0.75 and one.info.end_time - one.info.start_time == 2500
+    assert one.data.tags["commit"] == one.data.tags["mlflow.source.git.commit"] == "0" * 40 and one.data.tags["folder"] == str(first)
+    assert [(point.step, point.value) for point in client.get_metric_history(one.info.run_id, "curves/loss")] == [(n, 1 / n) for n in range(1, 1201)]
+    assert {file.path for file in client.list_artifacts(one.info.run_id)} == {"notebook.ipynb", "report.html", "curves.csv"}
+    assert (one.info.status, other.info.status) == ("FINISHED", "FAILED") and other.data.tags["error"] == "ZeroDivisionError: division by zero"
+
+    assert hand_over(load_runs()) == {"new": 0, "renewed": 0, "unchanged": 2} and len(there()) == 2
+    keep(root, 2)  # done at last
+    client.delete_tag(one.info.run_id, "neurobridge.record")  # as if the hand-over had died
+    assert hand_over(load_runs()) == {"new": 0, "renewed": 2, "unchanged": 0} and len(there()) == 2
+    assert {run.info.status for run in there().values()} == {"FINISHED"} and set(there()) == {first.name, failed.name}
+
+    said = CliRunner().invoke(app, ["mlflow", "toy", "--where", "width == 1", "--to", f"sqlite:///{root / 'mlflow.db'}"])
+    assert said.exit_code == 0 and "0 new, 0 renewed, 1 unchanged" in said.stdout
+    client.delete_experiment(one.info.experiment_id)
+    with pytest.raises(RunRefused, match="refuses"):
+        hand_over(load_runs())
