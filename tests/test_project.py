@@ -207,7 +207,8 @@ def test_stock_papermill_runs_an_experiment_from_anywhere(name, tmp_path):
 
     out = tmp_path / "out.ipynb"
     given = {"pipe_s": ["-p", "epochs", "1"]}.get(Path(name).stem, [])
-    ran = subprocess.run([sys.executable, "-m", "papermill", str(ROOT / "nbs" / name), str(out), *given], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # as in `make pages`: two threads wait for each other where anything else runs
+    ran = subprocess.run([sys.executable, "-m", "papermill", str(ROOT / "nbs" / name), str(out), *given], cwd=tmp_path, env=one_thread, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr[-3000:]
     executed = nbformat.read(out, as_version=4)
     assert any("injected-parameters" in cell.metadata.get("tags", []) for cell in executed.cells) == bool(given)
