@@ -384,6 +384,14 @@ def test_fast_training_is_training():
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-8)
 
 
+def test_fast_forms_refuse_steps_without_norms():
+    net = cornet_variant(width=4, classes=10, small_images=True)
+    net.V4.times = net.V4.trained_times + 1
+    for act in (lambda: for_inference(net), lambda: for_training(net)(torch.randn(2, 3, 32, 32))):
+        with pytest.raises(ValueError, match="times is 5; expected a whole number from 1 to 4"):
+            act()
+
+
 def test_fast_forms_refuse_other_networks():
     for model in (small("z"), small("r"), cornet_variant(width=4, norm="group"), nn.Linear(2, 2)):
         for form in (for_inference, for_training):

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .models import AreaS, CORnet, StemS
+from .models import AreaS, CORnet, StemS, _check_times
 
 # %% ../../nbs/cornet/03_fast.ipynb #cell-010
 POINTS = (0.0, 1.0, -1.0, 2.0, -0.5)  # and infinity; small numbers, whose powers do not differ much, keep the rounding small
@@ -186,6 +186,7 @@ class AreaFast(AreaS):
     def forward(self, x: Tensor) -> list[Tensor]:
         if not _plain_cpu(x):
             return super().forward(x)
+        _check_times(self.times, self.trained_times)
         x, outputs = x.permute(0, 2, 3, 1).contiguous(), []
         first = F.linear(x, _compose(self.conv1, self.conv_input))
         state = _last(self.norm_skip, F.linear(x[:, ::2, ::2], _compose(self.skip, self.conv_input)))
@@ -245,6 +246,7 @@ def _line(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 class _FoldedArea(nn.Module):
     def __init__(self, area: AreaS):
         super().__init__()
+        _check_times(area.times, area.trained_times)
         self.w2 = area.conv2.weight.detach().clone()
         self.weights = {}  # by tile
         first, skip = _compose(area.conv1, area.conv_input), _compose(area.skip, area.conv_input)
