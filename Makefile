@@ -1,5 +1,6 @@
 # make run    the main job on real data: pretrain, copy, fine-tune, compare; leaves a run folder with a report
 # make test   everything that must hold: export in sync, notebooks clean, lint, every page executed, pytest
+#             (experiments by stock papermill, the other pages by nbdev_test), on WORKERS cores
 # make docs   the site into _docs/
 # make lab    JupyterLab on the tutorials, or on PAGE=snn/02_lif.ipynb
 # make check  the quick part of make test        make export  notebooks -> package, README
@@ -39,10 +40,10 @@ check: $(READY)
 	$(BIN)/ruff check neurobridge tests setup.py
 
 pages: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers $(WORKERS) --do_print --timing
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers $(WORKERS) --skip_folder_re '^([_.]|experiments)' --do_print --timing
 
 pytest: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 25
 
 docs: $(READY)
 	@if command -v quarto >/dev/null; then $(BIN)/nbdev_docs; else $(BIN)/neurobridge docs; fi
