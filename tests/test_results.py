@@ -94,6 +94,20 @@ def test_what_a_page_wrote_itself_stays(root):
     assert join_tables(choose_runs("toy"))["kernels"].weight.tolist() == [3]
 
 
+def test_what_was_asked_is_on_every_row(root):
+    "What varies and the run, where the page has no column of that name; a table without seeds is one of each setting."
+    for name, n, seed in (("a", 1, 0), ("b", 2, 0), ("c", 1, 1), ("d", 2, 1)):
+        keep(root, name, n, seed, rows=[], tables=())
+        pd.DataFrame({"seed": seed, "epoch": [1, 2]}).to_csv(root / "runs" / "toy" / name / "curves.csv", index=False)
+        pd.DataFrame({"weight": [10 * n + seed] * 3}).to_csv(root / "runs" / "toy" / name / "kernels.csv", index=False)
+    keep(root, "d", 2, 1, rows=[{"run": "mine", "n": "two"}, {"loss": 0.5}], tables=())
+    runs = choose_runs("toy", [Sweep.from_yaml(root / "s.yaml")])
+    table, tables = join_rows(runs), join_tables(runs)
+    assert table[["n", "seed", "run"]].values.tolist() == [[2, 0, "b"], ["two", 1, "mine"], [2, 1, "d"], [1, 0, "a"], [1, 1, "c"]]
+    assert tables["curves"][["n", "seed", "run"]].values.tolist() == [[n, seed, run] for n, seed, run in ((2, 0, "b"), (2, 1, "d"), (1, 0, "a"), (1, 1, "c")) for _ in range(2)]
+    assert tables["kernels"].values.tolist() == [[20, 2, "b"]] * 3 + [[10, 1, "a"]] * 3 and list(tables["kernels"]) == ["weight", "n", "run"]
+
+
 def test_from_the_shell(root):
     keep(root, "a", 1, 0)
     ended = CliRunner().invoke(app, ["results", "toy", "--sweep", str(root / "s.yaml"), "--out", str(root / "results")])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.files import atomic_write
 from ..core.paths import project_root, runs_root
 from .parameters import RunRefused
-from .runs import _read_record
+from .runs import _read_record, _run_name
 from .sweep import Sweep
 
 if TYPE_CHECKING:
@@ -54,24 +54,49 @@ def join_rows(
     "Join the rows of runs into one table."
     import pandas as pd
 
-    rows = []
-    for _, record in runs:
+    rows, varied = [], _varied(runs)
+    for folder, record in runs:
         place = record.get("environment", {})
-        facts = {"seed": record["params"].get("seed"), "commit": (place.get("commit") or "none")[:9] + "+" * bool(place.get("dirty")),
-                 "device": f"{place.get('device')}, {place.get('torch_threads') or place.get('cpus')} thread(s)", "run_seconds": record["seconds"]}  # fmt: skip
+        facts = _asked(record, varied) | {"seed": record["params"].get("seed"), "commit": (place.get("commit") or "none")[:9] + "+" * bool(place.get("dirty")),
+                 "device": f"{place.get('device')}, {place.get('torch_threads') or place.get('cpus')} thread(s)", "run_seconds": record["seconds"], "run": _run_name(folder, record)}  # fmt: skip
         rows += [row | {name: value for name, value in facts.items() if name not in row and value is not None} for row in record["rows"] or [record["metrics"]]]
     return pd.DataFrame(rows)
 
 
+def _varied(runs: Sequence[tuple[Path, Mapping[str, Any]]]) -> list[str]:
+    "Name the parameters that are not the same in all runs."
+    asked = [record["params"] for _, record in runs]
+    return [name for name in dict.fromkeys(name for params in asked for name in params) if len({json.dumps(params.get(name)) for params in asked}) > 1]
+
+
+def _asked(record: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: record["params"].get(name) for name in names}
+
+
+# %% ../../nbs/lab/07_results.ipynb #cell-tables
 def join_tables(
     runs: Sequence[tuple[Path, Mapping[str, Any]]],  # from `choose_runs`
 ) -> "dict[str, pd.DataFrame]":  # a name such as "curves" to its table
-    "Join the other CSV files that pages left in their run folders; of one without a `seed` column the first run's is taken."
+    "Join the other CSV files that pages left in their run folders; of one without a `seed` column the first run's of each setting is taken."
     import pandas as pd
 
-    names = sorted({file.stem for folder, _ in runs for file in folder.glob("*.csv")} - {"rows"})
-    tables = {name: [pd.read_csv(folder / f"{name}.csv") for folder, _ in runs if (folder / f"{name}.csv").exists()] for name in names}
-    return {name: pd.concat(parts, ignore_index=True) if all("seed" in part for part in parts) else parts[0] for name, parts in tables.items()}
+    joined, varied = {}, _varied(runs)
+    for name in sorted({file.stem for folder, _ in runs for file in folder.glob("*.csv")} - {"rows"}):
+        found = [(pd.read_csv(folder / f"{name}.csv"), folder, record) for folder, record in runs if (folder / f"{name}.csv").exists()]
+        facts = list(varied)
+        if not all("seed" in table for table, _, _ in found):
+            facts = [fact for fact in varied if fact != "seed"]
+            firsts: dict[str, Any] = {}
+            for one in found:
+                firsts.setdefault(json.dumps(_asked(one[2], facts)), one)
+            found = list(firsts.values())
+        for table, folder, record in found:
+            for fact, value in (_asked(record, facts) | {"run": _run_name(folder, record)}).items():
+                if fact not in table:
+                    table[fact] = [value] * len(table)
+        joined[name] = pd.concat([table for table, _, _ in found], ignore_index=True)
+    return joined
+
 
 # %% ../../nbs/lab/07_results.ipynb #cell-015
 def recorded_sweeps(

@@ -510,4 +510,9 @@ def _load(file: Path) -> dict[str, Any]:
     if record is None:
         warnings.warn(f"{file} is damaged or not a run's record; its row says so: remove the folder, or run it again", stacklevel=3)
         return {"id": file.parent.name, "experiment": file.parent.parent.name, "status": "damaged", "folder": str(file.parent), "params": {}, "metrics": {}}
-    return {**record, "status": run_status(file.parent, record), "folder": str(file.parent)}
+    return {**record, "id": _run_name(file.parent, record), "status": run_status(file.parent, record), "folder": str(file.parent)}
+
+
+def _run_name(folder: Path, record: Mapping[str, Any]) -> str:
+    "A run's id; that of a repeat with its number, as its folder is named."
+    return folder.name if folder.name.startswith(f"{record['id']}-") else record["id"]

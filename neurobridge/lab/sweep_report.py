@@ -223,7 +223,7 @@ def _sections(sweep: Sweep, runs: "pd.DataFrame", metrics: Sequence[str], file: 
         records = [(folder, record) for folder, record in finished(sweep.page.stem) if str(folder) in set(done["folder"])]
         rows = join_rows(records) if any(record["rows"] for _, record in records) else None
         if rows is not None and not names:
-            arms, same = summarise(rows.drop(columns=["commit", "device", "run_seconds"], errors="ignore"))
+            arms, same = summarise(rows.drop(columns=["commit", "device", "run_seconds", "run"], errors="ignore"))
             found.append(("Arms", _html_table(arms.rename_axis("").reset_index()) + f"<p>The same everywhere: {html.escape(', '.join(f'{k} {v}' for k, v in same.items()) or 'nothing')}</p>"))
         pictures = [_embedded(draw_effect(runs, metric, name, [other for other in names if other != name]), f"{metric} against {name}") for metric in dict.fromkeys(bare) for name in names]
         if pictures:
