@@ -22,7 +22,7 @@ from neurobridge.core.files import read_json, write_json
 from neurobridge.lab import runs
 from neurobridge.lab.engine import LEFT_OUT
 from neurobridge.lab.parameters import RunRefused, page_parameters, read_page, resolve
-from neurobridge.lab.runs import RunBusy, RunFailed, load_runs, record, run_id, run_notebook
+from neurobridge.lab.runs import RunBusy, RunFailed, load_runs, page_hash, record, run_id, run_notebook
 
 ROOT = Path(neurobridge.__file__).resolve().parents[1]
 PARAMETERS = 'count: int = 3  # how many\nrate: float = 0.5\ntext: str = "a"\nflag: bool = False\nlimit: int | None = None\nsizes: list[int] = [1, 2]'
@@ -87,6 +87,15 @@ def test_source_tags_types_and_values_change_the_id(tmp_path):
     for change in ({"source": "1 + 2"}, {"cell_type": "markdown"}, {"metadata": {"tags": ["x"]}}):
         ids.add(run_id({**page, "cells": [*page["cells"][:-1], {**page["cells"][-1], **change}]}, values))
     assert len(ids) == 6
+
+
+def test_what_the_page_does_is_hashed_apart(tmp_path):
+    "Prose, outputs, and the values it is given are not what a page does."
+    page = read_page(make_page(tmp_path / "p.ipynb", "1 + 1", "2"))
+    before, cells = page_hash(page), page["cells"]
+    given = {"cell_type": "code", "source": "count = 9", "metadata": {"tags": ["parameters"]}}
+    assert page_hash({"cells": [{**cells[0], "source": "# Reworded"}, given, *cells[2:]]}) == before and len(before) == 12
+    assert len({before, page_hash({"cells": cells[:-1]}), page_hash({"cells": [*cells[:-1], {**cells[-1], "source": "3"}]})}) == 3
 
 
 def test_package_source_changes_the_id(tmp_path, monkeypatch):
@@ -265,7 +274,7 @@ def test_a_run_from_anywhere_in_this_python_with_awkward_values(root):
     assert read_json(folder / "seen.json") == [text, 5, sys.executable, str(root.resolve()), data]
     kept = read_json(folder / "run.json")
     assert kept["params"]["text"] == text and kept["given"] == {"text": text, "limit": 5} and kept["metrics"] == {"count": 3} and kept["error"] is None
-    assert {"python", "torch", "commit", "dirty", "cpus", "device"} <= set(kept["environment"])
+    assert {"python", "torch", "commit", "dirty", "cpus", "device"} <= set(kept["environment"]) and kept["page"] == page_hash(read_page(page))
     nbformat.validate(nbformat.read(folder / "notebook.ipynb", 4))
     assert not (folder / "kernel.log").exists() and kept["report"] == "report.html"
 

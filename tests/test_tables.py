@@ -82,6 +82,14 @@ def test_groups_are_those_of_a_loop(found):
             assert np.isnan(row.loss_sd) if len(losses) < 2 else row.loss_sd == pytest.approx(np.std(losses, ddof=1), abs=1e-9)
 
 
+def test_a_mean_over_two_versions_of_the_page_says_so(root):
+    for i in range(4):
+        folder = keep(root, i, {"n": i // 2, "seed": 0}, {"loss": i})
+        write_json(folder / "run.json", {**json.loads((folder / "run.json").read_text()), "page": "ab"[i % 2] if i < 2 else "b"})
+    assert group_runs(load_runs(), ["n"]).within.tolist() == ["page", ""] and len(where(load_runs(), "page == 'b'")) == 3
+    assert "page" in shell("table").stdout and "page" not in shell("table", "--where", "page == 'b'").stdout
+
+
 def test_groups_by_lists_and_by_nothing_that_is_there(root):
     for i in range(4):
         keep(root, i, {"layers": [8, 16] if i < 3 else [4], "seed": i, "ok": True}, {"loss": i})
@@ -104,6 +112,16 @@ def test_five_thousand_records(root):
         (folder / "run.json").write_text(json.dumps(record))
     table = group_runs(load_runs(), ["n"])
     assert len(table) == 1000 and set(table.runs) == {5} and table.loss.tolist() == [5 * n + 2 for n in range(1000)] and set(table.within) == {"seed"}
+
+
+def test_the_runs_of_an_experiment_keep_their_types(root):
+    "Others' runs, which have other parameters, would make 1.0 of 1 and holes in what is true or false."
+    for i in range(2):
+        keep(root, i, {"n": i, "boom": bool(i)}), keep(root, 10 + i, {"m": i}, experiment="other")
+    assert shell("table", "toy", "--to", "csv").stdout.splitlines()[1].split(",")[7:9] == ["0", "False"]
+    shown = shell("table", "toy", "--where", "boom")
+    assert shown.exit_code == 0 and "1 run below" in shown.stdout
+    assert shell("table", "toy", "--where", "").exit_code == 2 and "there are runs of: other, toy" in shell("table", "nope").stderr
 
 
 def test_formats(root):
@@ -239,3 +257,5 @@ def test_cleaning_asks(root):
     assert shell("clean").exit_code == 1 and failed.exists()  # nobody to answer
     assert "removed 4 of 4" in shell("clean", "--yes").stdout and not failed.exists() and done.exists()
     assert "nothing to remove" in shell("clean").stdout
+    unknown = shell("clean", "nope", "--yes")
+    assert unknown.exit_code == 2 and "no runs of 'nope'" in unknown.stderr and "there are runs of: toy" in unknown.stderr and unknown.stdout == ""

@@ -24,7 +24,7 @@ from typer.core import TyperCommand
 import neurobridge
 from ..core.paths import runs_root
 from .parameters import RunRefused
-from .runs import Run, RunBusy, RunFailed, load_runs, run_notebook
+from .runs import Run, RunBusy, RunFailed, _none_of, load_runs, run_notebook
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -281,11 +281,11 @@ def table(
         typer.echo(f"\n{len(chosen)} run{'s'[:len(chosen) != 1]} below\n{runs_root()}")
 
 # %% ../../nbs/lab/02_cli.ipynb #96501b25
-def _all_runs() -> "pd.DataFrame":
-    "Load every run; damaged records become messages."
+def _all_runs(experiment: str | None) -> "pd.DataFrame":
+    "Load the runs there are; damaged records become messages."
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        frame = load_runs()
+        frame = load_runs(experiment=experiment)
     for warning in told:
         typer.echo(f"neurobridge: {warning.message}", err=True)
     return frame
@@ -295,21 +295,21 @@ def _chosen(experiment: str | None, condition: str | None) -> "pd.DataFrame":
     "Load the runs that are asked for; stop where there are none."
     from neurobridge.lab.tables import where
 
-    frame = _all_runs()
-    if not len(frame):
+    frame = _all_runs(experiment)
+    if not len(frame) and next(runs_root().glob("*/*/run.json"), None) is None:
         typer.echo(f"no runs yet below {runs_root()}; start one with: neurobridge run NAME")
         raise typer.Exit()
-    chosen = frame if experiment is None else frame[frame["experiment"] == experiment].dropna(axis=1, how="all")
-    if not len(chosen):
-        _stop(f"no runs of {experiment!r} below {runs_root()}; there are runs of: {', '.join(sorted(frame['experiment'].dropna().unique()))}", 2)
-    return where(chosen, condition) if condition else chosen
+    if not len(frame):
+        _stop(_none_of(experiment or "anything"), 2)
+    return frame if condition is None else where(frame, condition)
 
 
 def _dull(frame: "pd.DataFrame") -> list[str]:
     "Name the parameters that are the same in all of several runs."
     from neurobridge.lab.tables import varying
 
-    return [name for name in frame.attrs["params"] if name in frame and name not in varying(frame)] if len(frame) > 1 else []
+    same = ["page"] if frame["page"].nunique(dropna=False) == 1 else []
+    return same + [name for name in frame.attrs["params"] if name in frame and name not in varying(frame)] if len(frame) > 1 else same
 
 
 def _write(frame: "pd.DataFrame", to: str) -> None:
@@ -369,6 +369,8 @@ def clean(
 
         from neurobridge.lab.clean import find_rubbish, remove_rubbish
 
+        if experiment and not (runs_root() / experiment).is_dir():
+            _stop(_none_of(experiment), 2)
         found = find_rubbish(experiment)
         if not found:
             return typer.echo(f"nothing to remove below {runs_root()}")
@@ -388,11 +390,14 @@ def results(
 ) -> None:
     "Write results/<experiment>.csv, and its other tables, from finished runs."
     with _user_errors():
-        from neurobridge.lab.results import write_results
+        from neurobridge.lab.results import recorded_sweeps, write_results
         from neurobridge.lab.sweep import Sweep
 
-        for written in write_results(experiment, [Sweep.from_yaml(file) for file in sweep or []], partial, out):
-            typer.echo(written)
+        sweeps = [Sweep.from_yaml(file) for file in sweep or []] or recorded_sweeps(experiment)
+        written = write_results(experiment, sweeps, partial, out)
+        batch = " and ".join(f"{one.name}.yaml" for one in sweeps) or f"all finished runs, be they complete or not: there is no sweeps/{experiment}.yaml, and no --sweep was given"
+        typer.echo(f"neurobridge: the batch is {batch}", err=True)
+        typer.echo("\n".join(map(str, written)))
 
 # %% ../../nbs/lab/02_cli.ipynb #mlflow-cmd
 @app.command()

@@ -16,14 +16,14 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core.files import atomic_write
 from ..core.paths import runs_root
 from .cli import spread, summarise
 from .parameters import RunRefused, read_page
 from .report import _STYLE
-from .results import finished, join_rows
+from .results import finished, join_rows, same_values, tell_pages
 from .runs import run_status
 from .sweep import Sweep, sweep_table
 from .tables import group_runs, metric_columns
@@ -37,10 +37,12 @@ def sweep_runs(
     sweep: Sweep,
 ) -> "pd.DataFrame":  # one row a run: values, status, seconds, metrics, error, folder; `attrs["params"]` names what varies
     "Tell how the runs of a sweep stand, whichever version of the package made them."
-    planned = sweep.plan()
-    if sweep.repeats == 1:
-        before = {json.dumps(record["params"], sort_keys=True): folder for folder, record in finished(sweep.page.stem)}
-        planned = [one if run_status(one.folder) == "done" else replace(one, folder=before.get(json.dumps(one.full, sort_keys=True), one.folder)) for one in planned]
+    planned, found = sweep.plan(), same_values(finished(sweep.page.stem), sweep.page)
+    own = {one.folder for one in planned}
+    before = {key: [folder for folder, _ in same if folder not in own] for key, same in found.items()}
+    for i, one in enumerate(planned):
+        if run_status(one.folder) != "done" and (folders := before.get(json.dumps(one.full, sort_keys=True))):
+            planned[i] = replace(one, folder=folders.pop())
     frame = sweep_table(planned)
     frame.attrs["params"] = list(planned[0].full)
     return frame
@@ -213,6 +215,11 @@ def _list_runs(runs: "pd.DataFrame", names: Sequence[str], metrics: Sequence[str
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
+def _records(sweep: Sweep, runs: "pd.DataFrame") -> list[tuple[Path, dict[str, Any]]]:
+    there = set(runs["folder"])
+    return [(folder, record) for folder, record in finished(sweep.page.stem) if str(folder) in there]
+
+
 def _sections(sweep: Sweep, runs: "pd.DataFrame", metrics: Sequence[str], file: Path) -> list[tuple[str, str]]:
     names, done = swept(sweep), runs[runs["status"] == "done"]
     bare = [direction(name)[0] for name in metrics]
@@ -220,7 +227,7 @@ def _sections(sweep: Sweep, runs: "pd.DataFrame", metrics: Sequence[str], file: 
     if len(done):
         table = group_runs(runs, names, spread) if names else group_runs(runs.assign(runs_of=sweep.name), ["runs_of"], spread)
         found.append(("What was found", "<p>Mean ± standard deviation over finished runs.</p>" + _html_table(table.drop(columns="within"))))
-        records = [(folder, record) for folder, record in finished(sweep.page.stem) if str(folder) in set(done["folder"])]
+        records = _records(sweep, runs)
         rows = join_rows(records) if any(record["rows"] for _, record in records) else None
         if rows is not None and not names:
             arms, same = summarise(rows.drop(columns=["commit", "device", "run_seconds", "run"], errors="ignore"))
@@ -249,6 +256,9 @@ def write_sweep_report(
     counts = ", ".join(f"{count} {status}" for status, count in runs["status"].value_counts().items())
     facts = {"sweep": sweep.name, "page": f"{sweep.page.stem}: {title[0]}", "runs": f"{len(runs)}: {counts}", "varied": ", ".join(swept(sweep)) or "nothing but the seed",
              "time": f"{runs['seconds'].sum():.0f} s in all runs together"}  # fmt: skip
+    pages = tell_pages(_records(sweep, runs), sweep.page)
+    if set(pages) - {"the page as it is now"}:
+        facts["versions"] = f"the finished runs are {', '.join(f'{count} of {words}' for words, count in pages.items())}: more may differ between them than their values"
     rows = "".join(f"<tr><th>{name}</th><td>{html.escape(text)}</td></tr>" for name, text in facts.items())
     style = _STYLE + "body { max-width: 70rem } figure { margin: 0 } figcaption { color: gray; font-size: 14px } .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1rem } img { background: #fff; border-radius: 4px }"
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{html.escape(sweep.name)}</title><style>{style}</style>'

@@ -66,7 +66,7 @@ def group_runs(
             near = difflib.get_close_matches(name, frame.columns, n=1)
             raise RunRefused(f"--group {name}: no such column" + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(frame)}"))
     keys = [done[name].map(str) if any(isinstance(value, list | dict) for value in done[name]) else done[name] for name in by]
-    groups, others = done.groupby(keys, dropna=False), [name for name in varying(done) if name not in by]
+    groups, others = done.groupby(keys, dropna=False), [name for name in [*varying(done), *(["page"] if "page" in done else [])] if name not in by]
     table = groups.size().rename("runs").to_frame()
     different = done[others].astype(str).groupby(keys, dropna=False).nunique() > 1
     table["within"] = [", ".join(different.columns[row]) for row in different.to_numpy(dtype=bool)]
