@@ -31,7 +31,7 @@ def close_figures():
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     monkeypatch.setenv("NEUROBRIDGE_RUNS", str(tmp_path / "runs"))
-    parameters = new_code_cell("n: int = 1\nmode: str = 'a'\nseed: int = 0", metadata={"tags": ["parameters"]})
+    parameters = new_code_cell("n: int = 1\nmode: str = 'a'\nk: int | None = 3\nseed: int = 0", metadata={"tags": ["parameters"]})
     write(new_notebook(cells=[new_markdown_cell("# How <many>?\n\n> A question"), parameters]), tmp_path / "toy.ipynb")
     return tmp_path
 
@@ -104,6 +104,18 @@ def test_pictures_show_the_numbers(root):
     axes = draw_pareto(runs, ["n", "mode"], "accuracy", "loss").axes[0]
     assert {text.get_text() for text in axes.texts} == {"1, a"} and "less is better" in axes.get_xlabel() and "more is better" in axes.get_ylabel()
     assert {text.get_text() for text in draw_pareto(runs, ["n", "mode"], "accuracy", "+loss").axes[0].texts} == {"1, b", "10, b", "100, b"}
+
+
+def test_none_has_a_line_and_a_place(root):
+    sweep = plan(root, "grid: {k: [10, null, 2], n: [1, 2]}")
+    for one in sweep.plan():
+        keep(one, {"loss": one.full["n"] + (one.full["k"] or 100)})
+    runs = sweep_runs(sweep)
+    lines = draw_effect(runs, "loss", "n", ["k"]).axes[0].containers
+    assert [line.get_label() for line in lines] == ["k 10", "k None", "k 2"] and lines[1].lines[0].get_ydata().tolist() == [101, 102]
+    axes = draw_effect(runs, "loss", "k", ["n"]).axes[0]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["2", "10", "None"] and axes.containers[0].lines[0].get_ydata().tolist() == [3, 11, 101]
+    assert "<td>None</td>" in write_sweep_report(sweep).read_text()
 
 
 def test_curves_by_arm_and_by_setting(root):

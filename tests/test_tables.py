@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stdout
 
 import numpy as np
 import pandas as pd
@@ -18,11 +19,12 @@ from typer.testing import CliRunner
 from neurobridge.core.files import write_json
 from neurobridge.lab import runs
 from neurobridge.lab.clean import find_rubbish, remove_rubbish
-from neurobridge.lab.cli import app
+from neurobridge.lab.cli import _tell_sweep, app
 from neurobridge.lab.compare import compare_runs, find_run, run_figures, write_comparison
 from neurobridge.lab.engine import kernel_environment
 from neurobridge.lab.parameters import RunRefused
 from neurobridge.lab.runs import RunBusy, _owned, load_runs
+from neurobridge.lab.sweep import Sweep
 from neurobridge.lab.tables import format_table, group_runs, metric_columns, varying, where, write_table
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
@@ -122,6 +124,32 @@ def test_the_runs_of_an_experiment_keep_their_types(root):
     shown = shell("table", "toy", "--where", "boom")
     assert shown.exit_code == 0 and "1 run below" in shown.stdout
     assert shell("table", "toy", "--where", "").exit_code == 2 and "there are runs of: other, toy" in shell("table", "nope").stderr
+
+
+def test_none_is_a_value(root):
+    "Of numbers, of words and of truth values alike; a sweep that varies it shows it, a mean over it says so."
+    for i, values in enumerate([(None, "a", None), (0.5, None, True), (None, None, None), (0.5, "a", True)]):
+        keep(root, i, dict(zip(("decay", "word", "ok"), values, strict=True)) | {"n": i // 2}, {"loss": i})
+    frame = load_runs()
+    assert varying(frame) == ["decay", "word", "ok", "n"] and group_runs(frame, ["n"]).within.tolist() == ["decay, word, ok"] * 2
+    table = group_runs(frame, ["word"])
+    assert table.runs.tolist() == [2, 2] and table.within.tolist() == ["decay, ok, n"] * 2
+    assert where(frame, "decay == None and n == 1").index.tolist() == [2] and where(frame, "word != None or `ok` == None").index.tolist() == [0, 2, 3]
+    assert where(frame, "word == 'n == None'").index.tolist() == [] and where(frame, "n == [0, 7]").index.tolist() == [0, 1]
+    assert shell("table", "--group", "n,n").stdout == shell("table", "--group", "n").stdout != ""
+    batch = Sweep("s", root / "toy.ipynb", ({"decay": None, "n": 5}, {"decay": 0.5, "n": 5}))
+    frame = pd.DataFrame([{**setting, "status": "absent", "seconds": None, "error": None, "folder": ""} for setting in batch.settings])
+    with redirect_stdout(io.StringIO()) as said:
+        _tell_sweep(batch, frame)
+    assert said.getvalue().split()[:2] == ["decay", "status"]
+
+
+def test_lists_are_compared_with_lists(root):
+    for i, widths in enumerate([[4, 8], [8], None, [[4], [8]]]):
+        keep(root, i, {"widths": widths, "n": i})
+    frame = load_runs()
+    found = [where(frame, condition).index.tolist() for condition in ("widths == [4,8]", "n < 3 and widths != [4, 8]", "widths == [[4], [8]]", "widths == None", "widths == '[8]'")]
+    assert found == [[0], [1, 2], [3], [2], [1]] and where(frame, "n == 0").widths.tolist() == [[4, 8]]
 
 
 def test_formats(root):

@@ -253,8 +253,10 @@ def sweep(
 # %% ../../nbs/lab/02_cli.ipynb #ef7bd004
 def _tell_sweep(batch: Any, found: "pd.DataFrame") -> None:
     "Print how the runs of a sweep stand; one row a run where they fit on a screen."
+    from neurobridge.lab.tables import _text
+
     params = [name for name in found if any(name in settings for settings in batch.settings)]
-    dull = [name for name in params if len(found) > 1 and found[name].astype(str).nunique() == 1]
+    dull = [name for name in params if len(found) > 1 and found[name].map(_text).nunique() == 1]
     rest = [name for name in found if name not in params and name not in ("folder", "error") and name in found.columns[list(found.columns).index("status") :]]
     if len(found) <= 60:
         _print_table(found[[name for name in params if name not in dull] + rest])

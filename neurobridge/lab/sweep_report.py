@@ -26,7 +26,7 @@ from .report import _STYLE
 from .results import finished, join_rows, same_values, tell_pages
 from .runs import run_status
 from .sweep import Sweep, sweep_table
-from .tables import group_runs, metric_columns
+from .tables import _text, group_runs, metric_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,11 +67,12 @@ def draw_effect(
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
     done = runs[(runs["status"] == "done") & runs[metric].notna()]
-    numeric = is_numeric_dtype(done[parameter]) and not is_bool_dtype(done[parameter])
-    places = done[parameter] if numeric else done[parameter].astype(str)
-    order = sorted(places.unique())
+    numbers = is_numeric_dtype(done[parameter]) and not is_bool_dtype(done[parameter])
+    numeric = numbers and done[parameter].notna().all()
+    places = done[parameter] if numeric else done[parameter].map(_text)
+    order = list(dict.fromkeys(places[done[parameter].sort_values().index])) if numbers else sorted(places.unique())  # None last
     fig, ax = plt.subplots(figsize=(4.5, 3))
-    lines = list(done.groupby([done[name].astype(str) for name in others], sort=False)) if others else [((), done)]
+    lines = list(done.groupby([done[name].map(_text) for name in others], sort=False)) if others else [((), done)]
     for values, line in lines[:6]:
         x = line[parameter] if numeric else places[line.index].map(order.index)
         grouped = line[metric].groupby(x)
@@ -127,7 +128,7 @@ def draw_pareto(
     ax.errorbar(means[x], means[y], means.get(f"{y}_sd"), means.get(f"{x}_sd"), fmt="o", color="#c0c4c9", ecolor="#c0c4c9", label="dominated")
     ax.plot(front[x], front[y], "o", color="#005fa0", zorder=4, label="on the front")
     for _, row in front.iterrows() if settings and len(front) <= 8 else ():
-        ax.annotate(", ".join(f"{row[name]}" for name in settings), (row[x], row[y]), (5, -9), textcoords="offset points", fontsize=7)
+        ax.annotate(", ".join(_text(row[name]) for name in settings), (row[x], row[y]), (5, -9), textcoords="offset points", fontsize=7)
     for axis, values in ((ax.set_xscale, means[x]), (ax.set_yscale, means[y])):
         if len(values) and values.min() > 0 and values.max() > 20 * values.min():
             axis("log")
@@ -156,7 +157,7 @@ def draw_curves(
             continue
         words = [name for name in ("arm", "neuron", "target") if name in table and table[name].nunique() > 1]
         for values, part in table.groupby(words, sort=False) if words else [((), table)]:
-            kept.setdefault(", ".join([*(f"{name} {run[name]}" for name in settings), *map(str, values)]) or "all", []).append(part)
+            kept.setdefault(", ".join([*(f"{name} {_text(run[name])}" for name in settings), *map(str, values)]) or "all", []).append(part)
     numbers = [name for name in next(iter(kept.values()))[0].select_dtypes("number") if name not in ("epoch", "seed", "lr")] if kept else []
     y = next((name for name in ("valid_accuracy", "accuracy", "valid_loss", "loss", *numbers) if name in numbers), None)
     kept = {name: parts for name, parts in kept.items() if all(y in part and part[y].notna().any() for part in parts)}
@@ -208,7 +209,7 @@ def _list_runs(runs: "pd.DataFrame", names: Sequence[str], metrics: Sequence[str
     for _, run in runs.iterrows():
         folder = Path(run["folder"])
         links = [f'<a href="{html.escape(Path(os.path.relpath(folder / left, file.parent)).as_posix())}">{word}</a>' for word, left in (("report", "report.html"), ("notebook", "notebook.ipynb")) if (folder / left).exists()]
-        values = [*(f"{run[name]}" for name in names), run["status"], *("" if run[name] != run[name] or run[name] is None else f"{run[name]:.6g}" for name in ("seconds", *metrics))]
+        values = [*(_text(run[name]) for name in names), run["status"], *("" if run[name] != run[name] or run[name] is None else f"{run[name]:.6g}" for name in ("seconds", *metrics))]
         cells = "".join(f"<td>{html.escape(value)}</td>" for value in values) + f"<td>{' '.join(links)}</td><td>{html.escape(run['error'] if isinstance(run['error'], str) else '')}</td>"
         rows.append(f"<tr{' class=failed' if run['status'] == 'failed' else ''}>{cells}</tr>")
     head = "".join(f"<th>{html.escape(name)}</th>" for name in [*names, "status", "seconds", *metrics, "left", "error"])
