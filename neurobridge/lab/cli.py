@@ -283,26 +283,26 @@ def table(
         typer.echo(f"\n{len(chosen)} run{'s'[:len(chosen) != 1]} below\n{runs_root()}")
 
 # %% ../../nbs/lab/02_cli.ipynb #96501b25
-def _all_runs(experiment: str | None) -> "pd.DataFrame":
-    "Load the runs there are; damaged records become messages."
+def _all_runs(experiment: str | None) -> "tuple[pd.DataFrame, bool]":
+    "Load the runs there are; what is damaged or can't be read becomes messages. The second value tells whether there were any."
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         frame = load_runs(experiment=experiment)
     for warning in told:
         typer.echo(f"neurobridge: {warning.message}", err=True)
-    return frame
+    return frame, bool(told)
 
 # %% ../../nbs/lab/02_cli.ipynb #chosen-runs
 def _chosen(experiment: str | None, condition: str | None) -> "pd.DataFrame":
     "Load the runs that are asked for; stop where there are none."
     from neurobridge.lab.tables import where
 
-    frame = _all_runs(experiment)
-    if not len(frame) and next(runs_root().glob("*/*/run.json"), None) is None:
+    frame, told = _all_runs(experiment)
+    if not len(frame) and not told and next(runs_root().glob("*/*/run.json"), None) is None:
         typer.echo(f"no runs yet below {runs_root()}; start one with: neurobridge run NAME")
         raise typer.Exit()
     if not len(frame):
-        _stop(_none_of(experiment or "anything"), 2)
+        _stop(_none_of(experiment) if experiment else f"no run below {runs_root()} can be read", 2)
     return frame if condition is None else where(frame, condition)
 
 

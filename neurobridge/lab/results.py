@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.files import atomic_write
 from ..core.paths import project_root, runs_root
 from .parameters import RunRefused, read_page
-from .runs import _none_of, _read_record, _run_name, find_page, page_hash
+from .runs import _none_of, _read_record, _run_files, _run_name, find_page, page_hash
 from .sweep import Sweep
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 def finished(
     experiment: str,  # its name
 ) -> list[tuple[Path, dict[str, Any]]]:  # folder and record, oldest first
-    "List an experiment's finished runs."
-    found = [(file.parent, _read_record(file.parent)) for file in sorted((runs_root() / experiment).glob("*/run.json"))]
+    "List an experiment's finished runs; raise `RunRefused` where a folder of them can't be read."
+    found = [(file.parent, _read_record(file.parent)) for file in _run_files(runs_root() / experiment, depth=1)]
     return sorted(((folder, record) for folder, record in found if record and record["status"] == "done"), key=lambda one: one[1]["started"])
 
 

@@ -231,7 +231,7 @@ def _in_progress(folder: Path) -> bool:
 
 # %% ../../nbs/lab/01_runs.ipynb #cell-033
 def environment(
-    page: str | Path | None = None,  # the page's file; its project's commit is named
+    page: str | Path | None = None,  # the page's file; its project's commit is named, and `dirty` if the page is not in it
 ) -> dict[str, Any]:
     "Describe where a run takes place: commit, versions, machine."
     root = project_root(Path(page).parent if page else None)
@@ -239,8 +239,9 @@ def environment(
     facts: dict[str, Any] = {"commit": None, "dirty": None}
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         head, changed = git(["git", "rev-parse", "HEAD"]), git(["git", "status", "--porcelain", "--untracked-files=no"])
+        unknown = page is not None and git(["git", "ls-files", "--error-unmatch", Path(page).resolve()]).returncode != 0
         if head.returncode == 0:
-            facts = {"commit": head.stdout.strip(), "dirty": bool(changed.stdout.strip())}
+            facts = {"commit": head.stdout.strip(), "dirty": unknown or bool(changed.stdout.strip())}
     versions = {name: _version(name) for name in ("neurobridge", "torch", "numpy")}
     return {**facts, "python": platform.python_version(), **versions, "platform": platform.platform(), "host": socket.gethostname(),
             "cpus": os.cpu_count(), "torch_threads": None, "device": _processor()}  # fmt: skip
@@ -365,7 +366,21 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
         value = read_json(folder / "run.json")
     except (OSError, ValueError):
         return None
-    return value if isinstance(value, dict) and {"id", "experiment", "status", "params", "metrics", "rows"} <= set(value) else None
+    return value if _sound(value) else None
+
+
+_ALWAYS = {"id": str, "experiment": str, "status": str, "started": str, "seconds": int | float | None, "params": dict, "metrics": dict, "rows": list}
+_LATELY = {"error": dict | None, "environment": dict, "attempt": int, "page": str | None, "notebook": str}  # a record may lack it, but not hold something else
+
+
+def _sound(value: Any) -> bool:
+    "Tell whether a record holds what every reader of it relies on; give it the `error` that it may lack."
+    if not isinstance(value, dict) or not all(name in value and isinstance(value[name], kind) for name, kind in _ALWAYS.items()):
+        return False
+    value.setdefault("error", None)
+    numbers = all(isinstance(number, int | float) for number in value["metrics"].values())
+    parts = all(isinstance(row, dict) for row in value["rows"]) and (value["error"] is None or {"ename", "evalue"} <= set(value["error"]))
+    return numbers and parts and all(isinstance(value[name], kind) for name, kind in _LATELY.items() if name in value)
 
 # %% ../../nbs/lab/01_runs.ipynb #cell-045
 def _begin(job: _Job, force: bool) -> dict[str, Any]:
@@ -494,12 +509,10 @@ def load_runs(
     root: str | Path | None = None,  # a runs folder, an experiment's folder or a run's; default: `runs_root()`
     experiment: str | None = None,  # only this one's runs
 ) -> "pd.DataFrame":  # one row per run, oldest first
-    "Read the records of all runs below a folder into one table; warn once for each that is damaged."
+    "Read the records of all runs below a folder into one table; warn once for each that is damaged or can't be read."
     import pandas as pd
 
-    root = Path(root or runs_root()).expanduser()
-    files = sorted(file for depth in ("run.json", "*/run.json", "*/*/run.json") for file in root.glob(depth))
-    records = [_load(file) for file in files]
+    records = [_load(file) for file in _run_files(Path(root or runs_root()).expanduser(), depth=2, lenient=True)]
     records = [record for record in records if experiment in (None, record["experiment"])]
     params = {name for record in records for name in record["params"]}
     rows = []
@@ -511,6 +524,25 @@ def load_runs(
     table = table.sort_values("started", kind="stable", na_position="last", ignore_index=True)
     table.attrs["params"] = [name for name in table if name.removeprefix("param.") in params and (name.startswith("param.") or name not in _FIRST)]
     return table
+
+
+def _run_files(root: Path, depth: int, lenient: bool = False) -> list[Path]:
+    "Find the records below a folder; raise `RunRefused` for folders that can't be read, or, if lenient, only for the first."
+    from neurobridge.lab.parameters import RunRefused
+
+    def skip(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError):
+            return
+        if not lenient or Path(error.filename) == root:
+            raise RunRefused(f"{error.filename} cannot be read ({error.strerror}); expected a folder of runs: look at its permissions, or at what NEUROBRIDGE_RUNS says") from error
+        warnings.warn(f"{error.filename} cannot be read ({error.strerror}); the runs in it are left out", stacklevel=5)
+
+    found = []
+    for place, folders, files in os.walk(root, onerror=skip, followlinks=True):
+        found += [Path(place, "run.json")] if "run.json" in files else []
+        if len(Path(place).relative_to(root).parts) == depth:
+            folders.clear()
+    return sorted(found)
 
 
 def _load(file: Path) -> dict[str, Any]:
