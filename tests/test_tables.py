@@ -187,6 +187,7 @@ def test_tables_from_the_shell(root):
     piped = pd.read_csv(io.StringIO(shell("table", "--group", "n", "--to", "csv").stdout))
     assert piped.loss.round(9).tolist() == [0.1, 0.4] and piped.loss_sd.round(9).tolist() == [0.1, 0.1]
     assert shell("table", "toy", "--to", root / "out" / "t.csv").stdout.strip() == str(root / "out" / "t.csv") and len(pd.read_csv(root / "out" / "t.csv")) == 6
+    assert "'xml' is no format" in shell("table", "--to", "xml").stderr
     for words, said in {("--where", "loss <"): "--where", ("--group", "m"): "no such column", ("--to", "xls"): "no format"}.items():
         ended = shell("table", *words)
         assert ended.exit_code == 2 and said in ended.stderr and ended.stdout == "", words

@@ -148,7 +148,7 @@ def write_table(
     file: str | Path,  # ends in .csv, .md or .parquet
 ) -> Path:
     "Write a table to a file, whole or not at all."
-    content = format_table(frame, Path(file).suffix.removeprefix("."))
+    content = format_table(frame, Path(file).suffix.removeprefix(".") or str(file))
     with atomic_write(file, "wb") as target:
         target.write(content)
     return Path(file)
