@@ -118,17 +118,17 @@ def test_runs_of_two_pages_are_no_batch(root):
     assert len(choose_runs("toy", [sweep])) == 4 and len(choose_runs("toy")) == 4  # one version, if not the present one
     keep(root, "e", 1, 0, day=1, page=now, notebook=str(root / "toy.ipynb"))
     keep(root, "f", 1, 0, day=2, page="beef" * 3, notebook=str(root / "toy.ipynb"))  # later, but of the other page
-    with pytest.raises(RunRefused, match=r"4 runs of toy are of different versions of its page: 3 of another version \(beefbeefbeef\), 1 of the page as it is now; .*--partial"):
+    with pytest.raises(RunRefused, match=r"4 runs of toy are of several versions: 3 of another version of the page \(beefbeefbeef\), 1 of the page as it is now; .*--partial"):
         write_results("toy", [sweep], out=root / "results")
-    with pytest.raises(RunRefused, match="different versions"):
+    with pytest.raises(RunRefused, match="several versions"):
         choose_runs("toy")
     assert not (root / "results").exists()
     table = join_rows(choose_runs("toy", [sweep], partial=True))
     assert table.run.tolist() == [run for run in "bdec" for _ in range(2)] and table.page.tolist() == ["beef" * 3] * 4 + [now] * 2 + ["beef" * 3] * 2
     keep(root, "g", 2, 1)  # from before versions were noted
-    assert tell_pages(finished("toy"), sweep.page) == {"another version (beefbeefbeef)": 5, "a version that was not noted": 1, "the page as it is now": 1}
+    assert tell_pages(finished("toy"), sweep.page) == {"another version of the page (beefbeefbeef)": 5, "a version of the page that was not noted": 1, "the page as it is now": 1}
     (root / "toy.ipynb").unlink()
-    assert set(tell_pages(finished("toy"))) == {"another version (beefbeefbeef)", "a version that was not noted", f"another version ({now})"}
+    assert set(tell_pages(finished("toy"))) == {"another version of the page (beefbeefbeef)", "a version of the page that was not noted", f"another version of the page ({now})"}
 
 
 def test_every_repeat_is_measured(root):
@@ -151,9 +151,9 @@ def test_from_the_shell(root):
     assert ended.exit_code == 2 and "--partial" in ended.stderr and ended.stdout == ""
     ended = CliRunner().invoke(app, ["results", "toy", "--out", str(root / "results")])
     assert ended.exit_code == 0 and ended.stdout.split() == [str(root / "results" / "toy.csv"), str(root / "results" / "toy_curves.csv")]
-    assert "the batch is all finished runs, be they complete or not: there is no sweeps/toy.yaml" in ended.stderr
+    assert "the batch is all finished runs, be they complete or not (there is no sweeps/toy.yaml" in ended.stderr
     ended = CliRunner().invoke(app, ["results", "toy", "--sweep", str(root / "s.yaml"), "--partial", "--out", str(root / "results")])
-    assert ended.exit_code == 0 and "the batch is s.yaml\n" in ended.stderr
+    assert ended.exit_code == 0 and "the batch is s.yaml; 1 of a version of the page that was not noted\n" in ended.stderr
     ended = CliRunner().invoke(app, ["results", "toys"])
     assert ended.exit_code == 2 and "there are runs of: toy" in ended.stderr
 

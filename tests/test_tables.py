@@ -234,7 +234,7 @@ def everything(root):
     return done, failed, stopped, damaged, empty
 
 
-def test_only_rubbish_goes(root):
+def test_only_rubbish_goes(root, monkeypatch):
     done, failed, stopped, damaged, empty = everything(root)
     mine = root / "runs" / "toy" / f"{6:012x}"
     mine.mkdir()
@@ -245,6 +245,9 @@ def test_only_rubbish_goes(root):
     found = find_rubbish()
     assert {one.folder: one.why for one in found} == {failed: "failed", stopped: "stopped", damaged: "damaged", empty: "empty"}
     assert [one.folder for one in find_rubbish("other")] == [empty]
+    with monkeypatch.context() as locked:
+        locked.setattr("os.access", lambda *_: False)  # root may read everything
+        assert damaged not in [one.folder for one in find_rubbish()]
     assert remove_rubbish(found) == found and find_rubbish() == []
     assert done.exists() and (mine / "thesis.txt").read_text() == "precious" and (root / "runs" / "toy" / "notes").exists()
 

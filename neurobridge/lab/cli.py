@@ -392,13 +392,14 @@ def results(
 ) -> None:
     "Write results/<experiment>.csv, and its other tables, from finished runs."
     with _user_errors():
-        from neurobridge.lab.results import recorded_sweeps, write_results
+        from neurobridge.lab.results import choose_runs, recorded_sweeps, tell_pages, write_results
         from neurobridge.lab.sweep import Sweep
 
         sweeps = [Sweep.from_yaml(file) for file in sweep or []] or recorded_sweeps(experiment)
         written = write_results(experiment, sweeps, partial, out)
-        batch = " and ".join(f"{one.name}.yaml" for one in sweeps) or f"all finished runs, be they complete or not: there is no sweeps/{experiment}.yaml, and no --sweep was given"
-        typer.echo(f"neurobridge: the batch is {batch}", err=True)
+        batch = " and ".join(f"{one.name}.yaml" for one in sweeps) or f"all finished runs, be they complete or not (there is no sweeps/{experiment}.yaml, and no --sweep was given)"
+        pages = tell_pages(choose_runs(experiment, sweeps, partial), sweeps[0].page if sweeps else None)
+        typer.echo(f"neurobridge: the batch is {batch}; {', '.join(f'{count} of {words}' for words, count in pages.items())}", err=True)
         typer.echo("\n".join(map(str, written)))
 
 # %% ../../nbs/lab/02_cli.ipynb #mlflow-cmd

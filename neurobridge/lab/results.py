@@ -50,8 +50,8 @@ def tell_pages(
 ) -> dict[str, int]:  # in words, to the number of runs
     "Count the runs of each version of their page."
     now = _page_now(runs, page)
-    words = {now: "the page as it is now", None: "a version that was not noted"}
-    return dict(Counter(words.get(record.get("page"), f"another version ({record.get('page')})") for _, record in runs))
+    words = {now: "the page as it is now", None: "a version of the page that was not noted"}
+    return dict(Counter(words.get(record.get("page"), f"another version of the page ({record.get('page')})") for _, record in runs))
 
 
 def _page_now(runs: Sequence[tuple[Path, Mapping[str, Any]]], page: str | Path | None) -> str | None:
@@ -84,7 +84,7 @@ def choose_runs(
     pages = tell_pages(runs, page)
     if len(pages) > 1 and not partial:
         told = ", ".join(f"{count} of {words}" for words, count in pages.items())
-        raise RunRefused(f"the {len(runs)} runs of {experiment} are of different versions of its page: {told}; run what is left of the page as it is now (neurobridge sweep FILE), or take them together with --partial")
+        raise RunRefused(f"the {len(runs)} runs of {experiment} are of several versions: {told}; run what is left of the page as it is now (neurobridge sweep FILE), or take them together with --partial")
     return runs
 
 

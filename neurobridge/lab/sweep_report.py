@@ -259,7 +259,8 @@ def write_sweep_report(
              "time": f"{runs['seconds'].sum():.0f} s in all runs together"}  # fmt: skip
     pages = tell_pages(_records(sweep, runs), sweep.page)
     if set(pages) - {"the page as it is now"}:
-        facts["versions"] = f"the finished runs are {', '.join(f'{count} of {words}' for words, count in pages.items())}: more may differ between them than their values"
+        told = ", ".join(f"{count} of {words}" for words, count in pages.items())
+        facts["versions"] = f"the finished runs are {told}: " + ("more than their values may differ between them" if len(pages) > 1 else "as it is now, it may find something else")
     rows = "".join(f"<tr><th>{name}</th><td>{html.escape(text)}</td></tr>" for name, text in facts.items())
     style = _STYLE + "body { max-width: 70rem } figure { margin: 0 } figcaption { color: gray; font-size: 14px } .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1rem } img { background: #fff; border-radius: 4px }"
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{html.escape(sweep.name)}</title><style>{style}</style>'
