@@ -54,6 +54,19 @@ def test_without_mlflow_the_answer_is_the_command_that_installs_it(root, monkeyp
     assert CliRunner().invoke(app, ["mlflow", "nothing"]).exit_code == 2
 
 
+@pytest.mark.parametrize("uri", ["nonsense", "foo://bar", "sqlite:///{}/junk.db", "sqlite:///{}/file/mlflow.db", "postgresql+none://x"])
+def test_where_nothing_can_be_handed_over(root, uri):
+    "One line, whoever of MLflow, its database and the system refuses."
+    pytest.importorskip("mlflow", reason="MLflow is not installed: pip install 'neurobridge[mlflow]'")
+    keep(root, 1)
+    (root / "junk.db").write_text("junk" * 1000)
+    (root / "file").touch()
+    uri = uri.format(root)
+    ended = CliRunner().invoke(app, ["mlflow", "toy", "--to", uri])
+    assert ended.exit_code == 2 and ended.stderr.startswith(f"neurobridge: MLflow at {uri} refuses: ") and len(ended.stderr.splitlines()) == 1 and ended.stdout == "", ended.exception
+    assert (root / "junk.db").read_text() == "junk" * 1000
+
+
 def test_hand_over_to_sqlite(root):
     "Everything arrives; twice is once; what changed is renewed, what died half-way made whole, what is in progress left out."
     pytest.importorskip("mlflow", reason="MLflow is not installed: pip install 'neurobridge[mlflow]'")

@@ -9,8 +9,9 @@ from typer.testing import CliRunner
 
 from neurobridge.core.files import write_json
 from neurobridge.lab.cli import app
-from neurobridge.lab.parameters import RunRefused
-from neurobridge.lab.results import choose_runs, finished, join_rows, join_tables, recorded_sweeps, write_results
+from neurobridge.lab.parameters import RunRefused, read_page
+from neurobridge.lab.results import choose_runs, finished, join_rows, join_tables, recorded_sweeps, tell_pages, write_results
+from neurobridge.lab.runs import load_runs, page_hash
 from neurobridge.lab.sweep import Sweep
 
 
@@ -22,10 +23,10 @@ def root(tmp_path, monkeypatch):
     return tmp_path
 
 
-def keep(root, name, n, seed, day=1, status="done", rows=None, commit="0" * 40, tables=("curves",)):
+def keep(root, name, n, seed, day=1, status="done", rows=None, commit="0" * 40, tables=("curves",), **more):
     rows = [{"arm": arm, "seed": seed, "accuracy": 0.1 * n + seed} for arm in "ab"] if rows is None else rows
     content = {"id": name, "experiment": "toy", "status": status, "started": f"2026-01-{day:02}", "seconds": 1.5, "params": {"n": n, "seed": seed}, "metrics": {"loss": 0.25}, "rows": rows,
-               "environment": {"commit": commit, "dirty": False, "device": "a CPU", "torch_threads": 2}}  # fmt: skip
+               "environment": {"commit": commit, "dirty": False, "device": "a CPU", "torch_threads": 2}, **more}  # fmt: skip
     write_json(root / "runs" / "toy" / name / "run.json", content)
     for table in tables:
         pd.DataFrame({"n": n, "seed": seed, "epoch": [1, 2]}).to_csv(root / "runs" / "toy" / name / f"{table}.csv", index=False)
@@ -94,12 +95,67 @@ def test_what_a_page_wrote_itself_stays(root):
     assert join_tables(choose_runs("toy"))["kernels"].weight.tolist() == [3]
 
 
+def test_what_was_asked_is_on_every_row(root):
+    "What varies and the run, where the page has no column of that name; a table without seeds is one of each setting."
+    for name, n, seed in (("a", 1, 0), ("b", 2, 0), ("c", 1, 1), ("d", 2, 1)):
+        keep(root, name, n, seed, rows=[], tables=())
+        pd.DataFrame({"seed": seed, "epoch": [1, 2]}).to_csv(root / "runs" / "toy" / name / "curves.csv", index=False)
+        pd.DataFrame({"weight": [10 * n + seed] * 3}).to_csv(root / "runs" / "toy" / name / "kernels.csv", index=False)
+    keep(root, "d", 2, 1, rows=[{"run": "mine", "n": "two"}, {"loss": 0.5}], tables=())
+    runs = choose_runs("toy", [Sweep.from_yaml(root / "s.yaml")])
+    table, tables = join_rows(runs), join_tables(runs)
+    assert table[["n", "seed", "run"]].values.tolist() == [[2, 0, "b"], ["two", 1, "mine"], [2, 1, "d"], [1, 0, "a"], [1, 1, "c"]]
+    assert tables["curves"][["n", "seed", "run"]].values.tolist() == [[n, seed, run] for n, seed, run in ((2, 0, "b"), (2, 1, "d"), (1, 0, "a"), (1, 1, "c")) for _ in range(2)]
+    assert tables["kernels"].values.tolist() == [[20, 2, "b"]] * 3 + [[10, 1, "a"]] * 3 and list(tables["kernels"]) == ["weight", "n", "run"]
+
+
+def test_runs_of_two_pages_are_no_batch(root):
+    "Of the same values the page as it is now counts; what is left of another version is refused, and told."
+    now = page_hash(read_page(root / "toy.ipynb"))
+    for name, n, seed in (("a", 1, 0), ("b", 2, 0), ("c", 1, 1), ("d", 2, 1)):
+        keep(root, name, n, seed, page="beef" * 3, notebook=str(root / "toy.ipynb"))
+    sweep = Sweep.from_yaml(root / "s.yaml")
+    assert len(choose_runs("toy", [sweep])) == 4 and len(choose_runs("toy")) == 4  # one version, if not the present one
+    keep(root, "e", 1, 0, day=1, page=now, notebook=str(root / "toy.ipynb"))
+    keep(root, "f", 1, 0, day=2, page="beef" * 3, notebook=str(root / "toy.ipynb"))  # later, but of the other page
+    with pytest.raises(RunRefused, match=r"4 runs of toy are of several versions: 3 of another version of the page \(beefbeefbeef\), 1 of the page as it is now; .*--partial"):
+        write_results("toy", [sweep], out=root / "results")
+    with pytest.raises(RunRefused, match="several versions"):
+        choose_runs("toy")
+    assert not (root / "results").exists()
+    table = join_rows(choose_runs("toy", [sweep], partial=True))
+    assert table.run.tolist() == [run for run in "bdec" for _ in range(2)] and table.page.tolist() == ["beef" * 3] * 4 + [now] * 2 + ["beef" * 3] * 2
+    keep(root, "g", 2, 1)  # from before versions were noted
+    assert tell_pages(finished("toy"), sweep.page) == {"another version of the page (beefbeefbeef)": 5, "a version of the page that was not noted": 1, "the page as it is now": 1}
+    (root / "toy.ipynb").unlink()
+    assert set(tell_pages(finished("toy"))) == {"another version of the page (beefbeefbeef)", "a version of the page that was not noted", f"another version of the page ({now})"}
+
+
+def test_every_repeat_is_measured(root):
+    (root / "r.yaml").write_text(f"notebook: {root / 'toy.ipynb'}\ngrid: {{n: [2, 1]}}\nrepeats: 3")
+    sweep = Sweep.from_yaml(root / "r.yaml")
+    for one in sweep.plan()[:-1]:
+        keep(root, one.folder.name, one.full["n"], 0, id=one.id)
+    with pytest.raises(RunRefused, match="1 of 6 runs of r are not done, the first with {'n': 1}"):
+        choose_runs("toy", [sweep])
+    assert len(choose_runs("toy", [sweep], partial=True)) == 5 == len(choose_runs("toy"))
+    keep(root, sweep.plan()[-1].folder.name, 1, 0, id=sweep.plan()[-1].id)
+    names = [one.folder.name for one in sweep.plan()]
+    assert join_rows(choose_runs("toy", [sweep])).run.tolist() == [name for name in names for _ in range(2)]
+    assert sorted(load_runs().id) == sorted(names)  # a row each, and none looks like another
+
+
 def test_from_the_shell(root):
     keep(root, "a", 1, 0)
     ended = CliRunner().invoke(app, ["results", "toy", "--sweep", str(root / "s.yaml"), "--out", str(root / "results")])
     assert ended.exit_code == 2 and "--partial" in ended.stderr and ended.stdout == ""
     ended = CliRunner().invoke(app, ["results", "toy", "--out", str(root / "results")])
     assert ended.exit_code == 0 and ended.stdout.split() == [str(root / "results" / "toy.csv"), str(root / "results" / "toy_curves.csv")]
+    assert "the batch is all finished runs, be they complete or not (there is no sweeps/toy.yaml" in ended.stderr
+    ended = CliRunner().invoke(app, ["results", "toy", "--sweep", str(root / "s.yaml"), "--partial", "--out", str(root / "results")])
+    assert ended.exit_code == 0 and "the batch is s.yaml; 1 of a version of the page that was not noted\n" in ended.stderr
+    ended = CliRunner().invoke(app, ["results", "toys"])
+    assert ended.exit_code == 2 and "there are runs of: toy" in ended.stderr
 
 
 def test_a_sweep_from_the_shell(root):

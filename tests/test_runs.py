@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from configparser import ConfigParser
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -16,13 +17,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from typer.testing import CliRunner
 
 import neurobridge
 from neurobridge.core.files import read_json, write_json
 from neurobridge.lab import runs
+from neurobridge.lab.clean import find_rubbish
+from neurobridge.lab.cli import app
 from neurobridge.lab.engine import LEFT_OUT
 from neurobridge.lab.parameters import RunRefused, page_parameters, read_page, resolve
-from neurobridge.lab.runs import RunBusy, RunFailed, load_runs, record, run_id, run_notebook
+from neurobridge.lab.results import finished
+from neurobridge.lab.runs import RunBusy, RunFailed, load_runs, page_hash, record, run_id, run_notebook
 
 ROOT = Path(neurobridge.__file__).resolve().parents[1]
 PARAMETERS = 'count: int = 3  # how many\nrate: float = 0.5\ntext: str = "a"\nflag: bool = False\nlimit: int | None = None\nsizes: list[int] = [1, 2]'
@@ -87,6 +92,15 @@ def test_source_tags_types_and_values_change_the_id(tmp_path):
     for change in ({"source": "1 + 2"}, {"cell_type": "markdown"}, {"metadata": {"tags": ["x"]}}):
         ids.add(run_id({**page, "cells": [*page["cells"][:-1], {**page["cells"][-1], **change}]}, values))
     assert len(ids) == 6
+
+
+def test_what_the_page_does_is_hashed_apart(tmp_path):
+    "Prose, outputs, and the values it is given are not what a page does."
+    page = read_page(make_page(tmp_path / "p.ipynb", "1 + 1", "2"))
+    before, cells = page_hash(page), page["cells"]
+    given = {"cell_type": "code", "source": "count = 9", "metadata": {"tags": ["parameters"]}}
+    assert page_hash({"cells": [{**cells[0], "source": "# Reworded"}, given, *cells[2:]]}) == before and len(before) == 12
+    assert len({before, page_hash({"cells": cells[:-1]}), page_hash({"cells": [*cells[:-1], {**cells[-1], "source": "3"}]})}) == 3
 
 
 def test_package_source_changes_the_id(tmp_path, monkeypatch):
@@ -265,7 +279,7 @@ def test_a_run_from_anywhere_in_this_python_with_awkward_values(root):
     assert read_json(folder / "seen.json") == [text, 5, sys.executable, str(root.resolve()), data]
     kept = read_json(folder / "run.json")
     assert kept["params"]["text"] == text and kept["given"] == {"text": text, "limit": 5} and kept["metrics"] == {"count": 3} and kept["error"] is None
-    assert {"python", "torch", "commit", "dirty", "cpus", "device"} <= set(kept["environment"])
+    assert {"python", "torch", "commit", "dirty", "cpus", "device"} <= set(kept["environment"]) and kept["page"] == page_hash(read_page(page))
     nbformat.validate(nbformat.read(folder / "notebook.ipynb", 4))
     assert not (folder / "kernel.log").exists() and kept["report"] == "report.html"
 
@@ -459,6 +473,71 @@ def test_damaged_records_cost_one_row_and_one_warning(root):
     assert table["status"].to_dict() == {"a": "done", "b": "stopped"} | dict.fromkeys("cdef", "damaged")
     assert table.loc["a", "epochs"] == 3 and table.loc["a", "metric.epochs"] == 2 and table.loc["a", "param.seconds"] == 9 and table.loc["a", "seconds"] == 1
     assert len(load_runs(root / "runs" / "e" / "a")) == 1 and len(load_runs(root / "nothing")) == 0
+
+
+LACKS = object()
+DAMAGE = [("metrics", None), ("metrics", {"a": "x"}), ("params", [1]), ("params", None), ("rows", [1]), ("rows", {}), ("started", None), ("started", LACKS), ("seconds", LACKS), ("seconds", "1"),
+          ("id", 1), ("status", None), ("error", {}), ("error", "boom"), ("environment", None), ("environment", []), ("page", 3), ("attempt", None)]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, value", DAMAGE)
+def test_other_damage_is_damage_too(root, name, value):
+    "What no reader could use is found when it is read, and cleaned away like half a file."
+    folder = root / "runs" / "e" / ("0" * 12)
+    content = {"id": "0" * 12, "experiment": "e", "status": "done", "started": "2026-01-01", "seconds": 1.0, "params": {}, "metrics": {}, "rows": []}
+    write_json(folder / "run.json", content)
+    assert runs.run_status(folder) == "done" and find_rubbish() == []
+    write_json(folder / "run.json", {key: kept for key, kept in (content | {name: value}).items() if kept is not LACKS})
+    with pytest.warns(UserWarning, match="damaged"):
+        assert load_runs()["status"].tolist() == ["damaged"]
+    assert finished("e") == [] and [one.why for one in find_rubbish()] == ["damaged"]
+
+
+def test_folders_that_cannot_be_read_are_named(root, monkeypatch):
+    for name in ("a", "b"):
+        write_json(root / "runs" / name / "0" / "run.json", {"id": "0", "experiment": name, "status": "done", "started": "", "seconds": 1.0, "params": {}, "metrics": {}, "rows": []})
+    scan, locked = os.scandir, {str(root / "runs" / "a")}
+
+    def guarded(path="."):
+        if str(path) in locked:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)  # root may read everything
+    with pytest.warns(UserWarning, match="runs/a cannot be read .Permission denied.; the runs in it are left out"):
+        assert load_runs()["experiment"].tolist() == ["b"]
+    with pytest.raises(RunRefused, match="runs/a cannot be read"):
+        finished("a")
+    assert len(finished("b")) == 1 and finished("c") == []
+    shown = CliRunner().invoke(app, ["table"])
+    assert shown.exit_code == 0 and "runs/a cannot be read" in shown.stderr
+    locked.add(str(root / "runs" / "b"))
+    shown = CliRunner().invoke(app, ["table"])
+    assert shown.exit_code == 2 and "no runs yet" not in shown.stdout + shown.stderr
+    (root / "file").touch()
+    monkeypatch.setenv("NEUROBRIDGE_RUNS", str(root / "file"))
+    for words in (["table"], ["results", "toy"]):
+        shown = CliRunner().invoke(app, words)
+        assert shown.exit_code == 2 and "file" in shown.stderr and "cannot be read (Not a directory)" in shown.stderr, words
+
+
+def test_a_page_that_its_commit_lacks_is_dirty(tmp_path):
+    "Untracked, ignored or outside: what ran is not in the commit."
+    project = tmp_path / "project"
+    project.mkdir()
+    git = partial(subprocess.run, cwd=project, check=True, capture_output=True)
+    (project / "settings.ini").write_text("lib_name = neurobridge\n")
+    (project / ".gitignore").write_text("ignored.ipynb\n")
+    make_page(project / "known.ipynb")
+    for words in (["init"], ["add", "."], ["-c", "user.name=x", "-c", "user.email=x@x", "commit", "-m", "x"]):
+        git(["git", *words])
+    for name in ("new", "ignored"):
+        make_page(project / f"{name}.ipynb")
+    assert [runs.environment(project / f"{name}.ipynb")["dirty"] for name in ("known", "new", "ignored")] == [False, True, True]
+    make_page(project / "known.ipynb", "1")
+    assert runs.environment(project / "known.ipynb")["dirty"]
+    here = runs.environment(make_page(tmp_path / "outside.ipynb"))
+    assert here["dirty"] or here["commit"] is None
 
 
 # Without any of this

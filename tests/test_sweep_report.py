@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from neurobridge.core.files import write_json
 from neurobridge.lab.cli import app
-from neurobridge.lab.parameters import RunRefused
+from neurobridge.lab.parameters import RunRefused, read_page
+from neurobridge.lab.runs import page_hash
 from neurobridge.lab.sweep import Sweep
 from neurobridge.lab.sweep_report import direction, draw_curves, draw_effect, draw_pareto, pareto_front, sweep_runs, swept, write_sweep_report
 
@@ -30,7 +31,7 @@ def close_figures():
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     monkeypatch.setenv("NEUROBRIDGE_RUNS", str(tmp_path / "runs"))
-    parameters = new_code_cell("n: int = 1\nmode: str = 'a'\nseed: int = 0", metadata={"tags": ["parameters"]})
+    parameters = new_code_cell("n: int = 1\nmode: str = 'a'\nk: int | None = 3\nseed: int = 0", metadata={"tags": ["parameters"]})
     write(new_notebook(cells=[new_markdown_cell("# How <many>?\n\n> A question"), parameters]), tmp_path / "toy.ipynb")
     return tmp_path
 
@@ -40,11 +41,11 @@ def plan(root, text):
     return Sweep.from_yaml(root / "s.yaml")
 
 
-def keep(one, metrics, status="done", folder=None, curves=None, rows=()):
+def keep(one, metrics, status="done", folder=None, curves=None, rows=(), page=None):
     folder = folder or one.folder
     error = {"ename": "Oh", "evalue": "<no>", "cell": 1, "heading": "", "traceback": []} if status == "failed" else None
     write_json(folder / "run.json", {"id": folder.name, "experiment": "toy", "status": status, "started": "2026-01-01", "seconds": 2.0, "params": one.full, "metrics": metrics, "rows": list(rows),
-                                     "error": error, "environment": {"commit": "0" * 40}})  # fmt: skip
+                                     "error": error, "page": page, "environment": {"commit": "0" * 40}})  # fmt: skip
     (folder / "notebook.ipynb").write_text("{}")
     if curves is not None:
         curves.to_csv(folder / "curves.csv", index=False)
@@ -61,6 +62,20 @@ def test_which_runs(root):
     runs = sweep_runs(sweep)
     assert runs.status.tolist() == ["done", "done", "failed", "absent", "absent", "absent"] and runs.loss.tolist()[:2] == [1.0, 2.0]
     assert swept(sweep) == ["n"] and swept(plan(root, "seeds: 3")) == [] and swept(plan(root, "list: [{n: 1}, {mode: b, n: 2}]")) == ["n", "mode"]
+
+
+def test_runs_of_an_edited_page_are_told(root):
+    sweep = plan(root, "grid: {n: [1, 2]}\nrepeats: 2")
+    planned, now = sweep.plan(), page_hash(read_page(sweep.page))
+    for i, one in enumerate(planned):
+        keep(one, {"loss": float(i)}, page=now)
+    assert "versions" not in write_sweep_report(sweep).read_text()
+    for number, page in enumerate(("beef" * 3, now, "beef" * 3)):  # one of the second setting's repeats is not done, and was before
+        keep(planned[3], {"loss": 7.0 + number}, folder=root / "runs" / "toy" / f"{number:012}", page=page)
+    keep(planned[3], {}, status="failed", page=now)
+    assert sweep_runs(sweep).loss.tolist() == [0.0, 1.0, 2.0, 8.0]
+    keep(planned[2], {"loss": 2.0}, page="beef" * 3)
+    assert "3 of the page as it is now, 1 of another version of the page (beefbeefbeef): more than their values may differ" in write_sweep_report(sweep).read_text()
 
 
 @settings(deadline=None, max_examples=60)
@@ -89,6 +104,18 @@ def test_pictures_show_the_numbers(root):
     axes = draw_pareto(runs, ["n", "mode"], "accuracy", "loss").axes[0]
     assert {text.get_text() for text in axes.texts} == {"1, a"} and "less is better" in axes.get_xlabel() and "more is better" in axes.get_ylabel()
     assert {text.get_text() for text in draw_pareto(runs, ["n", "mode"], "accuracy", "+loss").axes[0].texts} == {"1, b", "10, b", "100, b"}
+
+
+def test_none_has_a_line_and_a_place(root):
+    sweep = plan(root, "grid: {k: [10, null, 2], n: [1, 2]}")
+    for one in sweep.plan():
+        keep(one, {"loss": one.full["n"] + (one.full["k"] or 100)})
+    runs = sweep_runs(sweep)
+    lines = draw_effect(runs, "loss", "n", ["k"]).axes[0].containers
+    assert [line.get_label() for line in lines] == ["k 10", "k None", "k 2"] and lines[1].lines[0].get_ydata().tolist() == [101, 102]
+    axes = draw_effect(runs, "loss", "k", ["n"]).axes[0]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["2", "10", "None"] and axes.containers[0].lines[0].get_ydata().tolist() == [3, 11, 101]
+    assert "<td>None</td>" in write_sweep_report(sweep).read_text()
 
 
 def test_curves_by_arm_and_by_setting(root):

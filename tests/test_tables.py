@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stdout
 
 import numpy as np
 import pandas as pd
@@ -18,11 +19,12 @@ from typer.testing import CliRunner
 from neurobridge.core.files import write_json
 from neurobridge.lab import runs
 from neurobridge.lab.clean import find_rubbish, remove_rubbish
-from neurobridge.lab.cli import app
+from neurobridge.lab.cli import _tell_sweep, app
 from neurobridge.lab.compare import compare_runs, find_run, run_figures, write_comparison
 from neurobridge.lab.engine import kernel_environment
 from neurobridge.lab.parameters import RunRefused
 from neurobridge.lab.runs import RunBusy, _owned, load_runs
+from neurobridge.lab.sweep import Sweep
 from neurobridge.lab.tables import format_table, group_runs, metric_columns, varying, where, write_table
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
@@ -82,6 +84,14 @@ def test_groups_are_those_of_a_loop(found):
             assert np.isnan(row.loss_sd) if len(losses) < 2 else row.loss_sd == pytest.approx(np.std(losses, ddof=1), abs=1e-9)
 
 
+def test_a_mean_over_two_versions_of_the_page_says_so(root):
+    for i in range(4):
+        folder = keep(root, i, {"n": i // 2, "seed": 0}, {"loss": i})
+        write_json(folder / "run.json", {**json.loads((folder / "run.json").read_text()), "page": "ab"[i % 2] if i < 2 else "b"})
+    assert group_runs(load_runs(), ["n"]).within.tolist() == ["page", ""] and len(where(load_runs(), "page == 'b'")) == 3
+    assert "page" in shell("table").stdout and "page" not in shell("table", "--where", "page == 'b'").stdout
+
+
 def test_groups_by_lists_and_by_nothing_that_is_there(root):
     for i in range(4):
         keep(root, i, {"layers": [8, 16] if i < 3 else [4], "seed": i, "ok": True}, {"loss": i})
@@ -104,6 +114,42 @@ def test_five_thousand_records(root):
         (folder / "run.json").write_text(json.dumps(record))
     table = group_runs(load_runs(), ["n"])
     assert len(table) == 1000 and set(table.runs) == {5} and table.loss.tolist() == [5 * n + 2 for n in range(1000)] and set(table.within) == {"seed"}
+
+
+def test_the_runs_of_an_experiment_keep_their_types(root):
+    "Others' runs, which have other parameters, would make 1.0 of 1 and holes in what is true or false."
+    for i in range(2):
+        keep(root, i, {"n": i, "boom": bool(i)}), keep(root, 10 + i, {"m": i}, experiment="other")
+    assert shell("table", "toy", "--to", "csv").stdout.splitlines()[1].split(",")[7:9] == ["0", "False"]
+    shown = shell("table", "toy", "--where", "boom")
+    assert shown.exit_code == 0 and "1 run below" in shown.stdout
+    assert shell("table", "toy", "--where", "").exit_code == 2 and "there are runs of: other, toy" in shell("table", "nope").stderr
+
+
+def test_none_is_a_value(root):
+    "Of numbers, of words and of truth values alike; a sweep that varies it shows it, a mean over it says so."
+    for i, values in enumerate([(None, "a", None), (0.5, None, True), (None, None, None), (0.5, "a", True)]):
+        keep(root, i, dict(zip(("decay", "word", "ok"), values, strict=True)) | {"n": i // 2}, {"loss": i})
+    frame = load_runs()
+    assert varying(frame) == ["decay", "word", "ok", "n"] and group_runs(frame, ["n"]).within.tolist() == ["decay, word, ok"] * 2
+    table = group_runs(frame, ["word"])
+    assert table.runs.tolist() == [2, 2] and table.within.tolist() == ["decay, ok, n"] * 2
+    assert where(frame, "decay == None and n == 1").index.tolist() == [2] and where(frame, "word != None or `ok` == None").index.tolist() == [0, 2, 3]
+    assert where(frame, "word == 'n == None'").index.tolist() == [] and where(frame, "n == [0, 7]").index.tolist() == [0, 1]
+    assert shell("table", "--group", "n,n").stdout == shell("table", "--group", "n").stdout != ""
+    batch = Sweep("s", root / "toy.ipynb", ({"decay": None, "n": 5}, {"decay": 0.5, "n": 5}))
+    frame = pd.DataFrame([{**setting, "status": "absent", "seconds": None, "error": None, "folder": ""} for setting in batch.settings])
+    with redirect_stdout(io.StringIO()) as said:
+        _tell_sweep(batch, frame)
+    assert said.getvalue().split()[:2] == ["decay", "status"]
+
+
+def test_lists_are_compared_with_lists(root):
+    for i, widths in enumerate([[4, 8], [8], None, [[4], [8]]]):
+        keep(root, i, {"widths": widths, "n": i})
+    frame = load_runs()
+    found = [where(frame, condition).index.tolist() for condition in ("widths == [4,8]", "n < 3 and widths != [4, 8]", "widths == [[4], [8]]", "widths == None", "widths == '[8]'")]
+    assert found == [[0], [1, 2], [3], [2], [1]] and where(frame, "n == 0").widths.tolist() == [[4, 8]]
 
 
 def test_formats(root):
@@ -141,6 +187,7 @@ def test_tables_from_the_shell(root):
     piped = pd.read_csv(io.StringIO(shell("table", "--group", "n", "--to", "csv").stdout))
     assert piped.loss.round(9).tolist() == [0.1, 0.4] and piped.loss_sd.round(9).tolist() == [0.1, 0.1]
     assert shell("table", "toy", "--to", root / "out" / "t.csv").stdout.strip() == str(root / "out" / "t.csv") and len(pd.read_csv(root / "out" / "t.csv")) == 6
+    assert "'xml' is no format" in shell("table", "--to", "xml").stderr
     for words, said in {("--where", "loss <"): "--where", ("--group", "m"): "no such column", ("--to", "xls"): "no format"}.items():
         ended = shell("table", *words)
         assert ended.exit_code == 2 and said in ended.stderr and ended.stdout == "", words
@@ -187,7 +234,7 @@ def everything(root):
     return done, failed, stopped, damaged, empty
 
 
-def test_only_rubbish_goes(root):
+def test_only_rubbish_goes(root, monkeypatch):
     done, failed, stopped, damaged, empty = everything(root)
     mine = root / "runs" / "toy" / f"{6:012x}"
     mine.mkdir()
@@ -198,6 +245,9 @@ def test_only_rubbish_goes(root):
     found = find_rubbish()
     assert {one.folder: one.why for one in found} == {failed: "failed", stopped: "stopped", damaged: "damaged", empty: "empty"}
     assert [one.folder for one in find_rubbish("other")] == [empty]
+    with monkeypatch.context() as locked:
+        locked.setattr("os.access", lambda *_: False)  # root may read everything
+        assert damaged not in [one.folder for one in find_rubbish()]
     assert remove_rubbish(found) == found and find_rubbish() == []
     assert done.exists() and (mine / "thesis.txt").read_text() == "precious" and (root / "runs" / "toy" / "notes").exists()
 
@@ -239,3 +289,5 @@ def test_cleaning_asks(root):
     assert shell("clean").exit_code == 1 and failed.exists()  # nobody to answer
     assert "removed 4 of 4" in shell("clean", "--yes").stdout and not failed.exists() and done.exists()
     assert "nothing to remove" in shell("clean").stdout
+    unknown = shell("clean", "nope", "--yes")
+    assert unknown.exit_code == 2 and "no runs of 'nope'" in unknown.stderr and "there are runs of: toy" in unknown.stderr and unknown.stdout == ""

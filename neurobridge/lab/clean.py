@@ -6,6 +6,7 @@
 __all__ = ['Rubbish', 'find_rubbish', 'remove_rubbish']
 
 # %% ../../nbs/lab/15_clean.ipynb #cell-003
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -28,6 +29,8 @@ class Rubbish:
 def _why(folder: Path) -> str:
     "Tell why a folder may go; nothing where it may not."
     status = run_status(folder, _read_record(folder))
+    if status == "damaged" and not os.access(folder / "run.json", os.R_OK):
+        return ""  # nobody knows what it says
     if status == "absent":
         files = [file for file in folder.rglob("*") if not (file.name.startswith(".") and file.name.endswith((".lock", ".part")))]
         return "" if files or _in_progress(folder) else "empty"

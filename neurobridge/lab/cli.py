@@ -24,7 +24,7 @@ from typer.core import TyperCommand
 import neurobridge
 from ..core.paths import runs_root
 from .parameters import RunRefused
-from .runs import Run, RunBusy, RunFailed, load_runs, run_notebook
+from .runs import Run, RunBusy, RunFailed, _none_of, load_runs, run_notebook
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -253,8 +253,10 @@ def sweep(
 # %% ../../nbs/lab/02_cli.ipynb #ef7bd004
 def _tell_sweep(batch: Any, found: "pd.DataFrame") -> None:
     "Print how the runs of a sweep stand; one row a run where they fit on a screen."
+    from neurobridge.lab.tables import _text
+
     params = [name for name in found if any(name in settings for settings in batch.settings)]
-    dull = [name for name in params if len(found) > 1 and found[name].astype(str).nunique() == 1]
+    dull = [name for name in params if len(found) > 1 and found[name].map(_text).nunique() == 1]
     rest = [name for name in found if name not in params and name not in ("folder", "error") and name in found.columns[list(found.columns).index("status") :]]
     if len(found) <= 60:
         _print_table(found[[name for name in params if name not in dull] + rest])
@@ -281,35 +283,35 @@ def table(
         typer.echo(f"\n{len(chosen)} run{'s'[:len(chosen) != 1]} below\n{runs_root()}")
 
 # %% ../../nbs/lab/02_cli.ipynb #96501b25
-def _all_runs() -> "pd.DataFrame":
-    "Load every run; damaged records become messages."
+def _all_runs(experiment: str | None) -> "tuple[pd.DataFrame, bool]":
+    "Load the runs there are; what is damaged or can't be read becomes messages. The second value tells whether there were any."
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        frame = load_runs()
+        frame = load_runs(experiment=experiment)
     for warning in told:
         typer.echo(f"neurobridge: {warning.message}", err=True)
-    return frame
+    return frame, bool(told)
 
 # %% ../../nbs/lab/02_cli.ipynb #chosen-runs
 def _chosen(experiment: str | None, condition: str | None) -> "pd.DataFrame":
     "Load the runs that are asked for; stop where there are none."
     from neurobridge.lab.tables import where
 
-    frame = _all_runs()
-    if not len(frame):
+    frame, told = _all_runs(experiment)
+    if not len(frame) and not told and next(runs_root().glob("*/*/run.json"), None) is None:
         typer.echo(f"no runs yet below {runs_root()}; start one with: neurobridge run NAME")
         raise typer.Exit()
-    chosen = frame if experiment is None else frame[frame["experiment"] == experiment].dropna(axis=1, how="all")
-    if not len(chosen):
-        _stop(f"no runs of {experiment!r} below {runs_root()}; there are runs of: {', '.join(sorted(frame['experiment'].dropna().unique()))}", 2)
-    return where(chosen, condition) if condition else chosen
+    if not len(frame):
+        _stop(_none_of(experiment) if experiment else f"no run below {runs_root()} can be read", 2)
+    return frame if condition is None else where(frame, condition)
 
 
 def _dull(frame: "pd.DataFrame") -> list[str]:
     "Name the parameters that are the same in all of several runs."
     from neurobridge.lab.tables import varying
 
-    return [name for name in frame.attrs["params"] if name in frame and name not in varying(frame)] if len(frame) > 1 else []
+    same = ["page"] if frame["page"].nunique(dropna=False) == 1 else []
+    return same + [name for name in frame.attrs["params"] if name in frame and name not in varying(frame)] if len(frame) > 1 else same
 
 
 def _write(frame: "pd.DataFrame", to: str) -> None:
@@ -369,6 +371,8 @@ def clean(
 
         from neurobridge.lab.clean import find_rubbish, remove_rubbish
 
+        if experiment and not (runs_root() / experiment).is_dir():
+            _stop(_none_of(experiment), 2)
         found = find_rubbish(experiment)
         if not found:
             return typer.echo(f"nothing to remove below {runs_root()}")
@@ -388,11 +392,15 @@ def results(
 ) -> None:
     "Write results/<experiment>.csv, and its other tables, from finished runs."
     with _user_errors():
-        from neurobridge.lab.results import write_results
+        from neurobridge.lab.results import choose_runs, recorded_sweeps, tell_pages, write_results
         from neurobridge.lab.sweep import Sweep
 
-        for written in write_results(experiment, [Sweep.from_yaml(file) for file in sweep or []], partial, out):
-            typer.echo(written)
+        sweeps = [Sweep.from_yaml(file) for file in sweep or []] or recorded_sweeps(experiment)
+        written = write_results(experiment, sweeps, partial, out)
+        batch = " and ".join(f"{one.name}.yaml" for one in sweeps) or f"all finished runs, be they complete or not (there is no sweeps/{experiment}.yaml, and no --sweep was given)"
+        pages = tell_pages(choose_runs(experiment, sweeps, partial), sweeps[0].page if sweeps else None)
+        typer.echo(f"neurobridge: the batch is {batch}; {', '.join(f'{count} of {words}' for words, count in pages.items())}", err=True)
+        typer.echo("\n".join(map(str, written)))
 
 # %% ../../nbs/lab/02_cli.ipynb #mlflow-cmd
 @app.command()

@@ -6,6 +6,7 @@
 __all__ = ['curve_points', 'describe_run', 'hand_over']
 
 # %% ../../nbs/lab/19_mlflow.ipynb #cell-003
+import contextlib
 import hashlib
 import json
 import logging
@@ -76,19 +77,22 @@ def hand_over(
 ) -> dict[str, int]:  # how many runs were new, renewed, unchanged
     "Give runs that have ended to MLflow; raise `RunRefused` where MLflow is not installed or refuses."
     uri, counts = uri or f"sqlite:///{runs_root() / 'mlflow.db'}", Counter(new=0, renewed=0, unchanged=0)
-    client, refused = _client(uri)
+    opened, refused = _mlflow()
     try:
+        client = opened(uri)
         for experiment, group in frame[frame["status"].isin(["done", "failed"])].groupby("experiment", sort=False):
             place = _experiment(client, uri, experiment)
             there = _there(client, place)
             for folder in map(Path, group["folder"]):
                 counts[_one(client, place, folder, there.get(folder.name))] += 1
     except refused as error:
-        raise RunRefused(f"MLflow at {uri} refuses: {error}") from error
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise RunRefused(f"MLflow at {uri} refuses: {said.rstrip('.')}; expected a tracking URI that can be written to, such as sqlite:///mlflow.db or http://HOST:5000") from error
     return dict(counts)
 
 
-def _client(uri: str) -> "tuple[MlflowClient, type[Exception]]":
+def _mlflow() -> "tuple[type[MlflowClient], tuple[type[Exception], ...]]":
+    "Import MLflow's client, and what it raises where a URI is none, a server is away or a database can't be used."
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     try:
@@ -97,9 +101,14 @@ def _client(uri: str) -> "tuple[MlflowClient, type[Exception]]":
 
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        return MlflowClient(uri), MlflowException
     except ModuleNotFoundError as error:
         raise RunRefused(f"handing over needs MLflow ({error.name} is missing): pip install 'neurobridge[mlflow]'") from error
+    refused: list[type[Exception]] = [MlflowException, OSError, ImportError]
+    with contextlib.suppress(ModuleNotFoundError):  # MLflow's small edition has no databases
+        from sqlalchemy.exc import SQLAlchemyError
+
+        refused.append(SQLAlchemyError)
+    return MlflowClient, tuple(refused)
 
 # %% ../../nbs/lab/19_mlflow.ipynb #cell-016
 def _experiment(client: "MlflowClient", uri: str, name: str) -> str:

@@ -16,17 +16,17 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core.files import atomic_write
 from ..core.paths import runs_root
 from .cli import spread, summarise
 from .parameters import RunRefused, read_page
 from .report import _STYLE
-from .results import finished, join_rows
+from .results import finished, join_rows, same_values, tell_pages
 from .runs import run_status
 from .sweep import Sweep, sweep_table
-from .tables import group_runs, metric_columns
+from .tables import _text, group_runs, metric_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,10 +37,12 @@ def sweep_runs(
     sweep: Sweep,
 ) -> "pd.DataFrame":  # one row a run: values, status, seconds, metrics, error, folder; `attrs["params"]` names what varies
     "Tell how the runs of a sweep stand, whichever version of the package made them."
-    planned = sweep.plan()
-    if sweep.repeats == 1:
-        before = {json.dumps(record["params"], sort_keys=True): folder for folder, record in finished(sweep.page.stem)}
-        planned = [one if run_status(one.folder) == "done" else replace(one, folder=before.get(json.dumps(one.full, sort_keys=True), one.folder)) for one in planned]
+    planned, found = sweep.plan(), same_values(finished(sweep.page.stem), sweep.page)
+    own = {one.folder for one in planned}
+    before = {key: [folder for folder, _ in same if folder not in own] for key, same in found.items()}
+    for i, one in enumerate(planned):
+        if run_status(one.folder) != "done" and (folders := before.get(json.dumps(one.full, sort_keys=True))):
+            planned[i] = replace(one, folder=folders.pop())
     frame = sweep_table(planned)
     frame.attrs["params"] = list(planned[0].full)
     return frame
@@ -65,11 +67,12 @@ def draw_effect(
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
     done = runs[(runs["status"] == "done") & runs[metric].notna()]
-    numeric = is_numeric_dtype(done[parameter]) and not is_bool_dtype(done[parameter])
-    places = done[parameter] if numeric else done[parameter].astype(str)
-    order = sorted(places.unique())
+    numbers = is_numeric_dtype(done[parameter]) and not is_bool_dtype(done[parameter])
+    numeric = numbers and done[parameter].notna().all()
+    places = done[parameter] if numeric else done[parameter].map(_text)
+    order = list(dict.fromkeys(places[done[parameter].sort_values().index])) if numbers else sorted(places.unique())  # None last
     fig, ax = plt.subplots(figsize=(4.5, 3))
-    lines = list(done.groupby([done[name].astype(str) for name in others], sort=False)) if others else [((), done)]
+    lines = list(done.groupby([done[name].map(_text) for name in others], sort=False)) if others else [((), done)]
     for values, line in lines[:6]:
         x = line[parameter] if numeric else places[line.index].map(order.index)
         grouped = line[metric].groupby(x)
@@ -125,7 +128,7 @@ def draw_pareto(
     ax.errorbar(means[x], means[y], means.get(f"{y}_sd"), means.get(f"{x}_sd"), fmt="o", color="#c0c4c9", ecolor="#c0c4c9", label="dominated")
     ax.plot(front[x], front[y], "o", color="#005fa0", zorder=4, label="on the front")
     for _, row in front.iterrows() if settings and len(front) <= 8 else ():
-        ax.annotate(", ".join(f"{row[name]}" for name in settings), (row[x], row[y]), (5, -9), textcoords="offset points", fontsize=7)
+        ax.annotate(", ".join(_text(row[name]) for name in settings), (row[x], row[y]), (5, -9), textcoords="offset points", fontsize=7)
     for axis, values in ((ax.set_xscale, means[x]), (ax.set_yscale, means[y])):
         if len(values) and values.min() > 0 and values.max() > 20 * values.min():
             axis("log")
@@ -154,7 +157,7 @@ def draw_curves(
             continue
         words = [name for name in ("arm", "neuron", "target") if name in table and table[name].nunique() > 1]
         for values, part in table.groupby(words, sort=False) if words else [((), table)]:
-            kept.setdefault(", ".join([*(f"{name} {run[name]}" for name in settings), *map(str, values)]) or "all", []).append(part)
+            kept.setdefault(", ".join([*(f"{name} {_text(run[name])}" for name in settings), *map(str, values)]) or "all", []).append(part)
     numbers = [name for name in next(iter(kept.values()))[0].select_dtypes("number") if name not in ("epoch", "seed", "lr")] if kept else []
     y = next((name for name in ("valid_accuracy", "accuracy", "valid_loss", "loss", *numbers) if name in numbers), None)
     kept = {name: parts for name, parts in kept.items() if all(y in part and part[y].notna().any() for part in parts)}
@@ -206,11 +209,16 @@ def _list_runs(runs: "pd.DataFrame", names: Sequence[str], metrics: Sequence[str
     for _, run in runs.iterrows():
         folder = Path(run["folder"])
         links = [f'<a href="{html.escape(Path(os.path.relpath(folder / left, file.parent)).as_posix())}">{word}</a>' for word, left in (("report", "report.html"), ("notebook", "notebook.ipynb")) if (folder / left).exists()]
-        values = [*(f"{run[name]}" for name in names), run["status"], *("" if run[name] != run[name] or run[name] is None else f"{run[name]:.6g}" for name in ("seconds", *metrics))]
+        values = [*(_text(run[name]) for name in names), run["status"], *("" if run[name] != run[name] or run[name] is None else f"{run[name]:.6g}" for name in ("seconds", *metrics))]
         cells = "".join(f"<td>{html.escape(value)}</td>" for value in values) + f"<td>{' '.join(links)}</td><td>{html.escape(run['error'] if isinstance(run['error'], str) else '')}</td>"
         rows.append(f"<tr{' class=failed' if run['status'] == 'failed' else ''}>{cells}</tr>")
     head = "".join(f"<th>{html.escape(name)}</th>" for name in [*names, "status", "seconds", *metrics, "left", "error"])
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _records(sweep: Sweep, runs: "pd.DataFrame") -> list[tuple[Path, dict[str, Any]]]:
+    there = set(runs["folder"])
+    return [(folder, record) for folder, record in finished(sweep.page.stem) if str(folder) in there]
 
 
 def _sections(sweep: Sweep, runs: "pd.DataFrame", metrics: Sequence[str], file: Path) -> list[tuple[str, str]]:
@@ -220,10 +228,10 @@ def _sections(sweep: Sweep, runs: "pd.DataFrame", metrics: Sequence[str], file: 
     if len(done):
         table = group_runs(runs, names, spread) if names else group_runs(runs.assign(runs_of=sweep.name), ["runs_of"], spread)
         found.append(("What was found", "<p>Mean ± standard deviation over finished runs.</p>" + _html_table(table.drop(columns="within"))))
-        records = [(folder, record) for folder, record in finished(sweep.page.stem) if str(folder) in set(done["folder"])]
+        records = _records(sweep, runs)
         rows = join_rows(records) if any(record["rows"] for _, record in records) else None
         if rows is not None and not names:
-            arms, same = summarise(rows.drop(columns=["commit", "device", "run_seconds"], errors="ignore"))
+            arms, same = summarise(rows.drop(columns=["commit", "device", "run_seconds", "run"], errors="ignore"))
             found.append(("Arms", _html_table(arms.rename_axis("").reset_index()) + f"<p>The same everywhere: {html.escape(', '.join(f'{k} {v}' for k, v in same.items()) or 'nothing')}</p>"))
         pictures = [_embedded(draw_effect(runs, metric, name, [other for other in names if other != name]), f"{metric} against {name}") for metric in dict.fromkeys(bare) for name in names]
         if pictures:
@@ -249,6 +257,10 @@ def write_sweep_report(
     counts = ", ".join(f"{count} {status}" for status, count in runs["status"].value_counts().items())
     facts = {"sweep": sweep.name, "page": f"{sweep.page.stem}: {title[0]}", "runs": f"{len(runs)}: {counts}", "varied": ", ".join(swept(sweep)) or "nothing but the seed",
              "time": f"{runs['seconds'].sum():.0f} s in all runs together"}  # fmt: skip
+    pages = tell_pages(_records(sweep, runs), sweep.page)
+    if set(pages) - {"the page as it is now"}:
+        told = ", ".join(f"{count} of {words}" for words, count in pages.items())
+        facts["versions"] = f"the finished runs are {told}: " + ("more than their values may differ between them" if len(pages) > 1 else "as it is now, it may find something else")
     rows = "".join(f"<tr><th>{name}</th><td>{html.escape(text)}</td></tr>" for name, text in facts.items())
     style = _STYLE + "body { max-width: 70rem } figure { margin: 0 } figcaption { color: gray; font-size: 14px } .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1rem } img { background: #fff; border-radius: 4px }"
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{html.escape(sweep.name)}</title><style>{style}</style>'

@@ -6,9 +6,12 @@
 __all__ = ['FORMATS', 'where', 'metric_columns', 'varying', 'group_runs', 'format_table', 'write_table']
 
 # %% ../../nbs/lab/14_tables.ipynb #cell-003
+import ast
+import contextlib
 import difflib
 import io
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,13 +31,39 @@ def where(
     "Choose rows; raise `RunRefused` for a condition that can't be read or names no column."
     import pandas as pd
 
+    lists = [name for name in frame if any(isinstance(value, list | dict) for value in frame[name])]
     try:
-        meets = frame.eval(condition, engine="python")
+        meets = frame.assign(**{name: frame[name].map(_text, na_action="ignore") for name in lists}).eval(_comparable(condition, lists), engine="python")
         if not isinstance(meets, pd.Series) or meets.dtype != bool:
             raise TypeError("it is neither true nor false for each row")
     except Exception as error:  # pandas raises what Python's parser, its own and the columns' types raise
         raise RunRefused(f"--where {condition!r} can't be used ({error}); expected for instance \"status == 'done' and seed < 3\", with columns {', '.join(frame)}") from error
     return frame[meets]
+
+
+_COMPARED = re.compile(r"""("[^"]*"|'[^']*')|(`[^`]+`|\b[A-Za-z_]\w*)\s*(==|!=)\s*(None\b|\[(?:[^\[\]]|\[[^\[\]]*\])*\])""")
+
+
+def _comparable(condition: str, lists: Sequence[str]) -> str:
+    "Write comparisons with None, and of lists with a list, as pandas takes them: it would find none, or look among the list's members."
+
+    def written(found: re.Match) -> str:
+        text, name, sign, value = found.groups()
+        if value == "None":
+            return f"{name}.{'isna' if sign == '==' else 'notna'}()"
+        if not text and name.strip("`") in lists:
+            with contextlib.suppress(ValueError, SyntaxError):
+                return f"{name} {sign} {str(ast.literal_eval(value))!r}"
+        return found[0]
+
+    return _COMPARED.sub(written, condition)
+
+
+def _text(value: Any) -> str:
+    "Write a value so that equal ones look the same: None is one of them, and a whole number is one whatever column it was in."
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "None"
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 # %% ../../nbs/lab/14_tables.ipynb #cell-013
 def metric_columns(
@@ -51,7 +80,7 @@ def varying(
     frame: "pd.DataFrame",  # from `load_runs`
 ) -> list[str]:
     "Name the parameters that are not the same in all rows."
-    return [name for name in frame.attrs.get("params", []) if name in frame and len(frame) > 1 and frame[name].astype(str).nunique() > 1]
+    return [name for name in frame.attrs.get("params", []) if name in frame and frame[name].map(_text).nunique() > 1]
 
 # %% ../../nbs/lab/14_tables.ipynb #cell-014
 def group_runs(
@@ -60,15 +89,15 @@ def group_runs(
     how: Callable[["pd.Series"], Any] | None = None,  # makes one entry of a metric's values; default: columns of mean and standard deviation
 ) -> "pd.DataFrame":  # one row a group: its values, the number of runs, what varies `within`, the metrics
     "Average finished runs in groups; raise `RunRefused` for a column there is none of."
-    done = frame[frame["status"] == "done"]
+    done, by = frame[frame["status"] == "done"], list(dict.fromkeys(by))
     for name in by:
         if name not in frame:
             near = difflib.get_close_matches(name, frame.columns, n=1)
             raise RunRefused(f"--group {name}: no such column" + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(frame)}"))
-    keys = [done[name].map(str) if any(isinstance(value, list | dict) for value in done[name]) else done[name] for name in by]
-    groups, others = done.groupby(keys, dropna=False), [name for name in varying(done) if name not in by]
+    keys = [done[name].map(_text) if any(isinstance(value, list | dict) for value in done[name]) else done[name] for name in by]
+    groups, others = done.groupby(keys, dropna=False), [name for name in [*varying(done), *(["page"] if "page" in done else [])] if name not in by]
     table = groups.size().rename("runs").to_frame()
-    different = done[others].astype(str).groupby(keys, dropna=False).nunique() > 1
+    different = done[others].map(_text).groupby(keys, dropna=False).nunique() > 1
     table["within"] = [", ".join(different.columns[row]) for row in different.to_numpy(dtype=bool)]
     for name in metric_columns(done):
         if name not in by and done[name].notna().any():
@@ -119,7 +148,7 @@ def write_table(
     file: str | Path,  # ends in .csv, .md or .parquet
 ) -> Path:
     "Write a table to a file, whole or not at all."
-    content = format_table(frame, Path(file).suffix.removeprefix("."))
+    content = format_table(frame, Path(file).suffix.removeprefix(".") or str(file))
     with atomic_write(file, "wb") as target:
         target.write(content)
     return Path(file)
