@@ -1,5 +1,6 @@
 "Sweep files: what they mean, and every way in which they can be wrong."
 
+import contextlib
 import itertools
 import math
 import os
@@ -19,6 +20,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from neurobridge.core.files import write_json
 from neurobridge.core.paths import project_root
+from neurobridge.lab import runs, workers
 from neurobridge.lab.parameters import RunRefused, page_parameters, read_page, resolve
 from neurobridge.lab.results import recorded_sweeps
 from neurobridge.lab.runs import find_page, package_hash, run_id
@@ -222,6 +224,28 @@ def test_done_runs_are_not_sent_out(root):
     assert sweep_table([planned])["status"].tolist() == ["damaged"]
     (planned.folder / "run.json").unlink()
     assert run_sweep(one, scheduler="tcp://127.0.0.1:1", only_failed=True)["status"].tolist() == ["absent"]
+
+
+def test_failed_runs_whose_next_attempt_was_stopped_are_still_failed_ones(root, monkeypatch):
+    one, sent = sweep(root, "grid: {n: [1, 2]}\nretries: 0"), []
+    failed = one.plan()[0]
+    error = {"cell": 2, "heading": "", "source": "", "ename": "E", "evalue": "v", "traceback": []}
+    write_json(failed.folder / "run.json", {"id": failed.id, "experiment": "p", "status": "failed", "seconds": 2.0, "params": failed.full, "metrics": {}, "rows": [], "error": error})
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "_papermill", stop)
+    with pytest.raises(KeyboardInterrupt):
+        runs.run_notebook(root / "p.ipynb", failed.params)
+    table = sweep_table(one.plan())
+    assert table["status"].tolist() == ["stopped", "absent"] and table["error"].tolist()[0] == "E: v"
+    monkeypatch.setattr(workers, "executor", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(workers, "work_off", lambda client, sweep, planned, tell: sent.extend(planned))
+    run_sweep(one, only_failed=True)
+    assert sent == [failed]
+    monkeypatch.setattr(runs, "_papermill", lambda *_: None)
+    assert runs.run_notebook(root / "p.ipynb", failed.params).record["error"] is None
 
 
 # The recorded batches

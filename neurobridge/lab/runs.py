@@ -367,7 +367,7 @@ def _begin(job: _Job, force: bool) -> dict[str, Any]:
     root = project_root(job.path.parent)
     source = job.path.relative_to(root) if job.path.is_relative_to(root) else job.path
     record = {"id": job.id, "experiment": job.path.stem, "notebook": source.as_posix(), "params": job.params, "given": job.given,
-              "status": "clearing" if fresh else "running", "started": _now(), "seconds": None, "metrics": {}, "rows": [], "error": None, "report": None,
+              "status": "clearing" if fresh else "running", "started": _now(), "seconds": None, "metrics": {}, "rows": [], "error": None if fresh else old.get("error"), "report": None,
               "attempt": 1 if fresh else old.get("attempt", 0) + 1, "environment": environment(job.path)}  # fmt: skip
     write_json(job.folder / "run.json", record)
     _clear(job.folder, everything=fresh)
@@ -395,7 +395,7 @@ def _execute(job: _Job, record: dict[str, Any], lock: int, timeout: float | None
     try:
         _papermill(job, settings)
         record |= _reported(job.folder)
-    except BaseException as error:
+    except Exception as error:
         broken = error
         last = traceback.format_exception(error)[-1].strip()
         failures.append({"cell": None, "heading": "", "source": "", "ename": type(error).__name__, "evalue": str(error), "traceback": [last]})
@@ -406,7 +406,7 @@ def _execute(job: _Job, record: dict[str, Any], lock: int, timeout: float | None
     write_json(job.folder / "run.json", record)
     run = Run(job.folder, record)
     if broken:
-        raise broken if not isinstance(broken, Exception) else RunFailed(run) from broken
+        raise RunFailed(run) from broken
     if failures:
         raise RunFailed(run)
     return run

@@ -342,11 +342,17 @@ def run_sweep(
     from neurobridge.lab.workers import executor, work_off
 
     planned = sweep.plan()
-    left = [one for one in planned if (status := run_status(one.folder)) != "done" and (not only_failed or status == "failed")]
-    if left:
+    if left := [one for one in planned if _is_left(one, only_failed)]:
         with executor(scheduler, workers, sweep.resources, len(left)) as client:
             work_off(client, sweep, left, tell or (lambda counts, news: None))
     return sweep_table(planned)
+
+
+def _is_left(one: Planned, only_failed: bool = False) -> bool:
+    "Tell whether a run is to be done; one that was stopped keeps the error of an attempt that failed before."
+    record = _read_record(one.folder) or {}
+    status = run_status(one.folder, record)
+    return status != "done" and (not only_failed or status == "failed" or bool(record.get("error")))
 
 
 def sweep_table(
