@@ -8,6 +8,7 @@ __all__ = ['app', 'spread', 'summarise', 'run', 'sweep', 'table', 'report', 'com
 # %% ../../nbs/lab/02_cli.ipynb #cell-003
 import contextlib
 import math
+import signal
 import sys
 import time
 import warnings
@@ -159,9 +160,13 @@ def _user_errors() -> Iterator[None]:
         typer.echo("\n".join(["", *error.run.record["error"]["traceback"], ""]), err=True)
         typer.echo(f"run folder:\n{error.run.folder}", err=True)
         _stop(str(error), 1)
-    except (RunBusy, OSError) as error:
+    except RunBusy as error:
         _stop(str(error), 1)
+    except OSError as error:
+        where = f"{error.filename} cannot be used ({error.strerror}); check the path, its rights and the space left, or give another place (--out, NEUROBRIDGE_RUNS)"
+        _stop(where if error.filename else str(error) or type(error).__name__, 1)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one has nothing to add
         _stop("interrupted; the same command goes on where the page saved itself last", 130)
 
 

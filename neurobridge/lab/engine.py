@@ -241,6 +241,8 @@ def _attempt(client: PageClient, cell: nbformat.NotebookNode, index: int) -> boo
             return False
         found = [output for output in cell.outputs if output.output_type == "error"]
         ename, evalue, traceback = error.ename, error.evalue, found[-1].traceback if found else []
+        if ename == "MemoryError" and client.kernel.memory:
+            evalue = f"{evalue}{'; ' * bool(evalue)}the run may have {client.kernel.memory:,} bytes (`memory` of its sweep): give it more, or let it take less"
     except CellTimeoutError:
         ename, evalue, traceback = "Timeout", f"the page did not end within {client.limit:g} s; this cell was running", []
     except DeadKernelError:

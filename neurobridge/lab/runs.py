@@ -105,20 +105,22 @@ def experiments() -> list[str]:  # sorted
 
 def find_page(
     name: str | Path,  # an experiment's name, or a notebook's path
+    beside: str | Path | None = None,  # where a relative path is looked up first; then: the working directory, the project
 ) -> Path:  # absolute path
     "Find a page; raise `RunRefused` naming the experiments there are."
     from neurobridge.lab.parameters import RunRefused
 
-    name = Path(name)
+    name, looked = Path(name), ""
     if name.suffix == ".ipynb":
-        places = [name.expanduser(), project_root() / name]
+        places = list(dict.fromkeys(Path(folder).resolve() / name.expanduser() for folder in (beside or ".", ".", project_root())))
+        looked = f" (looked for {', '.join(map(str, places))})" * (not name.is_absolute())
     else:
         places = [project_root() / "nbs" / "experiments" / f"{name}.ipynb"]
     for place in places:
         if place.is_file():
             return place.resolve()
     known = ", ".join(experiments()) or f"none in {project_root() / 'nbs' / 'experiments'}"
-    raise RunRefused(f"there is no page {str(name)!r}; expected the path of a notebook (ending in .ipynb) or the name of an experiment: {known}")
+    raise RunRefused(f"there is no page {str(name)!r}{looked}; expected the path of a notebook (ending in .ipynb) or the name of an experiment: {known}")
 
 # %% ../../nbs/lab/01_runs.ipynb #cell-021
 def package_hash() -> str:
