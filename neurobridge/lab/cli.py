@@ -163,7 +163,8 @@ def _user_errors() -> Iterator[None]:
     except RunBusy as error:
         _stop(str(error), 1)
     except OSError as error:
-        where = f"{error.filename} cannot be used ({error.strerror}); check the path, its rights and the space left, or give another place (--out, NEUROBRIDGE_RUNS)"
+        why = "something on this path is a file, not a folder" if isinstance(error, FileExistsError | NotADirectoryError) else error.strerror
+        where = f"{error.filename} cannot be used ({why}); check the path, its rights and the space left, or give another place (--out, NEUROBRIDGE_RUNS)"
         _stop(where if error.filename else str(error) or type(error).__name__, 1)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one has nothing to add
