@@ -271,7 +271,7 @@ def test_failed_runs_whose_next_attempt_was_stopped_are_still_failed_ones(root, 
     one, sent = sweep(root, "grid: {n: [1, 2]}\nretries: 0"), []
     failed = one.plan()[0]
     error = {"cell": 2, "heading": "", "source": "", "ename": "E", "evalue": "v", "traceback": []}
-    write_json(failed.folder / "run.json", {"id": failed.id, "experiment": "p", "status": "failed", "seconds": 2.0, "params": failed.full, "metrics": {}, "rows": [], "error": error})
+    write_json(failed.folder / "run.json", {"id": failed.id, "experiment": "p", "status": "failed", "started": "2026-01-01", "seconds": 2.0, "params": failed.full, "metrics": {}, "rows": [], "error": error})
 
     def stop(*_):
         raise KeyboardInterrupt

@@ -259,11 +259,11 @@ def sweep(
 
 # %% ../../nbs/lab/02_cli.ipynb #ef7bd004
 def _tell_sweep(batch: Any, found: "pd.DataFrame", left: list[bool] | None = None) -> None:
-    "Print how the runs of a sweep stand, or those that are left; one row a run where they fit on a screen."
-    shown = found if left is None else found[left]
+    "Print how the runs of a sweep stand; one row a run where they fit on a screen."
     params = [name for name in found if any(name in settings for settings in batch.settings)]
     dull = [name for name in params if len(found) > 1 and found[name].astype(str).nunique() == 1]
     rest = [name for name in found if name not in params and name not in ("folder", "error") and name in found.columns[list(found.columns).index("status") :]]
+    shown = found if left is None else found[left]
     if 0 < len(shown) <= 60:
         _print_table(shown[[name for name in params if name not in dull] + rest])
     stand = ", ".join(f"{count} {status}" for status, count in found["status"].value_counts().items())

@@ -369,8 +369,9 @@ def _begin(job: _Job, force: bool) -> dict[str, Any]:
     root = project_root(job.path.parent)
     source = job.path.relative_to(root) if job.path.is_relative_to(root) else job.path
     record = {"id": job.id, "experiment": job.path.stem, "notebook": source.as_posix(), "params": job.params, "given": job.given,
-              "status": "clearing" if fresh else "running", "started": _now(), "seconds": None, "metrics": {}, "rows": [], "error": None if fresh else old.get("error"), "report": None,
+              "status": "clearing" if fresh else "running", "started": _now(), "seconds": None, "metrics": {}, "rows": [], "error": None, "report": None,
               "attempt": 1 if fresh else old.get("attempt", 0) + 1, "environment": environment(job.path)}  # fmt: skip
+    record["error"] = None if fresh else old.get("error")
     write_json(job.folder / "run.json", record)
     _clear(job.folder, everything=fresh)
     if fresh:
