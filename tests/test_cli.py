@@ -101,8 +101,9 @@ def test_a_folder_that_cannot_be_made(root):
 
 def test_errors_of_the_disk_name_the_file_that_is_meant(root, monkeypatch):
     make_sweep(root)
-    monkeypatch.setenv("NEUROBRIDGE_RUNS", __file__)
-    ended = shell("sweep", root / "s.yaml", "--workers", "1")
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("NEUROBRIDGE_RUNS", __file__)
+        ended = shell("sweep", root / "s.yaml", "--workers", "1")
     assert ended.exit_code == 1 and ended.stderr.startswith(f"neurobridge: {__file__} cannot be used (something on this path is a file, not a folder)")
     ended = shell("report", root / "s.yaml", "--out", root)  # a folder
     assert ended.exit_code == 1 and f"{root} cannot be used (Is a directory); check" in ended.stderr and ".part" not in ended.stderr
