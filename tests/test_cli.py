@@ -1,5 +1,6 @@
 """The command line: what is printed where, exit codes, and tables that say what the rows say."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -17,7 +18,9 @@ from typer.testing import CliRunner
 
 import neurobridge
 from neurobridge.core.files import read_json, write_json
+from neurobridge.lab import workers
 from neurobridge.lab.cli import app, spread, summarise
+from neurobridge.lab.sweep import Sweep
 
 WORK = """from neurobridge.lab.runs import record
 rows = [dict(arm=arm, seed=s, dataset='toy', accuracy=base + 0.01 * s, epochs=e) for arm, base, e in (('scratch', 0.9, 30), ('bridge', 0.95, 3)) for s in range(seeds)]
@@ -59,7 +62,7 @@ def test_a_run_in_a_log(root):
 
 def test_a_failed_run(root):
     ended = shell("run", root / "toy.ipynb", "-p", "fail", "true")
-    assert ended.exit_code == 1 and "RuntimeError: no [bold]luck[/bold]" in ended.stderr and "cell 3, under “Title”" in ended.stderr
+    assert ended.exit_code == 1 and "RuntimeError: no [bold]luck[/bold]" in ended.stderr and "cell 2, under “Title”" in ended.stderr  # of the page: the values given are a cell that papermill adds
     (folder,) = (root / "runs" / "toy").iterdir()
     assert str(folder) in ended.stderr.splitlines() and read_json(folder / "run.json")["status"] == "failed"
     assert "Traceback (most recent call last):\n" not in ended.stderr  # the page's, in IPython's words, but not the program's
@@ -93,7 +96,17 @@ def test_a_folder_that_cannot_be_made(root):
     (root / "file").write_text("")
     for out, code in {root / "file": 2, root / "file" / "deeper": 1}.items():
         ended = shell("run", root / "toy.ipynb", "--out", out)
-        assert ended.exit_code == code and str(root / "file") in ended.stderr
+        assert ended.exit_code == code and str(root / "file") in ended.stderr and "[Errno" not in ended.stderr and ended.stderr.count("\n") == 1
+
+
+def test_errors_of_the_disk_name_the_file_that_is_meant(root, monkeypatch):
+    make_sweep(root)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("NEUROBRIDGE_RUNS", __file__)
+        ended = shell("sweep", root / "s.yaml", "--workers", "1")
+    assert ended.exit_code == 1 and ended.stderr.startswith(f"neurobridge: {__file__} cannot be used (something on this path is a file, not a folder)")
+    ended = shell("report", root / "s.yaml", "--out", root)  # a folder
+    assert ended.exit_code == 1 and f"{root} cannot be used (Is a directory); check" in ended.stderr and ".part" not in ended.stderr
 
 
 def test_version_and_help():
@@ -121,6 +134,43 @@ def test_table(root):
     assert table["id"].tolist() == [f"{i:012}" for i in range(3)] and table["lr"].tolist() == [0.1] * 3
     unknown = shell("table", "toys")
     assert unknown.exit_code == 2 and "toy" in unknown.stderr
+
+
+def make_sweep(root, text="grid: {seeds: [1, 2, 3]}"):
+    (root / "s.yaml").write_text(f"notebook: {root / 'toy.ipynb'}\n{text}")
+    return Sweep.from_yaml(root / "s.yaml").plan()
+
+
+def leave(one, status, error=None):
+    "A run as one would find it."
+    content = {"id": one.id, "experiment": "toy", "status": status, "started": "2026-01-01", "seconds": 1.5, "params": one.full, "metrics": {}, "rows": [], "error": error}
+    write_json(one.folder / "run.json", content)
+
+
+LUCKLESS = {"cell": 2, "heading": "Title", "source": "", "ename": "RuntimeError", "evalue": "no luck", "traceback": []}
+
+
+def test_a_sweep_says_what_it_would_run(root):
+    planned = make_sweep(root)
+    for one, status, error in zip(planned, ("done", "failed"), (None, LUCKLESS), strict=False):
+        leave(one, status, error)
+    shown = shell("sweep", root / "s.yaml", "--dry-run").stdout
+    assert [line.split()[:2] for line in shown.splitlines()[2:4]] == [["2", "failed"], ["3", "absent"]] and "1 done, 1 failed, 1 absent; 2 would be run" in shown
+    shown = shell("sweep", root / "s.yaml", "--dry-run", "--only-failed").stdout
+    assert [line.split()[:2] for line in shown.splitlines()[2:3]] == [["2", "failed"]] and "absent" not in shown.partition("toy:")[0] and "1 would be run" in shown
+
+
+def test_a_sweep_that_left_something_ends_with_1(root, monkeypatch):
+    planned = make_sweep(root)
+    monkeypatch.setattr(workers, "executor", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(workers, "work_off", lambda *_: None)  # as where nothing can be written
+    leave(planned[0], "done")
+    leave(planned[1], "failed", LUCKLESS)
+    assert shell("sweep", root / "s.yaml").exit_code == 1 and shell("sweep", root / "s.yaml", "--only-failed").exit_code == 1
+    leave(planned[1], "done")
+    assert shell("sweep", root / "s.yaml").exit_code == 1 and shell("sweep", root / "s.yaml", "--only-failed").exit_code == 0  # the third was not asked for
+    leave(planned[2], "done")
+    assert shell("sweep", root / "s.yaml").exit_code == 0 and shell("sweep", root / "s.yaml", "--workers", "0").exit_code == 2
 
 
 def test_docs_say_what_is_missing(monkeypatch):

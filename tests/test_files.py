@@ -132,9 +132,10 @@ def test_a_failing_system_call_leaves_nothing_behind(tmp_path, monkeypatch, name
 
 def test_a_folder_is_not_replaced(tmp_path):
     (tmp_path / "f" / "inside").mkdir(parents=True)
-    with pytest.raises(OSError), atomic_write(tmp_path / "f") as file:
+    with pytest.raises(OSError) as error, atomic_write(tmp_path / "f") as file:
         file.write("x")
     assert (tmp_path / "f" / "inside").is_dir() and not parts(tmp_path)
+    assert str(error.value) == f"[Errno 21] Is a directory: '{tmp_path / 'f'}'"  # and not the hidden file beside it
 
 
 @pytest.mark.parametrize("mode", ["a", "ab", "x", "r", "r+", "w+", "wt", ""])

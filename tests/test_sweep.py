@@ -1,8 +1,10 @@
 "Sweep files: what they mean, and every way in which they can be wrong."
 
+import contextlib
 import itertools
 import math
 import os
+import random
 import re
 import shlex
 import subprocess
@@ -19,6 +21,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from neurobridge.core.files import write_json
 from neurobridge.core.paths import project_root
+from neurobridge.lab import runs, workers
 from neurobridge.lab.parameters import RunRefused, page_parameters, read_page, resolve
 from neurobridge.lab.results import recorded_sweeps
 from neurobridge.lab.runs import find_page, package_hash, run_id
@@ -90,6 +93,35 @@ def test_draws_are_a_part_of_the_file(root):
     assert all(-4 <= x <= 0 for x in logs) and abs(sum(logs) / 300 + 2) < 4 * (4 / 12**0.5) / 300**0.5  # four standard errors of an even spread
 
 
+def test_draws_that_come_up_twice_are_drawn_again(root):
+    text = "random: {draws: %d, seed: %d, parameters: {n: {integer: [10, 100]}}}"
+    for seed in range(20):
+        drawn = [one["n"] for one in sweep(root, text % (20, seed)).settings]
+        chance = random.Random(seed)
+        assert drawn == list(dict.fromkeys(chance.randint(10, 100) for _ in range(100)))[:20]
+    assert {one["n"] for one in sweep(root, text % (91, 0)).settings} == set(range(10, 101))
+
+
+def test_a_page_beside_its_file(root, monkeypatch):
+    "Wherever the command is given."
+    (root / "deeper").mkdir()
+    (root / "deeper" / "s.yaml").write_text("notebook: ../p.ipynb")
+    monkeypatch.chdir(root)
+    assert Sweep.from_yaml("deeper/s.yaml").page == (root / "p.ipynb").resolve() and find_page("p.ipynb") == find_page("../p.ipynb", "deeper")
+    (root / "deeper" / "s.yaml").write_text("notebook: q.ipynb")
+    with pytest.raises(RunRefused, match=r"s.yaml, line 1: there is no page 'q.ipynb' \(looked for .*/deeper/q.ipynb, .*/q.ipynb, .*/q.ipynb\); expected"):
+        Sweep.from_yaml("deeper/s.yaml")
+    for wrong in ("[p.ipynb]", "", "12"):
+        (root / "s.yaml").write_text(f"notebook: {wrong}")
+        with pytest.raises(RunRefused, match="line 1: `notebook` is .*; expected the name of an experiment or the path of a notebook"):
+            Sweep.from_yaml(root / "s.yaml")
+
+
+def test_seconds_as_yaml_misreads_them(root):
+    found = sweep(root, "timeout: 1e3\nbackoff: 1e-1").resources
+    assert found == Resources(timeout=1000.0, backoff=0.1)
+
+
 def test_amounts_of_memory():
     assert [parse_bytes(x) for x in ("4GB", "4 gb", "512MiB", "100", 7, "1.5KB")] == [4 * 10**9, 4 * 10**9, 2**29, 100, 7, 1500]
     for wrong in ("", "GB", "-1GB", "1e9", "4 G B", "0", True, None, "4PB"):
@@ -122,6 +154,9 @@ def test_amounts_of_memory():
         ("seeds: 0", 2, "at least one value"),
         ("seeds: -3", 2, "expected a list"),
         ("seeds: [a]", 2, "'a'"),
+        ("seeds: 0", 2, "a number n above 0"),
+        ("seeds: two", 2, "a number n above 0"),
+        ("seeds: [1, 1]", 1, "use `repeats`"),
         ("parameters: {seed: 1}\nseeds: 2", 3, "`seed` is set in `seeds` and in `parameters`"),
         ("grid: {n: [1]}\nzip: {n: [2]}", 2, "one place"),
         ("seeds: 2\nseeds: 3", 3, "given twice"),
@@ -145,6 +180,12 @@ def test_amounts_of_memory():
         ("random: {draws: 3, parameters: {n: {integer: [2, 1]}}}", 2, "low below high"),
         ("random: {draws: 3, parameters: {rate: {log_uniform: [0, 1]}}}", 2, "both above 0"),
         ("random: {draws: 3, parameters: {n: {uniform: [0, 1]}}}", 2, "not drawn from uniform"),
+        ("random: {draws: 3, parameters: {name: {uniform: [0, 1]}}}", 2, "not drawn from uniform; expected choice"),
+        ("random: {draws: 3, parameters: {flag: {integer: [0, 1]}}}", 2, "not drawn from integer; expected choice"),
+        ("random: {draws: 3, parameters: {n: {log_uniform: [1, 2]}}}", 2, "expected integer or choice"),
+        ("random: {draws: 3, parameters: {rate: {uniform: [-1.0e308, 1.0e308]}}}", 2, "expected [low, high]"),
+        ("random: {draws: 3, parameters: {n: {integer: [1, 2]}}}", 2, "3 different draws and finds 2; expected fewer draws or a wider range"),
+        ("seeds: 2\nrandom: {draws: 4000, parameters: {flag: {choice: [true]}}}", 3, "finds 1; expected fewer draws"),
         ("random: {draws: 3, parameters: {rate: {normal: [0, 1]}}}", 2, "no key `normal`"),
         ("random: {draws: 3, parameters: {rate: 0.5}}", 2, "expected a mapping"),
         ("a: &x [1]\nb: *x", 2, "anchors"),
@@ -172,6 +213,8 @@ def test_a_billion_combinations_are_refused_at_once(root):
         sweep(root, f"seeds: {MOST + 1}")
     with pytest.raises(RunRefused, match="repeats 20,000"):
         sweep(root, "repeats: 20000")
+    with pytest.raises(RunRefused, match="2,000,000,000 runs .* take fewer$"):
+        sweep(root, "random: {draws: 2000000000, parameters: {rate: {uniform: [0, 1]}}}")
     with pytest.raises(RunRefused, match="20,000 runs"):
         sweep(root, "random: {draws: 20000, parameters: {rate: {uniform: [0, 1]}}}")
 
@@ -222,6 +265,28 @@ def test_done_runs_are_not_sent_out(root):
     assert sweep_table([planned])["status"].tolist() == ["damaged"]
     (planned.folder / "run.json").unlink()
     assert run_sweep(one, scheduler="tcp://127.0.0.1:1", only_failed=True)["status"].tolist() == ["absent"]
+
+
+def test_failed_runs_whose_next_attempt_was_stopped_are_still_failed_ones(root, monkeypatch):
+    one, sent = sweep(root, "grid: {n: [1, 2]}\nretries: 0"), []
+    failed = one.plan()[0]
+    error = {"cell": 2, "heading": "", "source": "", "ename": "E", "evalue": "v", "traceback": []}
+    write_json(failed.folder / "run.json", {"id": failed.id, "experiment": "p", "status": "failed", "started": "2026-01-01", "seconds": 2.0, "params": failed.full, "metrics": {}, "rows": [], "error": error})
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "_papermill", stop)
+    with pytest.raises(KeyboardInterrupt):
+        runs.run_notebook(root / "p.ipynb", failed.params)
+    table = sweep_table(one.plan())
+    assert table["status"].tolist() == ["stopped", "absent"] and table["error"].tolist()[0] == "E: v"
+    monkeypatch.setattr(workers, "executor", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(workers, "work_off", lambda client, sweep, planned, tell: sent.extend(planned))
+    run_sweep(one, only_failed=True)
+    assert sent == [failed]
+    monkeypatch.setattr(runs, "_papermill", lambda *_: None)
+    assert runs.run_notebook(root / "p.ipynb", failed.params).record["error"] is None
 
 
 # The recorded batches

@@ -144,6 +144,59 @@ def test_jobs_of_a_cluster(root):
         assert "#PBS -l select=1:ncpus=2:ngpus=0:mem=8GB" in cluster.job_script()
 
 
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    "Batch commands of a test's own, in front of the PATH."
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    (tmp_path / "bin").mkdir()
+
+    def write_command(name, body):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+
+    return write_command
+
+
+def test_a_batch_system_that_says_no(root, commands, monkeypatch):
+    pytest.importorskip("dask_jobqueue")
+
+    def refused(text):
+        with pytest.raises(RunRefused) as error, executor(text, 2, Resources(), 2):
+            pass
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    with monkeypatch.context() as bare:
+        bare.setenv("PATH", str(root))
+        assert "no command sbatch on this machine" in refused("slurm:queue=x") and "no command qsub" in refused("pbs:queue=x")
+    commands("sbatch", "echo 'sbatch: error: invalid partition specified: x' >&2; exit 1")
+    assert "no job was accepted: sbatch: error: invalid partition specified: x" in refused("slurm:queue=x")
+    assert "'bogus'" in refused("slurm:bogus=1")
+    commands("sbatch", "echo 'come back later'")
+    assert "no job was accepted" in refused("slurm:queue=x")
+
+
+def test_a_queue_is_waited_for(root, commands, monkeypatch):
+    pytest.importorskip("dask_jobqueue")
+    monkeypatch.setattr(workers, "_PAUSE", 0.5)
+    job = f"sed 's/^#SBATCH.*//' \"$1\" > {root}/job; (sleep 2; exec sh {root}/job) >/dev/null 2>&1 &"
+    commands("sbatch", f"if [ -e {root}/job ]; then echo 'one job each' >&2; exit 1; fi; {job} echo Submitted batch job 7")
+    commands("scancel", f"echo $* >> {root}/cancelled")
+    said = []
+    with executor("slurm:queue=x", 2, Resources(), 2, said.append) as client:
+        assert len(client.nthreads()) == 1
+    assert said[0] == "1 of 2 jobs submitted (7); then: one job each" and "no job has started yet" in said[1] and (root / "cancelled").read_text() == "7\n"
+
+
+def test_what_this_machine_has_not_got_is_said_before_anything_starts(root, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    said = []
+    with pytest.raises(RunRefused, match="takes 4 GPUs .* this machine shows 0: take fewer"), executor(None, 1, Resources(gpu=4), 1):
+        pass
+    workers._too_small(Resources(cpu=10**6, memory=10**15), said.append)
+    assert "1000000 threads" in said[0] and "1e+06 GB" in said[1] and workers._too_small(Resources(gpu=0), said.append) is None and len(said) == 2
+
+
 def test_gpus_are_never_shared(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"a{os.getpid()},b{os.getpid()},c{os.getpid()}")
     hold = "import sys\nfrom neurobridge.lab.workers import lease_gpus\nwith lease_gpus(2) as env: print(env['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()"
@@ -334,6 +387,22 @@ def test_ctrl_c_stops_everything_and_the_same_sweep_goes_on(root, threads, monke
     monkeypatch.setenv("WORK_LOG", str(log))
     assert (run_sweep(sweep, scheduler=threads)["status"] == "done").all()
     assert sorted(line[2] for line in log_lines(log) if line[1] == "ended") == ["0", "1"]
+
+
+def test_ctrl_c_twice_while_workers_start(root):
+    make(root, "seeds: 4", "time.sleep(1000)")
+    command = [sys.executable, "-c", "from neurobridge.lab.cli import app; app()", "sweep", str(root / "s.yaml"), "--workers", "2"]
+    driver = subprocess.Popen(command, env=kernel_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                              preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # fmt: skip
+    until = time.monotonic() + 120
+    while not running("spawn_main", descendants(driver.pid)):
+        assert time.monotonic() < until and driver.poll() is None, driver.stderr.read()
+        time.sleep(0.01)
+    for _ in range(2):
+        os.killpg(driver.pid, signal.SIGINT)
+        time.sleep(0.3)
+    _, said = driver.communicate(timeout=120)
+    assert driver.returncode == 130 and said == "neurobridge: interrupted; the same command goes on where the page saved itself last\n", said
 
 
 def test_a_full_disk_costs_attempts_and_no_results(root, small_disk, threads):

@@ -26,14 +26,16 @@ def atomic_write(
         raise ValueError(f"atomic_write: mode is {mode!r}; expected 'w' (text) or 'wb' (bytes): a file is replaced whole, never appended to")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    with _naming(path):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
         with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
+        with _naming(path):
+            os.replace(name, path)
         _flush_folder(path.parent)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -41,6 +43,17 @@ def atomic_write(
         raise
 
 # %% ../../nbs/core/02_files.ipynb #cell-012
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    "Let an error name the file that is meant, not the hidden one."
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -8,6 +8,7 @@ __all__ = ['app', 'spread', 'summarise', 'run', 'sweep', 'table', 'report', 'com
 # %% ../../nbs/lab/02_cli.ipynb #cell-003
 import contextlib
 import math
+import signal
 import sys
 import time
 import warnings
@@ -159,9 +160,14 @@ def _user_errors() -> Iterator[None]:
         typer.echo("\n".join(["", *error.run.record["error"]["traceback"], ""]), err=True)
         typer.echo(f"run folder:\n{error.run.folder}", err=True)
         _stop(str(error), 1)
-    except (RunBusy, OSError) as error:
+    except RunBusy as error:
         _stop(str(error), 1)
+    except OSError as error:
+        why = "something on this path is a file, not a folder" if isinstance(error, FileExistsError | NotADirectoryError) else error.strerror
+        where = f"{error.filename} cannot be used ({why}); check the path, its rights and the space left, or give another place (--out, NEUROBRIDGE_RUNS)"
+        _stop(where if error.filename else str(error) or type(error).__name__, 1)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one has nothing to add
         _stop("interrupted; the same command goes on where the page saved itself last", 130)
 
 
@@ -227,7 +233,7 @@ def _counting(name: str) -> Iterator[Any]:
 @app.command()
 def sweep(
     file: Annotated[Path, typer.Argument(help="A sweep file, such as sweeps/pipe_s.yaml.")],
-    workers: Annotated[int | None, typer.Option(help="Runs at a time.  [default: as many as there is room for]")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Runs at a time.  [default: as many as there is room for]")] = None,
     scheduler: Annotated[str | None, typer.Option(metavar="tcp://HOST:PORT", help="A dask scheduler that runs already.")] = None,
     slurm: Annotated[str | None, typer.Option(metavar="KEY=VALUE,…", help="Workers as SLURM jobs; for instance queue=gpu,walltime=12:00:00.")] = None,
     pbs: Annotated[str | None, typer.Option(metavar="KEY=VALUE,…", help="Workers as PBS jobs.")] = None,
@@ -236,32 +242,34 @@ def sweep(
 ) -> None:
     "Run what is not done yet of a sweep file."
     with _user_errors():
-        from neurobridge.lab.sweep import Sweep, run_sweep, sweep_table
+        from neurobridge.lab.sweep import Sweep, _is_left, run_sweep, sweep_table
 
         places = [place for place in (scheduler, slurm and f"slurm:{slurm}", pbs and f"pbs:{pbs}") if place]
         if len(places) > 1:
             _stop(f"--scheduler, --slurm and --pbs exclude each other; given were {len(places)} of them", 2)
         batch = Sweep.from_yaml(file)
         if dry_run:
-            return _tell_sweep(batch, sweep_table(batch.plan()))
+            planned = batch.plan()
+            return _tell_sweep(batch, sweep_table(planned), [_is_left(one, only_failed) for one in planned])
         with _counting(batch.name) as tell:
             found = run_sweep(batch, workers, places[0] if places else None, only_failed, tell)
         _tell_sweep(batch, found)
-        if (found["status"] == "failed").any():
+        if ((found["status"] != "done") & (found["error"].notna() | (not only_failed))).any():
             raise typer.Exit(1)
 
 # %% ../../nbs/lab/02_cli.ipynb #ef7bd004
-def _tell_sweep(batch: Any, found: "pd.DataFrame") -> None:
+def _tell_sweep(batch: Any, found: "pd.DataFrame", left: list[bool] | None = None) -> None:
     "Print how the runs of a sweep stand; one row a run where they fit on a screen."
     from neurobridge.lab.tables import _text
 
     params = [name for name in found if any(name in settings for settings in batch.settings)]
     dull = [name for name in params if len(found) > 1 and found[name].map(_text).nunique() == 1]
     rest = [name for name in found if name not in params and name not in ("folder", "error") and name in found.columns[list(found.columns).index("status") :]]
-    if len(found) <= 60:
-        _print_table(found[[name for name in params if name not in dull] + rest])
+    shown = found if left is None else found[left]
+    if 0 < len(shown) <= 60:
+        _print_table(shown[[name for name in params if name not in dull] + rest])
     stand = ", ".join(f"{count} {status}" for status, count in found["status"].value_counts().items())
-    typer.echo(f"\n{batch.name}: {len(found)} run{'s'[: len(found) != 1]} of {batch.page.stem}: {stand}; below\n{runs_root()}")
+    typer.echo(f"\n{batch.name}: {len(found)} run{'s'[: len(found) != 1]} of {batch.page.stem}: {stand}{'' if left is None else f'; {len(shown)} would be run'}; below\n{runs_root()}")
 
 # %% ../../nbs/lab/02_cli.ipynb #cell-023
 @app.command()

@@ -149,9 +149,9 @@ def _describe_failure(
     ename: str,  # the error's name
     evalue: str,  # the error's message
     traceback: list[str],  # its lines, which may hold colour codes
-) -> dict[str, Any]:  # cell (counted among the code cells, from 1), heading, source, ename, evalue, traceback
+) -> dict[str, Any]:  # cell (counted among the page's code cells, from 1), heading, source, ename, evalue, traceback
     "Say where a page failed and why, as plain text."
-    number = sum(cell.cell_type == "code" for cell in nb.cells[: index + 1])
+    number = sum(cell.cell_type == "code" and "injected-parameters" not in cell.metadata.get("tags", []) for cell in nb.cells[: index + 1])
     headings = [line.lstrip("# ") for cell in nb.cells[:index] if cell.cell_type == "markdown" for line in cell.source.splitlines() if re.match("#{1,6} ", line)]
     lines = [line for line in nb.cells[index].source.splitlines() if line.strip() and not line.startswith("#|")]
     plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", "\n".join(traceback)).splitlines()
@@ -167,14 +167,17 @@ def _why_dead(code: int | None) -> str:
 
 # %% ../../nbs/lab/11_engine.ipynb #own-loop
 def _in_own_loop(do: Callable[..., None], settings: Mapping[str, Any]) -> None:
-    "Call a function for which Jupyter makes an event loop, and close that loop."
+    "Call a function for which Jupyter makes an event loop, and close that loop; what still waits in it is called off."
     try:
         do(**settings)
     finally:
         try:
             asyncio.get_running_loop()  # in a notebook: Jupyter has used a thread of its own
         except RuntimeError:
-            ensure_event_loop().close()
+            loop = ensure_event_loop()
+            if left := [task for task in asyncio.all_tasks(loop) if task.cancel()]:
+                loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            loop.close()
             asyncio.set_event_loop(None)
 
 # %% ../../nbs/lab/11_engine.ipynb #cell-028
@@ -238,6 +241,8 @@ def _attempt(client: PageClient, cell: nbformat.NotebookNode, index: int) -> boo
             return False
         found = [output for output in cell.outputs if output.output_type == "error"]
         ename, evalue, traceback = error.ename, error.evalue, found[-1].traceback if found else []
+        if ename == "MemoryError" and client.kernel.memory:
+            evalue = f"{evalue}{'; ' * bool(evalue)}the run may have {client.kernel.memory:,} bytes (`memory` of its sweep): give it more, or let it take less"
     except CellTimeoutError:
         ename, evalue, traceback = "Timeout", f"the page did not end within {client.limit:g} s; this cell was running", []
     except DeadKernelError:

@@ -105,20 +105,22 @@ def experiments() -> list[str]:  # sorted
 
 def find_page(
     name: str | Path,  # an experiment's name, or a notebook's path
+    beside: str | Path | None = None,  # where a relative path is looked up first; then: the working directory, the project
 ) -> Path:  # absolute path
     "Find a page; raise `RunRefused` naming the experiments there are."
     from neurobridge.lab.parameters import RunRefused
 
-    name = Path(name)
+    name, looked = Path(name), ""
     if name.suffix == ".ipynb":
-        places = [name.expanduser(), project_root() / name]
+        places = list(dict.fromkeys(Path(folder).resolve() / name.expanduser() for folder in (beside or ".", ".", project_root())))
+        looked = f" (looked for {', '.join(map(str, places))})" * (not name.is_absolute())
     else:
         places = [project_root() / "nbs" / "experiments" / f"{name}.ipynb"]
     for place in places:
         if place.is_file():
             return place.resolve()
     known = ", ".join(experiments()) or f"none in {project_root() / 'nbs' / 'experiments'}"
-    raise RunRefused(f"there is no page {str(name)!r}; expected the path of a notebook (ending in .ipynb) or the name of an experiment: {known}")
+    raise RunRefused(f"there is no page {str(name)!r}{looked}; expected the path of a notebook (ending in .ipynb) or the name of an experiment: {known}")
 
 # %% ../../nbs/lab/01_runs.ipynb #cell-021
 def package_hash() -> str:
@@ -392,6 +394,7 @@ def _begin(job: _Job, force: bool) -> dict[str, Any]:
     record = {"id": job.id, "experiment": job.path.stem, "notebook": source.as_posix(), "page": page_hash(job.page), "params": job.params, "given": job.given,
               "status": "clearing" if fresh else "running", "started": _now(), "seconds": None, "metrics": {}, "rows": [], "error": None, "report": None,
               "attempt": 1 if fresh else old.get("attempt", 0) + 1, "environment": environment(job.path)}  # fmt: skip
+    record["error"] = None if fresh else old.get("error")
     write_json(job.folder / "run.json", record)
     _clear(job.folder, everything=fresh)
     if fresh:
@@ -418,7 +421,7 @@ def _execute(job: _Job, record: dict[str, Any], lock: int, timeout: float | None
     try:
         _papermill(job, settings)
         record |= _reported(job.folder)
-    except BaseException as error:
+    except Exception as error:
         broken = error
         last = traceback.format_exception(error)[-1].strip()
         failures.append({"cell": None, "heading": "", "source": "", "ename": type(error).__name__, "evalue": str(error), "traceback": [last]})
@@ -429,7 +432,7 @@ def _execute(job: _Job, record: dict[str, Any], lock: int, timeout: float | None
     write_json(job.folder / "run.json", record)
     run = Run(job.folder, record)
     if broken:
-        raise broken if not isinstance(broken, Exception) else RunFailed(run) from broken
+        raise RunFailed(run) from broken
     if failures:
         raise RunFailed(run)
     return run

@@ -111,7 +111,7 @@ def _resources(sections: Mapping[str, _Node]) -> Resources:
     lowest = {"cpu": 1, "gpu": 0, "retries": 0, "backoff": 0}
     found: dict[str, Any] = {}
     for name, node in given.items():
-        value = node.value
+        value = _number(node.value) if name in ("timeout", "backoff") else node.value
         if name == "memory":
             try:
                 found[name] = parse_bytes(value)
@@ -125,6 +125,14 @@ def _resources(sections: Mapping[str, _Node]) -> Resources:
             raise _wrong(node.line, f"`{name}` is {value!r}; expected {'a whole number' if whole else 'seconds'}, {least}")
         found[name] = value
     return Resources(**found)
+
+
+def _number(value: Any) -> Any:
+    "Read what YAML takes for a word, such as 1e3."
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _mapping(node: _Node, name: str) -> dict[str, _Node]:
@@ -179,6 +187,8 @@ def _section(name: str, node: _Node, takes: Mapping[str, Parameter]) -> tuple[se
     if name == "seeds":
         parameter = _parameter(node, "seed", takes)
         whole = isinstance(node.value, int) and not isinstance(node.value, bool) and node.value > 0
+        if not whole and not (isinstance(node.value, list) and node.value):
+            raise _wrong(node.line, f"`seeds` is {node.plain()!r}; expected a list of at least one value, [a, b, …], or a number n above 0, which stands for 0 … n-1")
         seeds = range(node.value) if whole else _values(node, "seeds", parameter)
         return {"seed"}, len(seeds), lambda: [{"seed": convert(parameter, s)} for s in seeds]
     found = {key: (value, _parameter(value, key, takes)) for key, value in _mapping(node, name).items()}
@@ -222,8 +232,14 @@ def _random_draws(node: _Node, takes: Mapping[str, Parameter]) -> tuple[set[str]
     seed, draws = section["seed"].value if "seed" in section else 0, section["draws"].value
 
     def settings() -> list[dict[str, Any]]:
-        chance = random.Random(seed)
-        return [{key: convert(takes[key], _draw(chance, *how)) for key, how in drawn.items()} for _ in range(draws)]
+        chance, found, doubles = random.Random(seed), {}, 0
+        while len(found) < draws:
+            one = {key: convert(takes[key], _draw(chance, *how)) for key, how in drawn.items()}
+            doubles = doubles + 1 if repr(one) in found else 0
+            if doubles > 50 * (len(found) + 1):  # were there another, it would have come: this happens once in 10^21 times
+                raise _wrong(node.line, f"`random` asks for {draws:,} different draws and finds {len(found):,}; expected fewer draws or a wider range")
+            found[repr(one)] = one
+        return list(found.values())
 
     return set(drawn), draws, settings
 
@@ -238,10 +254,11 @@ def _distribution(name: str, node: _Node, takes: Parameter) -> tuple[str, list[A
     if kind == "choice":
         return kind, _values(values, name, takes)
     number = Parameter(name, ("int" if kind == "integer" else "float",), False, 0)
+    fitting = kinds if not takes.types or "float" in takes.types else ("integer", "choice") if "int" in takes.types else ("choice",)
+    if kind not in fitting:
+        raise _wrong(values.line, f"`{takes}` is not drawn from {kind}; expected {' or '.join(fitting)}")
     ends = [_fit(end, number) for end in values.value] if isinstance(values.value, list) else []
-    if kind != "integer" and takes.types and "float" not in takes.types:
-        raise _wrong(values.line, f"`{takes}` is not drawn from {kind}; expected integer or choice")
-    if len(ends) != 2 or not ends[0] < ends[1] or (kind == "log_uniform" and ends[0] <= 0):
+    if len(ends) != 2 or not ends[0] < ends[1] or not math.isfinite(ends[1] - ends[0]) or (kind == "log_uniform" and ends[0] <= 0):
         raise _wrong(values.line, f"`{name}`: {kind} of {values.plain()!r}; expected [low, high], low below high" + ", both above 0" * (kind == "log_uniform"))
     return kind, ends
 
@@ -258,7 +275,7 @@ class Planned:
 # %% ../../nbs/lab/04_sweep.ipynb #cell-026
 @dataclass(frozen=True)
 class Sweep:
-    "Runs of one page, in the order of the file."
+    "Runs of one page: the product of a file's sections, a later one in the table of sections changing faster."
 
     name: str
     page: Path
@@ -270,7 +287,7 @@ class Sweep:
     def from_yaml(cls, file: str | Path) -> "Sweep":
         "Read a sweep file; raise `RunRefused` naming the line at fault."
         try:
-            return _sweep(Path(file).stem, _read_nodes(Path(file).read_text(encoding="utf-8")))
+            return _sweep(Path(file).stem, _read_nodes(Path(file).read_text(encoding="utf-8")), Path(file).parent)
         except (OSError, UnicodeDecodeError) as error:
             raise RunRefused(f"{file} cannot be read ({error}); expected a sweep file, YAML") from error
         except RunRefused as error:
@@ -288,13 +305,15 @@ class Sweep:
         return planned
 
 # %% ../../nbs/lab/04_sweep.ipynb #cell-027
-def _sweep(name: str, root: _Node) -> Sweep:
+def _sweep(name: str, root: _Node, beside: Path) -> Sweep:
     sections = _mapping(root, "the file")
     _known(sections, _KEYS, "a sweep file")
     if "notebook" not in sections:
         raise _wrong(1, "no `notebook`; expected the name of an experiment or the path of a notebook")
+    if not isinstance(named := sections["notebook"].value, str):
+        raise _wrong(sections["notebook"].line, f"`notebook` is {sections['notebook'].plain()!r}; expected the name of an experiment or the path of a notebook")
     try:
-        page = find_page(str(sections["notebook"].value))
+        page = find_page(named, beside)
         takes = page_parameters(page)
     except RunRefused as error:
         raise _wrong(sections["notebook"].line, str(error)) from error
@@ -319,7 +338,7 @@ def _once(parts: Mapping[str, tuple], sections: Mapping[str, _Node]) -> None:
 def _few(counts: Mapping[str, int]) -> None:
     if (total := math.prod(counts.values())) > MOST:
         product = " × ".join(f"{key} {count:,}" for key, count in counts.items() if count > 1)
-        raise _wrong(1, f"the file asks for {total:,} runs ({product}); one sweep has at most {MOST:,}: take fewer values, or draw some with `random`")
+        raise _wrong(1, f"the file asks for {total:,} runs ({product}); one sweep has at most {MOST:,}: take fewer{' values, or draw some with `random`' if 'random' not in counts else ''}")
 
 
 def _different(settings: Sequence[Mapping[str, Any]], takes: Mapping[str, Parameter]) -> None:
@@ -342,11 +361,18 @@ def run_sweep(
     from neurobridge.lab.workers import executor, work_off
 
     planned = sweep.plan()
-    left = [one for one in planned if (status := run_status(one.folder)) != "done" and (not only_failed or status == "failed")]
-    if left:
-        with executor(scheduler, workers, sweep.resources, len(left)) as client:
-            work_off(client, sweep, left, tell or (lambda counts, news: None))
+    if left := [one for one in planned if _is_left(one, only_failed)]:
+        tell, counts = tell or (lambda counts, news: None), {"waiting": len(left), "running": 0, "done": 0, "failed": 0}
+        with executor(scheduler, workers, sweep.resources, len(left), lambda line: tell(counts, line)) as client:
+            work_off(client, sweep, left, tell)
     return sweep_table(planned)
+
+
+def _is_left(one: Planned, only_failed: bool = False) -> bool:
+    "Tell whether a run is to be done; one that was stopped keeps the error of an attempt that failed before."
+    record = _read_record(one.folder) or {}
+    status = run_status(one.folder, record)
+    return status != "done" and (not only_failed or status == "failed" or bool(record.get("error")))
 
 
 def sweep_table(

@@ -13,6 +13,7 @@ import functools
 import heapq
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -21,6 +22,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,6 +136,7 @@ def dask_setup(
     "Prepare a worker; dask calls this by name when it starts one."
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # held back by the driver until here; a page may want it
 
 
 def stop_kernels(
@@ -151,13 +154,27 @@ def room(
     resources: "Resources",  # what one run takes
 ) -> int:  # at least 1
     "Count the runs that fit on this machine at a time."
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    fits = [cpus // resources.cpu]
+    fits = [_cores() // resources.cpu]
     if resources.memory:
         fits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // resources.memory)
     if resources.gpu:
         fits.append(len(visible_gpus()) // resources.gpu)
     return max(1, min(fits))
+
+
+def _too_small(resources: "Resources", tell: Callable[[str], None]) -> None:
+    "Raise `RunRefused` for GPUs that this machine lacks; tell of what will be slow or tight."
+    gpus, cores, memory = len(visible_gpus()), _cores(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if (resources.gpu or 0) > gpus:
+        raise RunRefused(f"a run takes {resources.gpu} GPUs (`resources`); this machine shows {gpus}: take fewer, or workers elsewhere (--scheduler, --slurm, --pbs)")
+    if resources.cpu > cores:
+        tell(f"a run takes {resources.cpu} threads (`resources`), this machine has {cores} cores: they take turns")
+    if (resources.memory or 0) > memory:
+        tell(f"a run may take {resources.memory / 1e9:.3g} GB (`resources`), this machine has {memory / 1e9:.3g} GB")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 # %% ../../nbs/lab/05_workers.ipynb #cell-024
 @contextlib.contextmanager
@@ -166,6 +183,7 @@ def executor(
     workers: int | None,  # None: as many as there is room for
     resources: "Resources",  # what one run takes
     runs: int,  # how many there are
+    tell: Callable[[str], None] = lambda line: None,  # called with what is worth knowing meanwhile
 ) -> "Iterator[Client]":
     "Start or find workers; raise `RunRefused` if there are none, or none that fit."
     if workers is not None and workers < 1:
@@ -180,13 +198,32 @@ def executor(
         if isinstance(scheduler, Client):
             client = scheduler
         elif scheduler is None:
+            _too_small(resources, tell)
             client = stack.enter_context(_local(min(workers or room(resources), runs)))
         elif str(scheduler).partition(":")[0] in ("slurm", "pbs"):
-            client = stack.enter_context(_batch_system(str(scheduler), workers or min(runs, 10), resources))
+            client = stack.enter_context(_batch_system(str(scheduler), workers or min(runs, 10), resources, tell))
         else:
             client = stack.enter_context(_existing(str(scheduler)))
         _same_everywhere(client)
         yield client
+
+# %% ../../nbs/lab/05_workers.ipynb #8b570ba3
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    "Put Ctrl-C off to the end of a block; processes and threads that are started in it don't hear it at all."
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):
+        yield
+        return
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda *_: heard.append(1))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, before)
+        if heard:
+            raise KeyboardInterrupt
 
 # %% ../../nbs/lab/05_workers.ipynb #cell-027
 @contextlib.contextmanager
@@ -197,18 +234,26 @@ def _local(count: int) -> "Iterator[Client]":
     quiet = {"threads_per_worker": 1, "processes": True, "memory_limit": 0, "silence_logs": logging.CRITICAL,
              "dashboard_address": None, "scheduler_kwargs": {"dashboard_address": ":0"}}  # no dashboard; and dask opens a port all the same, any that is free
     with dask.config.set({"distributed.scheduler.allowed-failures": 10, "distributed.worker.daemon": False}):
-        cluster = LocalCluster(n_workers=count, preload=["neurobridge.lab.workers"], **quiet)
-        try:
-            with Client(cluster) as client:
-                try:
-                    yield client
-                finally:
-                    for nanny in cluster.workers.values():
-                        nanny.auto_restart = False
-                        if nanny.pid:
-                            os.kill(nanny.pid, signal.SIGKILL)
-        finally:
-            cluster.close(timeout=10)
+        resource_tracker.ensure_running()  # else the first worker starts it, and is open to signals afterwards
+        with contextlib.ExitStack() as stack:
+            with _undisturbed():
+                cluster = LocalCluster(n_workers=count, preload=["neurobridge.lab.workers"], **quiet)
+                stack.callback(_end, cluster)
+                client = Client(cluster)
+                stack.callback(_end, cluster, client)
+            yield client
+
+
+def _end(cluster: Any, client: "Client | None" = None) -> None:
+    with _undisturbed():
+        for nanny in cluster.workers.values():
+            nanny.auto_restart = False
+            with contextlib.suppress(ProcessLookupError):
+                if nanny.pid:
+                    os.kill(nanny.pid, signal.SIGKILL)
+        if client:
+            client.close()
+        cluster.close(timeout=10)
 
 # %% ../../nbs/lab/05_workers.ipynb #cell-028
 @contextlib.contextmanager
@@ -259,20 +304,86 @@ def batch_settings(
     return {**job, **given}
 
 
-@contextlib.contextmanager
-def _batch_system(text: str, count: int, resources: "Resources") -> "Iterator[Client]":
-    settings = batch_settings(text, resources)
+def _batch_kind(text: str) -> Any:
+    "Find dask_jobqueue's class; raise `RunRefused` where jobs can't be submitted from here."
     try:
         import dask_jobqueue
     except ModuleNotFoundError as error:
         raise RunRefused(f"{text.partition(':')[0]} needs dask-jobqueue: pip install 'neurobridge[cluster]'") from error
+    kind = dask_jobqueue.SLURMCluster if text.startswith("slurm") else dask_jobqueue.PBSCluster
+    if not shutil.which(command := kind.job_cls.submit_command.split()[0]):
+        raise RunRefused(f"{text!r}: there is no command {command} on this machine; give this where jobs are submitted, on a login node")
+    return kind
+
+# %% ../../nbs/lab/05_workers.ipynb #704417c2
+@contextlib.contextmanager
+def _batch_system(text: str, count: int, resources: "Resources", tell: Callable[[str], None]) -> "Iterator[Client]":
     from distributed import Client
 
-    kind = dask_jobqueue.SLURMCluster if text.startswith("slurm") else dask_jobqueue.PBSCluster
-    with kind(**settings, scheduler_options={"dashboard_address": ":0"}) as cluster, Client(cluster) as client:
-        cluster.scale(jobs=count)
-        client.wait_for_workers(1)
+    settings, kind = batch_settings(text, resources), _batch_kind(text)
+    with contextlib.ExitStack() as stack:
+        try:
+            with _undisturbed():
+                cluster = kind(**settings, scheduler_options={"dashboard_address": ":0"})
+                stack.callback(_end_jobs, cluster)
+                client = Client(cluster)
+                stack.callback(_end_jobs, cluster, client)
+        except (TypeError, ValueError, OSError) as error:
+            raise RunRefused(f"{text!r} is not what {kind.__name__} of dask-jobqueue takes: {_first_line(error)}") from error
+        _submit(text, cluster, count, tell)
+        _await_workers(client, tell)
         yield client
+
+
+def _end_jobs(cluster: Any, client: "Client | None" = None) -> None:
+    from distributed import Status
+
+    with _undisturbed():
+        if client:
+            client.close()
+        for job in cluster.workers.values():
+            job.status = Status.closing  # as dask expects it of a job that has been told to end
+        cluster.close(timeout=30)
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+# %% ../../nbs/lab/05_workers.ipynb #9d64f07a
+_PAUSE = 60.0  # seconds between two lines about waiting
+
+
+def _submit(text: str, cluster: Any, count: int, tell: Callable[[str], None]) -> None:
+    "Submit jobs; raise `RunRefused` if none is accepted."
+
+    async def submitted() -> None:
+        await cluster
+
+    for _ in range(count):
+        cluster.worker_spec.update(cluster.new_worker_spec())
+    refused = None
+    try:
+        cluster.sync(submitted)
+    except (OSError, RuntimeError, ValueError) as error:
+        refused = error
+    jobs = [job.job_id for job in cluster.workers.values() if getattr(job, "job_id", None)]
+    if refused and not jobs:
+        raise RunRefused(f"{text!r}: no job was accepted: {_complaint(refused)}; look at queue, account and wall time") from refused
+    tell(f"{len(jobs)} of {count} jobs submitted ({', '.join(jobs[:3])}{', …' if len(jobs) > 3 else ''})" + (f"; then: {_complaint(refused)}" if refused else ""))
+
+
+def _complaint(error: BaseException) -> str:
+    "What the batch system said, of all that dask-jobqueue reports."
+    _, _, said = str(error).partition("stderr:")
+    return _first_line(ValueError(said)) if said.strip() else _first_line(error)
+
+
+def _await_workers(client: "Client", tell: Callable[[str], None]) -> None:
+    since = time.monotonic()
+    while True:
+        with contextlib.suppress(TimeoutError):
+            return client.wait_for_workers(1, timeout=_PAUSE)
+        tell(f"no job has started yet, after {(time.monotonic() - since) / 60:.0f} min; waiting (Ctrl-C takes the jobs back)")
 
 # %% ../../nbs/lab/05_workers.ipynb #cell-034
 @dataclass
@@ -328,7 +439,7 @@ def _take(board: _Board, future: Any) -> str:
         board.done += 1
         return ""
     if status in ("changed", "refused"):
-        raise RunRefused(f"{name}: {outcome['error']}; give the same command again for what is left")
+        raise RunRefused(f"{name}: {outcome['error']}" + "; give the same command again for what is left" * (status == "changed"))
     tries = board.tries[status, number] = board.tries.get((status, number), 0) + 1
     limits = board.sweep.resources
     if status == "failed" and tries > limits.retries:
@@ -355,7 +466,7 @@ def work_off(
             for line in news or [""]:
                 tell(board.counts(), line)
     except BaseException:  # Ctrl-C too
-        with contextlib.suppress(Exception):
+        with _undisturbed(), contextlib.suppress(Exception):
             client.cancel(list(board.flying), force=True)
             client.run(stop_kernels, [str(planned[number].folder) for number in board.flying.values()])
         raise
