@@ -233,7 +233,7 @@ def _counting(name: str) -> Iterator[Any]:
 @app.command()
 def sweep(
     file: Annotated[Path, typer.Argument(help="A sweep file, such as sweeps/pipe_s.yaml.")],
-    workers: Annotated[int | None, typer.Option(min=1, help="Runs at a time.  [default: as many as there is room for]")] = None,
+    workers: Annotated[int | None, typer.Option(help="Runs at a time.  [default: as many as there is room for]")] = None,
     scheduler: Annotated[str | None, typer.Option(metavar="tcp://HOST:PORT", help="A dask scheduler that runs already.")] = None,
     slurm: Annotated[str | None, typer.Option(metavar="KEY=VALUE,…", help="Workers as SLURM jobs; for instance queue=gpu,walltime=12:00:00.")] = None,
     pbs: Annotated[str | None, typer.Option(metavar="KEY=VALUE,…", help="Workers as PBS jobs.")] = None,

@@ -360,6 +360,8 @@ def run_sweep(
     "Run what is not done of a sweep; raise `RunRefused` for what cannot be run, nothing for a run that failed."
     from neurobridge.lab.workers import executor, work_off
 
+    if workers is not None and workers < 1:
+        raise RunRefused(f"{workers} workers were asked for; expected at least 1")
     planned = sweep.plan()
     if left := [one for one in planned if _is_left(one, only_failed)]:
         tell, counts = tell or (lambda counts, news: None), {"waiting": len(left), "running": 0, "done": 0, "failed": 0}
