@@ -405,6 +405,18 @@ def test_ctrl_c_twice_while_workers_start(root):
     assert driver.returncode == 130 and said == "neurobridge: interrupted; the same command goes on where the page saved itself last\n", said
 
 
+def test_a_cluster_that_ends_slowly_is_left_to_itself():
+    "Its workers are dead by then; on a machine with too much to do, dask may need longer than it is given."
+
+    class Slow:
+        workers = {}
+
+        def close(self, timeout):
+            raise TimeoutError(f"timed out after {timeout} s.")
+
+    assert workers._end(Slow()) is None
+
+
 def test_a_full_disk_costs_attempts_and_no_results(root, small_disk, threads):
     "Nothing can be written while another program fills the disk; when there is room again, the sweep ends whole."
     sweep, news = make(root, "seeds: 3\nretries: 20\nbackoff: 0.01", "record({'square': seed**2})"), []

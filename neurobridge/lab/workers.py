@@ -251,9 +251,10 @@ def _end(cluster: Any, client: "Client | None" = None) -> None:
             with contextlib.suppress(ProcessLookupError):
                 if nanny.pid:
                     os.kill(nanny.pid, signal.SIGKILL)
-        if client:
-            client.close()
-        cluster.close(timeout=10)
+        with contextlib.suppress(TimeoutError):  # no worker is left; this process's end is the rest's
+            if client:
+                client.close()
+            cluster.close(timeout=10)
 
 # %% ../../nbs/lab/05_workers.ipynb #cell-028
 @contextlib.contextmanager
