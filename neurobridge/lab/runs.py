@@ -362,7 +362,7 @@ def _settle(job: _Job, force: bool) -> Run | None:
         return Run(job.folder, old, fresh=False)
     return None
 
-
+# %% ../../nbs/lab/01_runs.ipynb #read-record-cell
 def _read_record(folder: Path) -> dict[str, Any] | None:
     try:
         value = read_json(folder / "run.json")
@@ -528,7 +528,7 @@ def load_runs(
     table.attrs["params"] = [name for name in table if name.removeprefix("param.") in params and (name.startswith("param.") or name not in _FIRST)]
     return table
 
-
+# %% ../../nbs/lab/01_runs.ipynb #run-files-cell
 def _run_files(root: Path, depth: int, lenient: bool = False) -> list[Path]:
     "Find the records below a folder; raise `RunRefused` for folders that can't be read, or, if lenient, only for the first."
     from neurobridge.lab.parameters import RunRefused

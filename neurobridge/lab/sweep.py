@@ -134,7 +134,7 @@ def _number(value: Any) -> Any:
     except ValueError:
         return value
 
-
+# %% ../../nbs/lab/04_sweep.ipynb #mapping-cell
 def _mapping(node: _Node, name: str) -> dict[str, _Node]:
     if not isinstance(node.value, dict):
         raise _wrong(node.line, f"`{name}` is {node.plain()!r}; expected a mapping, lines `name: value`")
@@ -376,7 +376,7 @@ def _is_left(one: Planned, only_failed: bool = False) -> bool:
     status = run_status(one.folder, record)
     return status != "done" and (not only_failed or status == "failed" or bool(record.get("error")))
 
-
+# %% ../../nbs/lab/04_sweep.ipynb #sweep-table-cell
 def sweep_table(
     planned: Sequence[Planned],  # from `Sweep.plan`
 ) -> "pd.DataFrame":  # one row a run

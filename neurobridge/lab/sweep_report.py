@@ -220,7 +220,7 @@ def _records(sweep: Sweep, runs: "pd.DataFrame") -> list[tuple[Path, dict[str, A
     there = set(runs["folder"])
     return [(folder, record) for folder, record in finished(sweep.page.stem) if str(folder) in there]
 
-
+# %% ../../nbs/lab/08_sweep_report.ipynb #sections-cell
 def _sections(sweep: Sweep, runs: "pd.DataFrame", metrics: Sequence[str], file: Path) -> list[tuple[str, str]]:
     names, done = swept(sweep), runs[runs["status"] == "done"]
     bare = [direction(name)[0] for name in metrics]

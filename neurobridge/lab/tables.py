@@ -58,7 +58,7 @@ def _comparable(condition: str, lists: Sequence[str]) -> str:
 
     return _COMPARED.sub(written, condition)
 
-
+# %% ../../nbs/lab/14_tables.ipynb #text-cell
 def _text(value: Any) -> str:
     "Write a value so that equal ones look the same: None is one of them, and a whole number is one whatever column it was in."
     if value is None or (isinstance(value, float) and math.isnan(value)):
