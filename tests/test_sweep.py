@@ -328,6 +328,22 @@ def test_recorded_tables_hold_what_the_sweeps_named_on_their_page_ask_for(name, 
     assert len(same) >= 1 and all(set(recorded[column]) == set(asked[column]) for column in same)
 
 
+def test_recorded_wirings_are_those_of_three_sweeps():
+    "Every arm of every family with the seeds that some sweep asks for, and no others; and the gentler edits."
+    recorded, cells = pd.read_csv(ROOT / "results" / "g2g_sparsity.csv", keep_default_na=False), read_page(find_page("g2g_sparsity"))["cells"]
+    asked = set()
+    for one in (full for name in ("all", "more", "rewired") for full in full_settings(f"g2g_sparsity_{name}")):
+        meant = recorded[recorded.family.str.lower().isin(one["arms"].split(","))]
+        meant = meant if one["rules"] == "all" else meant[meant.rule.isin(one["rules"].split(","))]
+        asked |= {(arm, one["seed"]) for arm in meant.arm} if len(meant) else {(one["arms"], one["seed"])}
+        assert (recorded.width == one["width"]).all() and (recorded.epochs == one["epochs"]).all() and (recorded.lr == one["lr"]).all()
+    assert set(zip(recorded.arm, recorded.seed, strict=True)) == asked and len(recorded) == len(asked) and recorded.arm.nunique() == 46
+    gentle = pd.read_csv(ROOT / "results" / "g2g_sparsity_gentle.csv", keep_default_na=False)
+    settings = full_settings("rewiring_gently")
+    assert sorted(zip(gentle.rule, gentle.fraction, gentle.seed, strict=True)) == sorted((one["rules"], one["fraction"], one["seed"]) for one in settings)
+    assert all(f"neurobridge sweep sweeps/{name}.yaml\n" in cells[-1]["source"] for name in ("g2g_sparsity_all", "g2g_sparsity_more", "g2g_sparsity_rewired", "rewiring_gently"))
+
+
 @pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.skipif(not os.environ.get("NEUROBRIDGE_DATA"), reason="NEUROBRIDGE_DATA is not set: see data/README.md")
