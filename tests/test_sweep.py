@@ -358,7 +358,7 @@ def test_recorded_batches_run_at_their_smallest_size(file, tmp_path):
     if "limit" in takes and not takes["limit"].default:  # all digits are few, all of another set are not
         given["limit"] = 600
     words = [word for name, value in given.items() for word in ("-p", name, str(value))]
-    ran = subprocess.run([sys.executable, "-m", "papermill", str(found.page), str(tmp_path / "out.ipynb"), *words], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    ran = subprocess.run([sys.executable, "-m", "papermill", str(found.page), str(tmp_path / "out.ipynb"), *words], cwd=tmp_path, capture_output=True, text=True, timeout=3600)
     assert ran.returncode == 0, ran.stderr[-3000:]
     assert all(cell.execution_count for cell in read(tmp_path / "out.ipynb", as_version=4).cells if cell.cell_type == "code" and cell.source.strip())
 
