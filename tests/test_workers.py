@@ -181,11 +181,75 @@ def test_a_queue_is_waited_for(root, commands, monkeypatch):
     monkeypatch.setattr(workers, "_PAUSE", 0.5)
     job = f"sed 's/^#SBATCH.*//' \"$1\" > {root}/job; (sleep 2; exec sh {root}/job) >/dev/null 2>&1 &"
     commands("sbatch", f"if [ -e {root}/job ]; then echo 'one job each' >&2; exit 1; fi; {job} echo Submitted batch job 7")
+    commands("squeue", "echo 7")
     commands("scancel", f"echo $* >> {root}/cancelled")
     said = []
     with executor("slurm:queue=x", 2, Resources(), 2, said.append) as client:
         assert len(client.nthreads()) == 1
     assert said[0] == "1 of 2 jobs submitted (7); then: one job each" and "no job has started yet" in said[1] and (root / "cancelled").read_text() == "7\n"
+
+
+@pytest.fixture
+def batch_system(root, commands, monkeypatch):
+    "A batch system of three commands. Its jobs live for `wall` seconds; returns the folder with one file a job: its process, or nothing if it was taken back."
+    pytest.importorskip("dask_jobqueue")
+    monkeypatch.setattr(workers, "_PAUSE", 0.5)
+    (root / "jobs").mkdir()
+    (root / "wall").write_text("60")
+    commands("sbatch", f"cd {root}/jobs; id=$$; sed 's/^#SBATCH.*//' \"$1\" > ../script.$id\n"
+             f"mkdir -p {root}/runs/.jobs; timeout $(cat ../wall) sh ../script.$id > {root}/runs/.jobs/dask-worker-$id.err 2>&1 & echo $! > $id; echo Submitted batch job $id")  # fmt: skip
+    commands("squeue", f"cd {root}/jobs; for id in *; do kill -0 $(cat $id) 2>/dev/null && echo $id; done; exit 0")
+    commands("scancel", f"cd {root}/jobs; kill $(cat $1) 2>/dev/null; : > $1")
+    yield root / "jobs"
+    for job in (root / "jobs").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            os.kill(int(job.read_text()), signal.SIGTERM)
+
+
+def test_a_sweep_outlives_the_wall_time_of_its_jobs(root, batch_system):
+    sweep, said = make(root, "grid: {n: [1, 2, 3, 4, 5, 6]}", "time.sleep(1.5)", "record({'twice': 2 * n})"), []
+    (root / "wall").write_text("9")
+    table = run_sweep(sweep, workers=1, scheduler="slurm:queue=x", tell=lambda counts, line: said.append((counts, line)))
+    assert table.status.tolist() == ["done"] * 6 and table.twice.tolist() == [2, 4, 6, 8, 10, 12]
+    assert len(list(batch_system.iterdir())) > 1 and any("jobs have ended; 1 more submitted" in line for _, line in said), said
+    assert all(sum(counts.values()) == 6 and counts["running"] <= 1 for counts, _ in said)
+
+
+def test_jobs_that_die_at_once_stop_the_sweep_with_their_last_words(root, batch_system, commands, monkeypatch):
+    commands("broken", "echo 'no module named torch' >&2; exit 1")
+    with pytest.raises(RunRefused, match="4 jobs in a row have ended before their worker has reported; .*no module named torch"):
+        run_sweep(make(root, "grid: {n: [1, 2, 3]}"), workers=2, scheduler="slurm:queue=x,python=broken")
+    assert len(list(batch_system.iterdir())) == 4
+
+
+def test_a_queue_that_does_not_answer_is_asked_again(root, batch_system, commands):
+    "While nothing can be submitted, what is there goes on; afterwards the jobs that are missing are submitted."
+    sweep, said = make(root, "grid: {n: [1, 2, 3, 4, 5, 6, 7, 8]}", "time.sleep(1)"), []
+    answers = (root / "bin" / "sbatch").read_text()
+
+    def tell(counts, line):
+        said.append(line)
+        if counts["done"] == 1 and "broken" not in (root / "bin" / "sbatch").read_text():
+            commands("sbatch", "echo 'sbatch: error: the controller is broken' >&2; exit 1")
+            subprocess.run([root / "bin" / "scancel", min(job.name for job in batch_system.iterdir())], check=True)
+        elif "broken" in line:
+            (root / "bin" / "sbatch").write_text(answers)
+
+    table = run_sweep(sweep, workers=2, scheduler="slurm:queue=x", tell=tell)
+    assert set(table.status) == {"done"} and len(list(batch_system.iterdir())) == 3
+    assert any(line == "1 of 2 jobs have ended; then: sbatch: error: the controller is broken" for line in said) and any(line.startswith("1 more submitted (") for line in said)
+
+
+def test_ctrl_c_takes_the_jobs_back(root, batch_system, commands):
+    commands("sbatch", f"sleep 60 & echo $! > {root}/jobs/1; echo Submitted batch job 1")
+    make(root, "")
+    command = [sys.executable, "-c", "import sys\nfrom neurobridge.lab.cli import app\nsys.exit(app())", "sweep", str(root / "s.yaml"), "--slurm", "queue=x"]
+    driver = subprocess.Popen(command, env=kernel_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+                              preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # fmt: skip
+    assert "1 of 1 jobs submitted" in driver.stdout.readline()
+    driver.send_signal(signal.SIGINT)
+    out, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 130 and "interrupted" in out and (batch_system / "1").read_text() == "", out
 
 
 def test_what_this_machine_has_not_got_is_said_before_anything_starts(root, monkeypatch):

@@ -10,9 +10,11 @@ __all__ = ['visible_gpus', 'lease_gpus', 'perform', 'dask_setup', 'stop_kernels'
 import contextlib
 import fcntl
 import functools
+import getpass
 import heapq
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -207,7 +209,7 @@ def executor(
         _same_everywhere(client)
         yield client
 
-# %% ../../nbs/lab/05_workers.ipynb #8b570ba3
+# %% ../../nbs/lab/05_workers.ipynb #cell-027
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
     "Put Ctrl-C off to the end of a block; processes and threads that are started in it don't hear it at all."
@@ -225,7 +227,7 @@ def _undisturbed() -> Iterator[None]:
         if heard:
             raise KeyboardInterrupt
 
-# %% ../../nbs/lab/05_workers.ipynb #cell-027
+# %% ../../nbs/lab/05_workers.ipynb #cell-029
 @contextlib.contextmanager
 def _local(count: int) -> "Iterator[Client]":
     import dask
@@ -256,7 +258,7 @@ def _end(cluster: Any, client: "Client | None" = None) -> None:
                 client.close()
             cluster.close(timeout=10)
 
-# %% ../../nbs/lab/05_workers.ipynb #cell-028
+# %% ../../nbs/lab/05_workers.ipynb #cell-030
 @contextlib.contextmanager
 def _existing(address: str) -> "Iterator[Client]":
     from distributed import Client
@@ -286,7 +288,7 @@ def _same_everywhere(client: "Client") -> None:
         if not seen[worker]:
             raise RunRefused(f"the worker {worker} does not see {runs_root()}; use a folder that is shared (NEUROBRIDGE_RUNS)")
 
-# %% ../../nbs/lab/05_workers.ipynb #cell-030
+# %% ../../nbs/lab/05_workers.ipynb #cell-032
 def batch_settings(
     text: str,  # "slurm:queue=gpu,walltime=12:00:00"
     resources: "Resources",  # what one run takes
@@ -297,6 +299,8 @@ def batch_settings(
         raise RunRefused(f"{text!r}: {bad[0]!r} is not key=value; expected for instance slurm:queue=gpu,walltime=12:00:00")
     memory = f"{(resources.memory or 4 * 10**9) / 1e9:g}GB"
     job = {"cores": 1, "job_cpu": resources.cpu, "processes": 1, "memory": memory, "worker_extra_args": ["--preload", "neurobridge.lab.workers"]}
+    if not re.search(r"\s", logs := str(runs_root() / ".jobs")):  # a batch system's directive can't hold one
+        job["log_directory"] = logs
     if text.startswith("pbs"):
         job = {**job, "resource_spec": f"select=1:ncpus={resources.cpu}:ngpus={resources.gpu or 0}:mem={memory}"}
         del job["job_cpu"]
@@ -307,16 +311,19 @@ def batch_settings(
 
 def _batch_kind(text: str) -> Any:
     "Find dask_jobqueue's class; raise `RunRefused` where jobs can't be submitted from here."
+    before = signal.getsignal(signal.SIGINT)
     try:
         import dask_jobqueue
     except ModuleNotFoundError as error:
         raise RunRefused(f"{text.partition(':')[0]} needs dask-jobqueue: pip install 'neurobridge[cluster]'") from error
+    finally:
+        signal.signal(signal.SIGINT, before)  # the import has made Ctrl-C end this program as if all were well
     kind = dask_jobqueue.SLURMCluster if text.startswith("slurm") else dask_jobqueue.PBSCluster
     if not shutil.which(command := kind.job_cls.submit_command.split()[0]):
         raise RunRefused(f"{text!r}: there is no command {command} on this machine; give this where jobs are submitted, on a login node")
     return kind
 
-# %% ../../nbs/lab/05_workers.ipynb #704417c2
+# %% ../../nbs/lab/05_workers.ipynb #cell-033
 @contextlib.contextmanager
 def _batch_system(text: str, count: int, resources: "Resources", tell: Callable[[str], None]) -> "Iterator[Client]":
     from distributed import Client
@@ -326,67 +333,183 @@ def _batch_system(text: str, count: int, resources: "Resources", tell: Callable[
         try:
             with _undisturbed():
                 cluster = kind(**settings, scheduler_options={"dashboard_address": ":0"})
-                stack.callback(_end_jobs, cluster)
+                stack.callback(_end_jobs, tell, cluster)
                 client = Client(cluster)
-                stack.callback(_end_jobs, cluster, client)
+                stack.callback(_end_jobs, tell, cluster, client)
         except (TypeError, ValueError, OSError) as error:
             raise RunRefused(f"{text!r} is not what {kind.__name__} of dask-jobqueue takes: {_first_line(error)}") from error
-        _submit(text, cluster, count, tell)
-        _await_workers(client, tell)
+        jobs, refused = _submit(cluster, count)
+        if not jobs:
+            raise RunRefused(f"{text!r}: no job was accepted: {_complaint(refused)}; look at queue, account and wall time") from refused
+        tell(f"{len(jobs)} of {count} jobs submitted ({_some(jobs)})" + (f"; then: {_complaint(refused)}" if refused else ""))
+        _await_workers(_Jobs(client, tell, len(jobs)), count)
         yield client
 
 
-def _end_jobs(cluster: Any, client: "Client | None" = None) -> None:
+def _end_jobs(tell: Callable[[str], None], cluster: Any, client: "Client | None" = None) -> None:
     from distributed import Status
 
+    jobs = [job.job_id for job in cluster.workers.values() if job.job_id]
     with _undisturbed():
         if client:
             client.close()
         for job in cluster.workers.values():
             job.status = Status.closing  # as dask expects it of a job that has been told to end
-        cluster.close(timeout=30)
+        try:
+            cluster.close(timeout=30)
+        except TimeoutError:
+            tell(f"the batch system did not take the jobs back in time: {', '.join(jobs)}; see whether they are still there")
 
 
 def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
-# %% ../../nbs/lab/05_workers.ipynb #9d64f07a
+# %% ../../nbs/lab/05_workers.ipynb #cell-035
 _PAUSE = 60.0  # seconds between two lines about waiting
 
 
-def _submit(text: str, cluster: Any, count: int, tell: Callable[[str], None]) -> None:
-    "Submit jobs; raise `RunRefused` if none is accepted."
+def _submit(
+    cluster: Any,  # dask_jobqueue's
+    count: int,  # jobs
+    ended: Sequence[str] = (),  # names of workers whose jobs they replace
+) -> tuple[list[str], BaseException | None]:  # the jobs accepted, and what was said of the others
+    "Submit jobs, one a worker."
 
     async def submitted() -> None:
         await cluster
 
+    new: dict[str, Any] = {}
     for _ in range(count):
-        cluster.worker_spec.update(cluster.new_worker_spec())
+        new |= (one := cluster.new_worker_spec())
+        cluster.worker_spec.update(one)  # a name that `ended` had is not given again
+    _forget(cluster, ended)
     refused = None
     try:
         cluster.sync(submitted)
     except (OSError, RuntimeError, ValueError) as error:
         refused = error
-    jobs = [job.job_id for job in cluster.workers.values() if getattr(job, "job_id", None)]
-    if refused and not jobs:
-        raise RunRefused(f"{text!r}: no job was accepted: {_complaint(refused)}; look at queue, account and wall time") from refused
-    tell(f"{len(jobs)} of {count} jobs submitted ({', '.join(jobs[:3])}{', …' if len(jobs) > 3 else ''})" + (f"; then: {_complaint(refused)}" if refused else ""))
+    jobs = {name: getattr(cluster.workers.get(name), "job_id", None) for name in new}
+    _forget(cluster, [name for name, job in jobs.items() if not job])
+    return [job for job in jobs.values() if job], refused
 
 
-def _complaint(error: BaseException) -> str:
+def _forget(cluster: Any, names: Sequence[str]) -> None:
+    "Take jobs that have ended, or were not accepted, off dask's list."
+    from distributed import Status
+
+    async def forget() -> None:
+        for name in names:
+            cluster.worker_spec.pop(name, None)
+            if job := cluster.workers.pop(name, None):
+                job.status = Status.closed
+
+    cluster.sync(forget)
+
+
+def _some(jobs: Sequence[str]) -> str:
+    return ", ".join(jobs[:3]) + ", …" * (len(jobs) > 3)
+
+
+def _complaint(error: BaseException | None) -> str:
     "What the batch system said, of all that dask-jobqueue reports."
     _, _, said = str(error).partition("stderr:")
-    return _first_line(ValueError(said)) if said.strip() else _first_line(error)
+    return _first_line(ValueError(said)) if said.strip() else _first_line(error or ValueError())
+
+# %% ../../nbs/lab/05_workers.ipynb #cell-037
+_LOOK = 20.0  # seconds between two looks at the queue
 
 
-def _await_workers(client: "Client", tell: Callable[[str], None]) -> None:
-    since = time.monotonic()
+@dataclass
+class _Jobs:
+    "The jobs that are a sweep's workers; of workers that are not a batch system's, it is only said when there are none."
+
+    client: "Client"
+    tell: Callable[[str], None]
+    count: int = 0  # jobs at a time
+    seen: set[str] = field(default_factory=set)  # workers that have reported
+    lost: int = 0  # jobs in a row that ended before their worker had reported
+    looked: float = field(default_factory=time.monotonic)
+    told: float = field(default_factory=time.monotonic)
+    since: float = field(default_factory=time.monotonic)  # when there was a worker, or the beginning
+
+    def look(
+        self,
+        runs: int,  # how many are left
+    ) -> None:
+        "Replace jobs that have ended; raise `RunRefused` if they do before they are of use."
+        now = time.monotonic()
+        if now < self.looked + min(_LOOK, _PAUSE):
+            return
+        self.looked = now
+        if hasattr(cluster := self.client.cluster, "job_cls"):
+            self._replace(cluster, runs)
+        if self.client.nthreads():
+            self.since = self.told = now
+        elif now >= self.told + _PAUSE:
+            self.told = now
+            self.tell(f"no worker is there, for {(now - self.since) / 60:.0f} min; waiting (Ctrl-C takes back what waits in a queue)")
+
+    def _replace(self, cluster: Any, runs: int) -> None:
+        here = {worker.name for worker in list(cluster.scheduler.workers.values())}
+        self.seen |= here
+        ended = _ended(cluster, here)
+        wanted = min(self.count, runs) - len(cluster.worker_spec) + len(ended)
+        if not ended and wanted <= 0:
+            return
+        for name in ended:
+            self.lost = 0 if name in self.seen or name not in cluster.workers else self.lost + 1
+        said = f" before their worker has reported; the last: {_last_words(cluster, ended[-1])}" if ended and self.lost else ""
+        if self.lost >= max(3, self.count):
+            raise RunRefused(f"{self.lost} jobs in a row have ended{said}")
+        jobs, refused = _submit(cluster, max(0, wanted), ended)
+        news = [f"{len(ended)} of {self.count} jobs have ended{said}"] * bool(ended) + [f"{len(jobs)} more submitted ({_some(jobs)})"] * bool(jobs)
+        if refused and news:  # said once; it is tried again at every look
+            news.append(f"then: {_complaint(refused)}")
+        if news:
+            self.tell("; ".join(news))
+
+# %% ../../nbs/lab/05_workers.ipynb #cell-039
+def _ended(
+    cluster: Any,  # dask_jobqueue's
+    here: set[str],  # workers that are connected
+) -> list[str]:  # names of workers
+    "Find the jobs that neither wait nor run."
+    queued = _queued(cluster.job_cls.submit_command)
+    gone = [name for name in cluster.worker_spec if name not in here and name not in cluster.workers]  # dask has noticed
+    if queued is None:
+        return gone
+    return gone + [name for name, job in cluster.workers.items() if name not in here and _digits(job.job_id) not in queued]
+
+
+def _queued(submit: str) -> set[str] | None:
+    "Ask for the jobs of this user; `None` if there is no answer."
+    command = ["squeue", "--noheader", "--format=%i"] if submit.startswith("sbatch") else ["qstat"]
+    try:
+        answer = subprocess.run([*command, "-u", getpass.getuser()], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return {_digits(line) for line in answer.stdout.splitlines()} if answer.returncode == 0 else None
+
+
+def _digits(text: str) -> str:
+    return found[1] if (found := re.match(r"\s*(\d+)", text)) else ""
+
+
+def _last_words(cluster: Any, name: str) -> str:
+    job = cluster.workers[name]
+    number = re.compile(rf"(?<!\d){_digits(job.job_id)}(?!\d)")
+    files = sorted(file for file in Path(job.log_directory or ".").glob("*") if file.is_file() and number.search(file.name))
+    lines = [(file, line) for file in files for line in file.read_text(errors="replace").splitlines() if line.strip()]
+    return f"{job.job_id}, which printed {lines[-1][1].strip()!r} in {lines[-1][0]}" if lines else f"{job.job_id}, which printed nothing"
+
+# %% ../../nbs/lab/05_workers.ipynb #cell-040
+def _await_workers(jobs: _Jobs, runs: int) -> None:
     while True:
         with contextlib.suppress(TimeoutError):
-            return client.wait_for_workers(1, timeout=_PAUSE)
-        tell(f"no job has started yet, after {(time.monotonic() - since) / 60:.0f} min; waiting (Ctrl-C takes the jobs back)")
+            return jobs.client.wait_for_workers(1, timeout=min(_LOOK, _PAUSE))
+        jobs.look(runs)
 
-# %% ../../nbs/lab/05_workers.ipynb #cell-034
+# %% ../../nbs/lab/05_workers.ipynb #cell-044
 @dataclass
 class _Board:
     "Where each run is: waiting for its time, with a worker, or ended."
@@ -397,16 +520,19 @@ class _Board:
     waiting: list[tuple[float, int]]  # a heap: when it is due, which run
     flying: dict[Any, int] = field(default_factory=dict)  # dask's future to run
     tries: dict[tuple[str, int], int] = field(default_factory=dict)  # how often a run was busy, or failed
+    room: int = 0  # runs that the workers can do at a time
     sent: int = 0
     done: int = 0
     failed: int = 0
 
     def counts(self) -> dict[str, int]:
-        return {"waiting": len(self.waiting), "running": len(self.flying), "done": self.done, "failed": self.failed}
+        running = min(len(self.flying), self.room)
+        return {"waiting": len(self.waiting) + len(self.flying) - running, "running": running, "done": self.done, "failed": self.failed}
 
 
 def _hand_out(board: _Board, limits: Mapping[str, Any]) -> None:
-    most = max(2, 2 * sum(board.client.nthreads().values()))
+    board.room = sum(board.client.nthreads().values())
+    most = max(2, 2 * board.room)
     while board.waiting and len(board.flying) < most and board.waiting[0][0] <= time.monotonic():
         _, number = heapq.heappop(board.waiting)
         one, board.sent = board.planned[number], board.sent + 1
@@ -427,7 +553,7 @@ def _landed(board: _Board) -> list[Any]:
     except TimeoutError:
         return []
 
-# %% ../../nbs/lab/05_workers.ipynb #cell-035
+# %% ../../nbs/lab/05_workers.ipynb #cell-045
 def _take(board: _Board, future: Any) -> str:
     "Note how a run ended; return a line worth telling, or nothing."
     number = board.flying.pop(future)
@@ -450,7 +576,7 @@ def _take(board: _Board, future: Any) -> str:
     heapq.heappush(board.waiting, (time.monotonic() + pause, number))
     return "" if status == "busy" else f"{outcome['error']}; again in {pause:g} s"
 
-# %% ../../nbs/lab/05_workers.ipynb #cell-036
+# %% ../../nbs/lab/05_workers.ipynb #cell-046
 def work_off(
     client: "Client",  # from `executor`
     sweep: "Sweep",
@@ -460,8 +586,10 @@ def work_off(
     "Hand runs to workers until each is done, or has failed as often as the sweep allows."
     limits = {name: getattr(sweep.resources, name) for name in ("cpu", "gpu", "memory", "timeout")} | {"page": str(sweep.page)}
     board = _Board(client, sweep, planned, [(0.0, number) for number in range(len(planned))])
+    jobs = _Jobs(client, lambda line: tell(board.counts(), line), len(getattr(client.cluster, "worker_spec", ())))
     try:
         while board.waiting or board.flying:
+            jobs.look(len(board.waiting) + len(board.flying))
             _hand_out(board, limits)
             news = [line for future in _landed(board) if (line := _take(board, future))]
             for line in news or [""]:
