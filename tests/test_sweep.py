@@ -355,8 +355,9 @@ def test_recorded_batches_run_at_their_smallest_size(file, tmp_path):
     given = {name: value for name, value in found.settings[0].items() if isinstance(value, str) or name in form} | {"device": "cpu"}
     takes = page_parameters(read_page(found.page))
     given = {name: value for name, value in given.items() if name in takes}
-    if "limit" in takes and not takes["limit"].default:  # all digits are few, all of another set are not
-        given["limit"] = 600
+    for limit in ("limit", "test_limit"):
+        if limit in takes and not takes[limit].default:  # all digits are few, all of another set are not
+            given[limit] = 600
     words = [word for name, value in given.items() for word in ("-p", name, str(value))]
     ran = subprocess.run([sys.executable, "-m", "papermill", str(found.page), str(tmp_path / "out.ipynb"), *words], cwd=tmp_path, capture_output=True, text=True, timeout=3600)
     assert ran.returncode == 0, ran.stderr[-3000:]
