@@ -141,7 +141,7 @@ def test_jobs_of_a_cluster(root):
         assert line in script, script
     settings = batch_settings("pbs:queue=long", Resources(cpu=2, memory=8 * 10**9))
     with jobqueue.PBSCluster(**settings, scheduler_options={"dashboard_address": ":0"}) as cluster:
-        assert "#PBS -l select=1:ncpus=2:ngpus=0:mem=8GB" in cluster.job_script()
+        assert "#PBS -l select=1:ncpus=2:ngpus=0:mem=9GB" in cluster.job_script()
 
 
 @pytest.fixture

@@ -289,6 +289,9 @@ def _same_everywhere(client: "Client") -> None:
             raise RunRefused(f"the worker {worker} does not see {runs_root()}; use a folder that is shared (NEUROBRIDGE_RUNS)")
 
 # %% ../../nbs/lab/05_workers.ipynb #cell-032
+_BESIDE = 10**9  # bytes of a job's memory for what is in it beside the run: dask's two processes, torch in the warm kernel's parent
+
+
 def batch_settings(
     text: str,  # "slurm:queue=gpu,walltime=12:00:00"
     resources: "Resources",  # what one run takes
@@ -297,7 +300,7 @@ def batch_settings(
     given = dict(pair.partition("=")[::2] for pair in text.partition(":")[2].split(",") if pair)
     if bad := [key for key, value in given.items() if not key.isidentifier() or not value]:
         raise RunRefused(f"{text!r}: {bad[0]!r} is not key=value; expected for instance slurm:queue=gpu,walltime=12:00:00")
-    memory = f"{(resources.memory or 4 * 10**9) / 1e9:g}GB"
+    memory = f"{((resources.memory or 3 * 10**9) + _BESIDE) / 1e9:g}GB"
     job = {"cores": 1, "job_cpu": resources.cpu, "processes": 1, "memory": memory, "worker_extra_args": ["--preload", "neurobridge.lab.workers"]}
     if not re.search(r"\s", logs := str(runs_root() / ".jobs")):  # a batch system's directive can't hold one
         job["log_directory"] = logs
