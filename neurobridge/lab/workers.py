@@ -562,9 +562,10 @@ def _take(board: _Board, future: Any) -> str:
     number = board.flying.pop(future)
     if future.status not in ("finished", "error"):
         raise RunRefused("the scheduler is gone or has dropped the runs; what is done is kept: give the same command again")
-    outcome = future.result() if future.status == "finished" else {"status": "failed", "error": f"{type(future.exception()).__name__}: {future.exception()}"}
+    name = f"{board.sweep.page.stem} {board.planned[number].folder.name}"
+    outcome = future.result() if future.status == "finished" else {"status": "failed", "error": f"{name}: {_no_answer(future.exception())}"}
     future.release()
-    name, status = f"{board.sweep.page.stem} {board.planned[number].folder.name}", outcome["status"]
+    status = outcome["status"]
     if status == "done":
         board.done += 1
         return ""
@@ -580,6 +581,14 @@ def _take(board: _Board, future: Any) -> str:
     return "" if status == "busy" else f"{outcome['error']}; again in {pause:g} s"
 
 # %% ../../nbs/lab/05_workers.ipynb #cell-046
+def _no_answer(error: BaseException) -> str:
+    from distributed.scheduler import KilledWorker
+
+    if isinstance(error, KilledWorker):
+        return f"{error.allowed_failures + 1} workers ended while they were at it: killed, out of memory, or out of wall time"
+    return f"{type(error).__name__}: {error}"
+
+
 def work_off(
     client: "Client",  # from `executor`
     sweep: "Sweep",
