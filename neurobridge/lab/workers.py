@@ -450,7 +450,7 @@ class _Jobs:
             self.since = self.told = now
         elif now >= self.told + _PAUSE:
             self.told = now
-            self.tell(f"no worker is there, for {(now - self.since) / 60:.0f} min; waiting (Ctrl-C takes back what waits in a queue)")
+            self.tell(f"no worker is there, for {(now - self.since) / 60:.0f} min; waiting (Ctrl-C stops the sweep, and takes its jobs back)")
 
     def _replace(self, cluster: Any, runs: int) -> None:
         here = {worker.name for worker in list(cluster.scheduler.workers.values())}
