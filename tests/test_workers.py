@@ -18,12 +18,13 @@ from nbformat import write
 from nbformat.v4 import new_code_cell, new_notebook
 
 from neurobridge.core.files import read_json
-from neurobridge.lab import workers
+from neurobridge.lab import jobs, workers
 from neurobridge.lab.engine import kernel_environment
+from neurobridge.lab.jobs import batch_settings
 from neurobridge.lab.parameters import RunRefused
 from neurobridge.lab.runs import run_notebook
 from neurobridge.lab.sweep import Resources, Sweep, run_sweep
-from neurobridge.lab.workers import batch_settings, executor, lease_gpus, perform, room, work_off
+from neurobridge.lab.workers import executor, lease_gpus, perform, room, work_off
 
 distributed = pytest.importorskip("distributed")
 FIRST = "import os, time\nfrom pathlib import Path\nfrom neurobridge.lab.runs import record, run_dir"
@@ -192,7 +193,7 @@ def test_a_batch_system_that_says_no(root, commands, monkeypatch):
 
 def test_a_queue_is_waited_for(root, commands, monkeypatch):
     pytest.importorskip("dask_jobqueue")
-    monkeypatch.setattr(workers, "_PAUSE", 0.5)
+    monkeypatch.setattr(jobs, "_PAUSE", 0.5)
     job = f"sed 's/^#SBATCH.*//' \"$1\" > {root}/job; (sleep 2; exec sh {root}/job) >/dev/null 2>&1 &"
     commands("sbatch", f"if [ -e {root}/job ]; then echo 'one job each' >&2; exit 1; fi; {job} echo Submitted batch job 7")
     commands("squeue", "echo 7")
@@ -207,7 +208,7 @@ def test_a_queue_is_waited_for(root, commands, monkeypatch):
 def batch_system(root, commands, monkeypatch):
     "A batch system of three commands; gives the folder with one file a job: its process, or nothing if it was taken back."
     pytest.importorskip("dask_jobqueue")
-    monkeypatch.setattr(workers, "_PAUSE", 0.5)
+    monkeypatch.setattr(jobs, "_PAUSE", 0.5)
     (root / "jobs").mkdir()
     commands("sbatch", f"cd {root}/jobs; id=$$; sed 's/^#SBATCH.*//' \"$1\" > ../script.$id\n"
              f"mkdir -p {root}/runs/.jobs; timeout 120 sh ../script.$id > {root}/runs/.jobs/dask-worker-$id.err 2>&1 & echo $! > $id; echo Submitted batch job $id")  # fmt: skip
