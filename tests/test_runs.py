@@ -255,7 +255,7 @@ def test_record_takes_finite_numbers_only(tmp_path, monkeypatch):
     assert kept == {"a": 0.5, "b": 2, "c": 3}
     assert read_json(tmp_path / "metrics.json") == {"metrics": kept, "rows": [{"x": None, "arm": "s", "ok": True, "n": 1.0}], "torch": runs._torch_facts()}
     before = (tmp_path / "metrics.json").read_bytes()
-    for wrong, error in [(float("nan"), ValueError), (float("-inf"), ValueError), ("1", TypeError), (None, TypeError), (True, TypeError), ([1.0], TypeError), (np.ones(2), TypeError)]:
+    for wrong, error in [(float("nan"), ValueError), (float("-inf"), ValueError), (10**400, ValueError), (-(10**400), ValueError), ("1", TypeError), (None, TypeError), (True, TypeError), ([1.0], TypeError), (np.ones(2), TypeError)]:
         with pytest.raises(error, match="'loss'"):
             record({"loss": wrong})
     with pytest.raises(ValueError, match=r"rows\[1\].x"):

@@ -42,8 +42,9 @@ def spread(
     digits = 0 if (found % 1 == 0).all() or not math.isfinite(mean) else 3 - math.floor(math.log10(abs(mean))) if mean else 1
     if 0 < sd < math.inf:
         digits = 1 - math.floor(math.log10(sd))
-    digits = min(max(digits, 0), 6)
-    text = f"{mean:.{digits}f} ± {sd:.{digits}f}" if sd > 0 else f"{mean:.{digits}f}"
+    few, floor = min(max(digits, 0), 6), 1e-12 * abs(mean)  # a deviation below is one of rounding
+    words = [f"{value:.{n}g}" if digits > 6 and floor < abs(value) < 1e-5 else f"{value:.{few}f}" for value, n in ((mean, 3), (sd, 2))]
+    text = " ± ".join(words) if sd > 0 else words[0]
     return text if len(found) == len(values) else f"{text} ({len(found)} of {len(values)})"
 
 # %% ../../nbs/lab/02_cli.ipynb #cell-009

@@ -52,8 +52,8 @@ def _number(name: str, value: Any) -> float | int:
         value = value.item()  # one number of NumPy or torch
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"record: {name!r} is {value!r} ({type(value).__name__}); expected one finite number")
-    if not math.isfinite(value):
-        raise ValueError(f"record: {name!r} is {value}; expected a finite number: look for what diverged, and leave out what was not measured")
+    if not abs(value) <= sys.float_info.max:  # NaN is neither
+        raise ValueError(f"record: {name!r} is {value if isinstance(value, float) else 'beyond every float'}; expected a finite number: look for what diverged, and leave out what was not measured")
     return value
 
 
