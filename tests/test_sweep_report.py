@@ -1,6 +1,7 @@
 "A sweep's report: which runs are in it, what its pictures show, and that it needs nothing else."
 
 import re
+import shutil
 from html.parser import HTMLParser
 
 import matplotlib
@@ -19,7 +20,7 @@ from neurobridge.lab.cli import app
 from neurobridge.lab.parameters import RunRefused, read_page
 from neurobridge.lab.runs import page_hash
 from neurobridge.lab.sweep import Sweep
-from neurobridge.lab.sweep_report import direction, draw_curves, draw_effect, draw_pareto, pareto_front, sweep_runs, swept, write_sweep_report
+from neurobridge.lab.sweep_report import _list_runs, direction, draw_curves, draw_effect, draw_pareto, pareto_front, sweep_runs, swept, write_sweep_report
 
 
 @pytest.fixture(autouse=True)
@@ -199,6 +200,11 @@ def test_names_and_values_are_no_formulas(root):
     fig = draw_curves(runs, ["mode", "param.status"])
     shown = [each.get_text() for each in fig.axes[0].get_legend().get_texts()]
     assert len(shown) == 7 and all("n = 2" in each and len(each) < 90 for each in shown)
+    (root / "c# 50%?").mkdir()  # as a page may be called
+    assert "../runs/toy/" in write_sweep_report(sweep, file=root / "c# 50%?" / "r.html").read_text()
+    elsewhere = sweep_runs(sweep).assign(folder=lambda frame: frame["folder"].str.replace("/toy/", "/c# 50%?/"))
+    shutil.copytree(root / "runs" / "toy", root / "runs" / "c# 50%?")
+    assert f'href="runs/c%23%2050%25%3F/{sweep.plan()[0].folder.name}/notebook.ipynb"' in _list_runs(elsewhere, [], [], root / "r.html")
     shell = CliRunner().invoke(app, ["report", str(root / "s.yaml"), "--metric", ""])
     assert shell.exit_code == 2 and "no finished run has it" in shell.stderr
 

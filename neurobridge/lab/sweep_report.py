@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from ..core.files import atomic_write
 from ..core.paths import runs_root
@@ -216,7 +217,7 @@ def _list_runs(runs: "pd.DataFrame", names: Sequence[str], metrics: Sequence[str
     rows = []
     for _, run in runs.iterrows():
         folder = Path(run["folder"])
-        links = [f'<a href="{html.escape(Path(os.path.relpath(folder / left, file.parent)).as_posix())}">{word}</a>' for word, left in (("report", "report.html"), ("notebook", "notebook.ipynb")) if (folder / left).exists()]
+        links = [f'<a href="{quote(Path(os.path.relpath(folder / left, file.parent)).as_posix())}">{word}</a>' for word, left in (("report", "report.html"), ("notebook", "notebook.ipynb")) if (folder / left).exists()]
         values = [*(_text(run[name]) for name in names), run["status"], *("" if run[name] != run[name] or run[name] is None else f"{run[name]:.6g}" for name in ("seconds", *metrics))]
         cells = "".join(f"<td>{html.escape(value)}</td>" for value in values) + f"<td>{' '.join(links)}</td><td>{html.escape(run['error'] if isinstance(run['error'], str) else '')}</td>"
         rows.append(f"<tr{' class=failed' if run['status'] == 'failed' else ''}>{cells}</tr>")
