@@ -325,6 +325,15 @@ def test_a_failed_page_is_kept_and_tried_again(root):
     assert again.status == "done" and again.metrics == {"n": 1.0} and again.record["attempt"] == 2 and again.record["error"] is None
 
 
+def test_a_notebook_that_is_not_there_is_not_said_to_be_kept(tmp_path):
+    "As where the disk is full."
+    error = {"cell": None, "heading": "", "ename": "OSError", "evalue": "[Errno 28] No space left on device"}
+    run = runs.Run(tmp_path, {"id": "0", "experiment": "e", "error": error})
+    assert "no executed notebook could be kept" in str(RunFailed(run))
+    run.notebook.touch()
+    assert f"the executed notebook is kept: {run.notebook}" in str(RunFailed(run))
+
+
 def test_two_identical_commands_at_once(root):
     page = make_page(root / "p.ipynb", "import time\nfrom neurobridge.lab.runs import run_dir\n(run_dir() / 'begun').touch()\nwhile not (run_dir() / 'go').exists(): time.sleep(0.02)")
     first = driver(f"print(run_notebook({str(page)!r}).status)")

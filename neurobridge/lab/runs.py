@@ -283,7 +283,8 @@ class RunFailed(RuntimeError):
     def __init__(self, run: Run):
         self.run, error = run, run.record["error"]
         where = f"in cell {error['cell']}" + (f", under “{error['heading']}”" if error["heading"] else "") if error["cell"] else "outside its cells"
-        super().__init__(f"{run.experiment} {run.id} failed {where}: {error['ename']}: {error['evalue']} (the executed notebook is kept: {run.notebook})")
+        kept = f"the executed notebook is kept: {run.notebook}" if run.notebook.exists() else f"no executed notebook could be kept in {run.folder}"
+        super().__init__(f"{run.experiment} {run.id} failed {where}: {error['ename']}: {error['evalue']} ({kept})")
 
 # %% ../../nbs/lab/01_runs.ipynb #cell-040
 class QuietEngine:
