@@ -325,6 +325,18 @@ def test_a_failed_page_is_kept_and_tried_again(root):
     assert again.status == "done" and again.metrics == {"n": 1.0} and again.record["attempt"] == 2 and again.record["error"] is None
 
 
+@pytest.mark.parametrize("typed", ["a.png", "<a b.png>", "a%20b.png", "ü.png", "<sub folder/ü b.png>"])
+def test_pictures_are_in_the_report_whatever_their_names(tmp_path, typed):
+    report = pytest.importorskip("neurobridge.lab.report", reason="reports need nbconvert: pip install 'neurobridge[docs]'")
+    (tmp_path / "page" / "sub folder").mkdir(parents=True)
+    for name in ("a.png", "a b.png", "ü.png", "sub folder/ü b.png"):
+        (tmp_path / "page" / name).write_bytes(b"picture")
+    (tmp_path / "not yours.png").write_bytes(b"secret")
+    shown = report.report_markdown(f'![what]({typed} "title")', tmp_path / "page")
+    assert 'src="data:image/png;base64,cGljdHVyZQ=="' in shown and 'alt="what"' in shown and 'title="title"' in shown
+    assert "base64" not in report.report_markdown("![a](<no file.png>) ![b](<../not yours.png>) ![c](https://x/a%20b.png)", tmp_path / "page")
+
+
 def test_a_notebook_that_is_not_there_is_not_said_to_be_kept(tmp_path):
     "As where the disk is full."
     error = {"cell": None, "heading": "", "ename": "OSError", "evalue": "[Errno 28] No space left on device"}
