@@ -175,6 +175,11 @@ def test_sweeps_that_are_not_done_or_vary_nothing(root):
         write_sweep_report(sweep, ["acuracy"])
 
 
+def test_a_default_written_out_is_no_variation(root):
+    "In a list, one setting may name what another leaves as it is."
+    assert swept(plan(root, "list: [{n: 1, mode: b}, {k: 4, mode: a}, {k: 3, mode: c}]")) == ["mode", "k"]
+
+
 def test_from_the_shell(root):
     sweep = plan(root, "grid: {n: [1, 2]}")
     for one in sweep.plan():

@@ -22,7 +22,7 @@ from urllib.parse import quote
 from ..core.files import atomic_write
 from ..core.paths import runs_root
 from .cli import spread, summarise
-from .parameters import RunRefused, read_page
+from .parameters import RunRefused, page_parameters, read_page
 from .report import _STYLE
 from .results import finished, join_rows, same_values, tell_pages
 from .runs import _column, _read_table, run_status
@@ -53,8 +53,8 @@ def swept(
     sweep: Sweep,
 ) -> list[str]:  # in the order of the file
     "Name the parameters that a sweep varies, the seed apart."
-    names = dict.fromkeys(name for setting in sweep.settings for name in setting)
-    return [name for name in names if name != "seed" and len({repr(setting.get(name)) for setting in sweep.settings}) > 1]
+    names, takes = dict.fromkeys(name for setting in sweep.settings for name in setting), page_parameters(sweep.page)
+    return [name for name in names if name != "seed" and len({repr(setting.get(name, takes[name].default)) for setting in sweep.settings}) > 1]
 
 # %% ../../nbs/lab/08_sweep_report.ipynb #cell-012
 def draw_effect(
