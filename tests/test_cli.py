@@ -190,6 +190,13 @@ def test_spread_says_mean_and_deviation(values, missing):
     assert (found[3] is None) == (missing == 0) and (missing == 0 or (int(found[3]), int(found[4])) == (len(values), len(values) + missing))
 
 
+@pytest.mark.parametrize("values, text", [([5e-8], "5e-08"), ([3.1e-9, 3.3e-9], "3.2e-09 ± 1.4e-10"), ([0.5, 0.5 + 1e-8], "0.500000 ± 7.1e-09"), ([1e-5, -1e-5], "0.000000 ± 0.000014"), ([0.1] * 3, None), ([float("inf")], "inf")])
+def test_small_numbers_are_not_nothing(values, text):
+    "An energy of nanojoules is no zero; a deviation of rounding is no deviation of seeds."
+    found = spread(pd.Series(values))
+    assert found == text if text else "e-" not in found
+
+
 def test_summaries_without_an_arm():
     table, same = summarise([{"mode": mode, "size": 4, "loss": loss} for mode, loss in (("a", 1.0), ("a", 2.0), ("b", 3.0))])
     assert list(table) == ["a", "b"] and table["a"].to_dict() == {"rows": "2", "loss": "1.50 ± 0.71"} and same == {"size": "4"}

@@ -2,6 +2,8 @@
 
 import json
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pandas as pd
 import pytest
@@ -99,3 +101,103 @@ def test_hand_over_to_sqlite(root):
     client.delete_experiment(one.info.experiment_id)
     with pytest.raises(RunRefused, match="refuses"):
         hand_over(load_runs())
+
+
+def test_names_are_paths_that_mlflow_takes(root):
+    folder = keep(root, 1, metrics={"a//b": 1.0, "/c/": 2.0, "../d": 3.0, "/": 4.0, "x" * 300: 5.0})
+    names = [name for name, _, _ in describe_run(folder, json.loads((folder / "run.json").read_text()))["metrics"]]
+    assert names == ["a/b", "c", "d", "_", "x" * 250]
+
+
+def test_a_record_without_a_date_is_named(root):
+    "So is a table that is none; and what MLflow has of the run stays there."
+    pytest.importorskip("mlflow", reason="MLflow is not installed: pip install 'neurobridge[mlflow]'")
+    folder = keep(root, 1)
+    assert hand_over(load_runs())["new"] == 1
+    keep(root, 1, started="yesterday")
+    ended = CliRunner().invoke(app, ["mlflow", "toy"])
+    assert ended.exit_code == 2 and f"{folder / 'run.json'} says that the run started 'yesterday'" in ended.stderr and len(ended.stderr.splitlines()) == 1, ended.exception
+    assert CliRunner().invoke(app, ["mlflow", "toy", "--where", f"id != '{folder.name}'"]).exit_code == 0  # as it says
+    keep(root, 1, attempt=2)
+    (folder / "curves.csv").touch()
+    ended = CliRunner().invoke(app, ["mlflow", "toy"])
+    assert ended.exit_code == 2 and f"curves.csv of the run toy {folder.name} is not a table" in ended.stderr, ended.exception
+    (folder / "curves.csv").unlink()
+    assert hand_over(load_runs()) == {"new": 0, "renewed": 1, "unchanged": 0}
+
+
+def test_runs_that_go_meanwhile(root):
+    "Cleaned away, or begun again, between the table and the hand-over."
+    pytest.importorskip("mlflow", reason="MLflow is not installed: pip install 'neurobridge[mlflow]'")
+    gone, again = keep(root, 1), keep(root, 2)
+    frame = load_runs()
+    (gone / "run.json").unlink()
+    keep(root, 2, "running")
+    assert hand_over(frame) == {"new": 0, "renewed": 0, "unchanged": 0} and again.exists()
+
+
+class Server(BaseHTTPRequestHandler):
+    "The few answers of a tracking server that a hand-over asks for; `broken` is (status, body) for paths that hold a word."
+
+    def answer(self):
+        data = self.rfile.read(int(self.headers.get("content-length") or 0))
+        path, there = self.path.partition("?")[0], self.server.there
+        status, body = next((self.server.broken[word] for word in self.server.broken if word in path), (200, None))
+        if body is None:
+            body = json.dumps(self.found(path.removeprefix("/api/2.0/mlflow"), data, there))
+        self.send_response(status)
+        self.send_header("content-length", str(len(body.encode())))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def found(self, path, data, there):
+        if "artifacts" in path:
+            there["files"][path.rpartition("/")[2]] = data
+            return {}
+        said = json.loads(data) if data else {}
+        if path == "/runs/create":
+            there["run"] = {"info": {"run_id": "r", "experiment_id": "1", "artifact_uri": "mlflow-artifacts:/1/r"}, "data": {"tags": said["tags"]}}
+        elif path == "/runs/log-batch":
+            there["metrics"] += said.get("metrics", [])
+        elif path == "/runs/update":
+            there["status"] = said["status"]
+        elif path == "/runs/set-tag":
+            there["run"]["data"]["tags"].append({"key": said["key"], "value": said["value"]})
+        experiment = {"experiment_id": "1", "name": "toy", "artifact_location": "mlflow-artifacts:/1", "lifecycle_stage": "active"}
+        return {"experiment": experiment, "runs": [there["run"]] if there["run"] else []} | ({"run": there["run"]} if there["run"] else {})
+
+    do_GET = do_POST = do_PUT = answer
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    served = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    served.broken, served.there = {}, {"run": None, "files": {}, "metrics": [], "status": None}
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+    yield served
+    served.shutdown()
+    served.server_close()
+
+
+def test_hand_over_to_a_server(root, server, monkeypatch):
+    "Over HTTP, files too; what died half-way is made whole; what the server refuses is one line."
+    pytest.importorskip("mlflow", reason="MLflow is not installed: pip install 'neurobridge[mlflow]'")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    folder, words = keep(root, 1), ["mlflow", "toy", "--to", f"http://127.0.0.1:{server.server_port}"]
+    pd.DataFrame({"epoch": [1, 2], "loss": [1.0, 0.5]}).to_csv(folder / "curves.csv", index=False)
+    for broken, said in {("", 401, "<html><body>\n<h1>No</h1></body></html>"): "MLFLOW_TRACKING_USERNAME", ("", 500, "{}"): "500", ("", 200, "<html>Who are you?</html>"): "not in a valid JSON format",
+                         ("", 403, '{"error_code": "PERMISSION_DENIED", "message": "not yours"}'): "PERMISSION_DENIED: not yours; who you are", ("artifacts", 500, "disk full"): "500"}.items():  # fmt: skip
+        server.broken = {broken[0]: broken[1:]}
+        ended = CliRunner().invoke(app, words)
+        assert ended.exit_code == 2 and said in ended.stderr and "<" not in ended.stderr and ended.stdout == "", (ended.stderr, ended.exception)
+        assert len(ended.stderr.splitlines()) == 1
+    assert server.there["status"] is None and server.there["run"]
+    server.broken = {}
+    ended = CliRunner().invoke(app, words)
+    assert ended.exit_code == 0 and ended.stdout.splitlines() == ["0 new, 1 renewed, 0 unchanged", "they are at", words[-1]], (ended.output, ended.exception)
+    assert server.there["status"] == "FINISHED" and set(server.there["files"]) == {"notebook.ipynb", "report.html", "curves.csv"} and server.there["files"]["report.html"] == b"report.html"
+    assert {(one["key"], one["step"]) for one in server.there["metrics"]} == {("accuracy", 0), ("curves/loss", 1), ("curves/loss", 2)}
+    assert "0 new, 0 renewed, 1 unchanged" in CliRunner().invoke(app, words).stdout

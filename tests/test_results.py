@@ -172,3 +172,45 @@ def test_a_sweep_from_the_shell(root):
         ended = shell(root / words[0], *words[1:])
         assert ended.exit_code == 2 and said in ended.stderr and ended.stdout == "", (words, ended.stderr)
     assert not [file for file in (root / "runs" / "toy").iterdir() if file.name not in "ab"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"a,b\n1,2\n1,2,3\n", b"a,b\n\xff\xfe,1\n"])
+def test_a_table_that_is_none_is_named(root, content):
+    "File, run, and what to do about it, by whoever reads it."
+    for name, n, seed in (("a", 1, 0), ("b", 2, 1), ("c", 1, 1), ("d", 2, 0)):
+        keep(root, name, n, seed, rows=[])
+    (root / "runs" / "toy" / "b" / "curves.csv").write_bytes(content)
+    for words in (["results", "toy", "--sweep", str(root / "s.yaml"), "--out", str(root / "results")], ["report", str(root / "s.yaml")], ["report", str(root / "s.yaml"), "--metric", "loss"]):
+        ended = CliRunner().invoke(app, words)
+        assert ended.exit_code == 2 and len(ended.stderr.splitlines()) == 1 and "curves.csv of the run toy b is not a table" in ended.stderr and "remove" in ended.stderr, ended.exception
+    assert not (root / "results").exists()
+    (root / "runs" / "toy" / "b" / "curves.csv").unlink()
+    assert CliRunner().invoke(app, ["results", "toy", "--sweep", str(root / "s.yaml"), "--out", str(root / "results")]).exit_code == 0
+
+
+def test_what_was_asked_is_not_hidden_by_what_is_added(root):
+    "A page's parameter may be called `device`, and its metric like a parameter."
+    for name, n in (("a", 1), ("b", 2)):
+        params = {"device": f"cuda:{n}", "run": n, "n": n, "seed": 0}
+        keep(root, name, n, 0, rows=[], tables=("kernels",), params=params, metrics={"n": 10.0 * n})
+    runs = choose_runs("toy")
+    rows = join_rows(runs)
+    assert rows["param.device"].tolist() == ["cuda:1", "cuda:2"] and rows["n"].tolist() == [1, 2] and rows["metric.n"].tolist() == [10, 20] and rows["param.run"].tolist() == [1, 2]
+    assert set(rows["device"]) == {"a CPU, 2 thread(s)"} and rows["run"].tolist() == ["a", "b"]
+    table = join_tables(runs)["kernels"]
+    assert table["device"].tolist() == ["cuda:1"] * 2 + ["cuda:2"] * 2 and table["run"].tolist() == ["a", "a", "b", "b"] and table["param.run"].tolist() == [1, 1, 2, 2]
+
+
+def test_sweeps_of_a_page_with_a_longer_name_are_not_its_own(root, monkeypatch):
+    (root / "settings.ini").write_text("lib_name = neurobridge\n")
+    (root / "sweeps").mkdir()
+    (root / "other.ipynb").write_text((root / "toy.ipynb").read_text())
+    for name, page in (("toy_deep", "other"), ("toy_wide", "toy")):
+        (root / "sweeps" / f"{name}.yaml").write_text(f"notebook: {root / page}.ipynb\nseeds: 2")
+    monkeypatch.chdir(root)
+    assert [sweep.name for sweep in recorded_sweeps("toy")] == ["toy_wide"]
+
+
+def test_partial_says_both_things_that_it_takes():
+    text = " ".join(CliRunner(env={"COLUMNS": "400"}).invoke(app, ["results", "--help"]).stdout.split())
+    assert "even if others are missing or some were made by another version of the page" in text

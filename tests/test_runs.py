@@ -170,6 +170,8 @@ def test_text_from_a_shell_means_the_same_as_values(tmp_path):
         ("a = 1\na = 2", "twice"),
         ("a = (", "never closed"),
         ("a: float = 1e999", "cannot be inf"),
+        ('a: "int | (" = 1', "default written out"),
+        ('a: "" = 1', "default written out"),
     ],
 )
 def test_unreadable_parameter_cells_are_refused(tmp_path, source, said):
@@ -186,6 +188,13 @@ def test_pages_that_cannot_be_run_are_refused(root):
     (root / "half.ipynb").write_text('{"cells": [')
     (root / "list.ipynb").write_text("[]")
     (root / "old.ipynb").write_text('{"nbformat": 3, "worksheets": []}')
+    for name, cell in {"kind": '{"source": ""}', "nothing": '{"source": "", "cell_type": "code", "metadata": null}', "tags": '{"source": "", "cell_type": "code", "metadata": {"tags": null}}'}.items():
+        (root / f"{name}.ipynb").write_text(f'{{"nbformat": 4, "cells": [{cell}]}}')
+        with pytest.raises(RunRefused, match="not a notebook"):
+            run_notebook(root / f"{name}.ipynb")
+    (root / "deep.ipynb").write_text("[" * 100_000)
+    with pytest.raises(RunRefused, match="not a notebook"):
+        run_notebook(root / "deep.ipynb")
     (root / "folder.ipynb").mkdir()
     for name, said in {"two": "2 cells", "none": "0 cells", "ran": "output of a run", "half": "not a notebook", "list": "not a notebook", "old": "format 3", "folder": "no page", "missing": "no page"}.items():
         with pytest.raises(RunRefused, match=said):
@@ -246,7 +255,7 @@ def test_record_takes_finite_numbers_only(tmp_path, monkeypatch):
     assert kept == {"a": 0.5, "b": 2, "c": 3}
     assert read_json(tmp_path / "metrics.json") == {"metrics": kept, "rows": [{"x": None, "arm": "s", "ok": True, "n": 1.0}], "torch": runs._torch_facts()}
     before = (tmp_path / "metrics.json").read_bytes()
-    for wrong, error in [(float("nan"), ValueError), (float("-inf"), ValueError), ("1", TypeError), (None, TypeError), (True, TypeError), ([1.0], TypeError), (np.ones(2), TypeError)]:
+    for wrong, error in [(float("nan"), ValueError), (float("-inf"), ValueError), (10**400, ValueError), (-(10**400), ValueError), ("1", TypeError), (None, TypeError), (True, TypeError), ([1.0], TypeError), (np.ones(2), TypeError)]:
         with pytest.raises(error, match="'loss'"):
             record({"loss": wrong})
     with pytest.raises(ValueError, match=r"rows\[1\].x"):
@@ -314,6 +323,27 @@ def test_a_failed_page_is_kept_and_tried_again(root):
     assert load_runs()["status"].tolist() == ["failed"]
     again = run_notebook(page)
     assert again.status == "done" and again.metrics == {"n": 1.0} and again.record["attempt"] == 2 and again.record["error"] is None
+
+
+@pytest.mark.parametrize("typed", ["a.png", "<a b.png>", "a%20b.png", "ü.png", "<sub folder/ü b.png>"])
+def test_pictures_are_in_the_report_whatever_their_names(tmp_path, typed):
+    report = pytest.importorskip("neurobridge.lab.report", reason="reports need nbconvert: pip install 'neurobridge[docs]'")
+    (tmp_path / "page" / "sub folder").mkdir(parents=True)
+    for name in ("a.png", "a b.png", "ü.png", "sub folder/ü b.png"):
+        (tmp_path / "page" / name).write_bytes(b"picture")
+    (tmp_path / "not yours.png").write_bytes(b"secret")
+    shown = report.report_markdown(f'![what]({typed} "title")', tmp_path / "page")
+    assert 'src="data:image/png;base64,cGljdHVyZQ=="' in shown and 'alt="what"' in shown and 'title="title"' in shown
+    assert "base64" not in report.report_markdown("![a](<no file.png>) ![b](<../not yours.png>) ![c](https://x/a%20b.png)", tmp_path / "page")
+
+
+def test_a_notebook_that_is_not_there_is_not_said_to_be_kept(tmp_path):
+    "As where the disk is full."
+    error = {"cell": None, "heading": "", "ename": "OSError", "evalue": "[Errno 28] No space left on device"}
+    run = runs.Run(tmp_path, {"id": "0", "experiment": "e", "error": error})
+    assert "no executed notebook could be kept" in str(RunFailed(run))
+    run.notebook.touch()
+    assert f"the executed notebook is kept: {run.notebook}" in str(RunFailed(run))
 
 
 def test_two_identical_commands_at_once(root):
@@ -463,15 +493,15 @@ def test_damaged_records_cost_one_row_and_one_warning(root):
 
     keep("a", params={"epochs": 3, "seconds": 9}, metrics={"epochs": 2.0, "accuracy": 0.9})
     keep("b", status="running", params={"epochs": 4})
-    for name, content in {"c": '{"id": "c"', "d": "[]", "e": "", "f": '{"id": 1}'}.items():
+    for name, content in {"c": '{"id": "c"', "d": "[]", "e": "", "f": '{"id": 1}', "h": "[" * 100_000}.items():
         (root / "runs" / "e" / name).mkdir()
         (root / "runs" / "e" / name / "run.json").write_text(content)
     (root / "runs" / "e" / "g").mkdir()
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         table = load_runs().set_index("id")
-    assert len(told) == 4 and sorted(table.index) == list("abcdef")
-    assert table["status"].to_dict() == {"a": "done", "b": "stopped"} | dict.fromkeys("cdef", "damaged")
+    assert len(told) == 5 and sorted(table.index) == list("abcdefh")
+    assert table["status"].to_dict() == {"a": "done", "b": "stopped"} | dict.fromkeys("cdefh", "damaged")
     assert table.loc["a", "epochs"] == 3 and table.loc["a", "metric.epochs"] == 2 and table.loc["a", "param.seconds"] == 9 and table.loc["a", "seconds"] == 1
     assert len(load_runs(root / "runs" / "e" / "a")) == 1 and len(load_runs(root / "nothing")) == 0
 
@@ -492,6 +522,15 @@ def test_other_damage_is_damage_too(root, name, value):
     with pytest.warns(UserWarning, match="damaged"):
         assert load_runs()["status"].tolist() == ["damaged"]
     assert finished("e") == [] and [one.why for one in find_rubbish()] == ["damaged"]
+
+
+def test_a_run_that_is_cleaned_away_meanwhile_is_not_damaged(root, monkeypatch):
+    write_json(root / "runs" / "e" / "0" / "run.json", {"id": "0", "experiment": "e", "status": "done", "started": "", "seconds": 1.0, "params": {}, "metrics": {}, "rows": []})
+    there = runs._run_files(root / "runs", depth=2)
+    monkeypatch.setattr(runs, "_run_files", lambda *_, **__: [*there, root / "runs" / "e" / "1" / "run.json"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_runs()["id"].tolist() == ["0"]
 
 
 def test_folders_that_cannot_be_read_are_named(root, monkeypatch):

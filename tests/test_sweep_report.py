@@ -1,6 +1,7 @@
 "A sweep's report: which runs are in it, what its pictures show, and that it needs nothing else."
 
 import re
+import shutil
 from html.parser import HTMLParser
 
 import matplotlib
@@ -19,7 +20,7 @@ from neurobridge.lab.cli import app
 from neurobridge.lab.parameters import RunRefused, read_page
 from neurobridge.lab.runs import page_hash
 from neurobridge.lab.sweep import Sweep
-from neurobridge.lab.sweep_report import direction, draw_curves, draw_effect, draw_pareto, pareto_front, sweep_runs, swept, write_sweep_report
+from neurobridge.lab.sweep_report import _list_runs, direction, draw_curves, draw_effect, draw_pareto, pareto_front, sweep_runs, swept, write_sweep_report
 
 
 @pytest.fixture(autouse=True)
@@ -174,6 +175,11 @@ def test_sweeps_that_are_not_done_or_vary_nothing(root):
         write_sweep_report(sweep, ["acuracy"])
 
 
+def test_a_default_written_out_is_no_variation(root):
+    "In a list, one setting may name what another leaves as it is."
+    assert swept(plan(root, "list: [{n: 1, mode: b}, {k: 4, mode: a}, {k: 3, mode: c}]")) == ["mode", "k"]
+
+
 def test_from_the_shell(root):
     sweep = plan(root, "grid: {n: [1, 2]}")
     for one in sweep.plan():
@@ -182,3 +188,40 @@ def test_from_the_shell(root):
     assert ended.exit_code == 0 and ended.stdout.splitlines()[1] == str(root / "r.html") and "spikes against n" in (root / "r.html").read_text()
     ended = CliRunner().invoke(app, ["report", str(root / "s.yaml"), "--metric", "nothing"])
     assert ended.exit_code == 2 and "no finished run has it" in ended.stderr
+
+
+def test_names_and_values_are_no_formulas(root):
+    "A dollar is a dollar, a page-long value is cut, HTML is text, and settings with long values are not mixed."
+    (root / "toy.ipynb").write_text((root / "toy.ipynb").read_text().replace("mode: str = 'a'", "mode: str = 'a'\\nstatus: float = 1.0"))
+    long = "x" * 50
+    sweep = plan(root, f"grid: {{mode: ['$x_{{$', '<img src=y>', {long}a{long}, {long}b{long}], status: [1.0, 2.0]}}\nseeds: 2")
+    for i, one in enumerate(sweep.plan()):
+        keep(one, {"loss $_{$": 1.0 + i, "status": 9.0, "seconds": 100.0 + i, "error": 0.5}, curves=pd.DataFrame({"epoch": [1, 2], "$l_{$": [1.0, 0.5 + i]}))
+    runs = sweep_runs(sweep)
+    assert set(runs["status"]) == {"done"} and set(runs["seconds"]) == {2.0} and set(runs["metric.status"]) == {9.0} and set(runs["metric.error"]) == {0.5} and runs["error"].isna().all()
+    assert runs["metric.seconds"].tolist()[:2] == [100, 101] and sorted(set(runs["param.status"])) == [1.0, 2.0] and "param.status" in runs.attrs["params"]
+    text = write_sweep_report(sweep).read_text()
+    assert "<img src=y" not in text and "param.status" in text and text.count("<img alt") == 6
+    fig = draw_curves(runs, ["mode", "param.status"])
+    shown = [each.get_text() for each in fig.axes[0].get_legend().get_texts()]
+    assert len(shown) == 7 and all("n = 2" in each and len(each) < 90 for each in shown)
+    (root / "c# 50%?").mkdir()  # as a page may be called
+    assert "../runs/toy/" in write_sweep_report(sweep, file=root / "c# 50%?" / "r.html").read_text()
+    elsewhere = sweep_runs(sweep).assign(folder=lambda frame: frame["folder"].str.replace("/toy/", "/c# 50%?/"))
+    shutil.copytree(root / "runs" / "toy", root / "runs" / "c# 50%?")
+    assert f'href="runs/c%23%2050%25%3F/{sweep.plan()[0].folder.name}/notebook.ipynb"' in _list_runs(elsewhere, [], [], root / "r.html")
+    shell = CliRunner().invoke(app, ["report", str(root / "s.yaml"), "--metric", ""])
+    assert shell.exit_code == 2 and "no finished run has it" in shell.stderr
+
+
+def test_curves_that_cannot_be_drawn_are_left_out(root):
+    "Words for epochs, no epoch at all, a column that only some have: the others are drawn."
+    sweep = plan(root, "grid: {n: [1, 2]}\nseeds: 4")
+    bad = [pd.DataFrame({"epoch": ["a"], "loss": [1.0]}), pd.DataFrame({"epoch": [], "loss": []}), pd.DataFrame({"epoch": [1], "loss": ["b"]})]
+    for one, curves in zip(sweep.plan(), [*bad, pd.DataFrame({"epoch": [1, 2], "loss": [1.0, 0.5]})] * 2, strict=True):
+        keep(one, {"loss": 1.0}, curves=curves)
+    fig = draw_curves(sweep_runs(sweep), ["n"])
+    assert fig.axes[0].get_legend_handles_labels()[1] == ["n 1 (n = 1)", "n 2 (n = 1)"]
+    for one in sweep.plan():
+        bad[0].to_csv(one.folder / "curves.csv", index=False)
+    assert draw_curves(sweep_runs(sweep), ["n"]) is None and write_sweep_report(sweep).exists()

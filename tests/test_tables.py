@@ -172,6 +172,15 @@ def test_parquet(root):
     assert piped.n.tolist() == [1, 2] and piped.mixed.tolist() == ["x", "3"] and piped.layers[0] == "[1, 2]" and pd.isna(piped.layers[1])
 
 
+def test_parquet_takes_long_whole_numbers(root):
+    "A seed of 128 bits is one, and Parquet's numbers have 64."
+    pytest.importorskip("pyarrow", reason="Parquet needs pyarrow: pip install 'neurobridge[tables]'")
+    for number, seed in enumerate((2**127 + 1, -3, 5)):
+        keep(root, number, {"seed": seed, "k": number}, {"loss": 0.5})
+    back = pd.read_parquet(io.BytesIO(format_table(load_runs(), "parquet")))
+    assert back["seed"].tolist() == [str(2**127 + 1), "-3", "5"] and back["k"].tolist() == [0, 1, 2]
+
+
 def test_parquet_without_its_library(monkeypatch):
     for name in ("pyarrow", "fastparquet"):
         monkeypatch.setitem(sys.modules, name, None)
@@ -291,3 +300,40 @@ def test_cleaning_asks(root):
     assert "nothing to remove" in shell("clean").stdout
     unknown = shell("clean", "nope", "--yes")
     assert unknown.exit_code == 2 and "no runs of 'nope'" in unknown.stderr and "there are runs of: toy" in unknown.stderr and unknown.stdout == ""
+
+
+def test_names_of_columns_are_not_taken_twice(root):
+    "A parameter or metric may be called like a column of the table of groups."
+    for number, loss in enumerate((1.0, 2.0, 4.0)):
+        keep(root, number, {"runs": number // 2, "loss_sd": 0.5, "within": "x"}, {"loss": loss, "loss_sdev": 1.0, "spikes": loss, "spikes_sd": 7.0})
+        keep(root, number, {"k": number // 2}, {"runs": 100.0, "within": 3.0}, experiment="other")
+    table = group_runs(load_runs(experiment="toy"), ["param.runs"])
+    assert table["param.runs"].tolist() == [0, 1] and table["runs"].tolist() == [2, 1] and table["loss"].tolist() == [1.5, 4.0]
+    assert table["spikes_sd"].tolist() == [7.0, 7.0] and table["spikes.sd"][0] == pytest.approx(np.std([1, 2], ddof=1)) and table["loss.sd"][0] == table["spikes.sd"][0]
+    other = group_runs(load_runs(experiment="other"), ["k"])
+    assert other["runs"].tolist() == [2, 1] and other["metric.runs"].tolist() == [100, 100] and other["metric.within"].tolist() == [3, 3]
+    refused = shell("table", "toy", "--group", "runs")
+    assert refused.exit_code == 2 and "param.runs" in refused.stderr
+    assert shell("table", "toy", "--where", "`param.runs` == 1").stdout.count("done") == 1
+
+
+def test_a_damaged_notebook_is_named(root):
+    one, other = keep(root, 1, {}), keep(root, 2, {})
+    pictures = new_output("display_data", {"image/png": "a"})
+    write(new_notebook(cells=[new_code_cell("", outputs=[pictures])]), one / "notebook.ipynb")
+    for content in ("{}", "", '{"nbformat": 4', (one / "notebook.ipynb").read_text()):
+        (other / "notebook.ipynb").write_text(content)
+        ended = shell("compare", other, one, "--html", root / "c.html")
+        assert ended.exit_code == 2 and len(ended.stderr.splitlines()) == 1 and f"{other / 'notebook.ipynb'} cannot be read" in ended.stderr, ended.exception
+    assert not (root / "c.html").exists() and shell("compare", one, other).exit_code == 0
+
+
+def test_cleaning_takes_an_experiment_by_its_name(root):
+    "Whatever is in the name, and nothing outside the runs folder."
+    failed, near = keep(root, 1, {}, status="failed", experiment="net [v2]*"), keep(root, 2, {}, status="failed", experiment="net v")
+    outside = root / "elsewhere" / f"{3:012x}"
+    outside.mkdir(parents=True)
+    for name in ("..", ".", "../elsewhere", "net*", "/"):
+        assert find_rubbish(name) == [] and shell("clean", name, "--yes").exit_code == 2, name
+    assert [one.folder for one in find_rubbish("net [v2]*")] == [failed]
+    assert shell("clean", "net [v2]*", "--yes").exit_code == 0 and not failed.exists() and near.exists() and outside.exists()

@@ -6,6 +6,7 @@
 __all__ = ['Rubbish', 'find_rubbish', 'remove_rubbish']
 
 # %% ../../nbs/lab/15_clean.ipynb #cell-003
+import contextlib
 import os
 import re
 import shutil
@@ -41,9 +42,18 @@ def find_rubbish(
     experiment: str | None = None,  # only of this one
 ) -> list[Rubbish]:  # in the order of their names
     "List what may be removed below the runs folder."
-    folders = sorted(folder for folder in runs_root().glob(f"{experiment or '*'}/*") if re.fullmatch(r"[0-9a-f]{12}(-\d+)?", folder.name) and folder.is_dir() and not folder.is_symlink())
+    places = [place for place in runs_root().glob("*") if experiment in (None, place.name)]
+    folders = sorted(folder for place in places for folder in place.glob("*") if re.fullmatch(r"[0-9a-f]{12}(-\d+)?", folder.name) and folder.is_dir() and not folder.is_symlink())
     found = [(folder, why) for folder in folders if (why := _why(folder))]
-    return [Rubbish(folder, why, sum(file.lstat().st_size for file in folder.rglob("*") if not file.is_dir())) for folder, why in found]
+    return [Rubbish(folder, why, _size(folder)) for folder, why in found]
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for file in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # begun again meanwhile, or cleaned away by another
+            total += 0 if file.is_dir() else file.lstat().st_size
+    return total
 
 # %% ../../nbs/lab/15_clean.ipynb #cell-012
 def remove_rubbish(

@@ -39,11 +39,12 @@ def spread(
     if not len(found):
         return "–"
     mean, sd = found.mean(), found.std(ddof=1) if len(found) > 1 else 0.0
-    digits = 0 if (found % 1 == 0).all() else 3 - math.floor(math.log10(abs(mean))) if mean else 1
-    if sd > 0:
+    digits = 0 if (found % 1 == 0).all() or not math.isfinite(mean) else 3 - math.floor(math.log10(abs(mean))) if mean else 1
+    if 0 < sd < math.inf:
         digits = 1 - math.floor(math.log10(sd))
-    digits = min(max(digits, 0), 6)
-    text = f"{mean:.{digits}f} ± {sd:.{digits}f}" if sd > 0 else f"{mean:.{digits}f}"
+    few, floor = min(max(digits, 0), 6), 1e-12 * abs(mean)  # a deviation below is one of rounding
+    words = [f"{value:.{n}g}" if digits > 6 and floor < abs(value) < 1e-5 else f"{value:.{few}f}" for value, n in ((mean, 3), (sd, 2))]
+    text = " ± ".join(words) if sd > 0 else words[0]
     return text if len(found) == len(values) else f"{text} ({len(found)} of {len(values)})"
 
 # %% ../../nbs/lab/02_cli.ipynb #cell-009
@@ -202,7 +203,7 @@ def _tell(done: Run) -> None:
     typer.echo(f"\n{done.experiment} {done.id}: {when}\nrun folder:\n{done.folder}")
     typer.echo(f"report:\n{done.report}" if done.report else f"report {done.record['report']}")
 
-# %% ../../nbs/lab/02_cli.ipynb #552ab2ba
+# %% ../../nbs/lab/02_cli.ipynb #cell-023
 @contextlib.contextmanager
 def _counting(name: str) -> Iterator[Any]:
     "Give a callback for `run_sweep` that shows how far it is."
@@ -229,7 +230,7 @@ def _counting(name: str) -> Iterator[Any]:
 
     yield tell_log
 
-# %% ../../nbs/lab/02_cli.ipynb #87e5dcb9
+# %% ../../nbs/lab/02_cli.ipynb #cell-024
 @app.command()
 def sweep(
     file: Annotated[Path, typer.Argument(help="A sweep file, such as sweeps/pipe_s.yaml.")],
@@ -257,12 +258,15 @@ def sweep(
         if ((found["status"] != "done") & (found["error"].notna() | (not only_failed))).any():
             raise typer.Exit(1)
 
-# %% ../../nbs/lab/02_cli.ipynb #ef7bd004
+# %% ../../nbs/lab/02_cli.ipynb #cell-025
 def _tell_sweep(batch: Any, found: "pd.DataFrame", left: list[bool] | None = None) -> None:
     "Print how the runs of a sweep stand; one row a run where they fit on a screen."
+    from neurobridge.lab.runs import _column
+    from neurobridge.lab.sweep import _HERE
     from neurobridge.lab.tables import _text
 
-    params = [name for name in found if any(name in settings for settings in batch.settings)]
+    asked = {_column(name, taken=_HERE) for settings in batch.settings for name in settings}
+    params = [name for name in found if name in asked]
     dull = [name for name in params if len(found) > 1 and found[name].map(_text).nunique() == 1]
     rest = [name for name in found if name not in params and name not in ("folder", "error") and name in found.columns[list(found.columns).index("status") :]]
     shown = found if left is None else found[left]
@@ -271,7 +275,7 @@ def _tell_sweep(batch: Any, found: "pd.DataFrame", left: list[bool] | None = Non
     stand = ", ".join(f"{count} {status}" for status, count in found["status"].value_counts().items())
     typer.echo(f"\n{batch.name}: {len(found)} run{'s'[: len(found) != 1]} of {batch.page.stem}: {stand}{'' if left is None else f'; {len(shown)} would be run'}; below\n{runs_root()}")
 
-# %% ../../nbs/lab/02_cli.ipynb #cell-023
+# %% ../../nbs/lab/02_cli.ipynb #cell-028
 @app.command()
 def table(
     experiment: Annotated[str | None, typer.Argument(help="Only the runs of this experiment.")] = None,
@@ -290,7 +294,7 @@ def table(
         _print_table(group_runs(chosen, by, spread) if by else chosen.drop(columns=["folder", *_dull(chosen)]))
         typer.echo(f"\n{len(chosen)} run{'s'[:len(chosen) != 1]} below\n{runs_root()}")
 
-# %% ../../nbs/lab/02_cli.ipynb #96501b25
+# %% ../../nbs/lab/02_cli.ipynb #cell-029
 def _all_runs(experiment: str | None) -> "tuple[pd.DataFrame, bool]":
     "Load the runs there are; what is damaged or can't be read becomes messages. The second value tells whether there were any."
     with warnings.catch_warnings(record=True) as told:
@@ -300,7 +304,7 @@ def _all_runs(experiment: str | None) -> "tuple[pd.DataFrame, bool]":
         typer.echo(f"neurobridge: {warning.message}", err=True)
     return frame, bool(told)
 
-# %% ../../nbs/lab/02_cli.ipynb #chosen-runs
+# %% ../../nbs/lab/02_cli.ipynb #cell-030
 def _chosen(experiment: str | None, condition: str | None) -> "pd.DataFrame":
     "Load the runs that are asked for; stop where there are none."
     from neurobridge.lab.tables import where
@@ -332,7 +336,7 @@ def _write(frame: "pd.DataFrame", to: str) -> None:
         _stop("Parquet is for programs, not for a terminal; give a file, --to runs.parquet, or lead the output into one", 2)
     typer.echo(content, nl=False)
 
-# %% ../../nbs/lab/02_cli.ipynb #794f17e6
+# %% ../../nbs/lab/02_cli.ipynb #cell-033
 @app.command()
 def report(
     file: Annotated[Path, typer.Argument(help="A sweep file, such as sweeps/pipe_s.yaml.")],
@@ -346,7 +350,7 @@ def report(
 
         typer.echo(f"report:\n{write_sweep_report(Sweep.from_yaml(file), metric or [], out)}")
 
-# %% ../../nbs/lab/02_cli.ipynb #3c8d9527
+# %% ../../nbs/lab/02_cli.ipynb #cell-036
 @app.command()
 def compare(
     a: Annotated[str, typer.Argument(help="A run: its id, the first digits of it, or its folder.")],
@@ -367,7 +371,7 @@ def compare(
         if html:
             typer.echo(f"side by side, with figures:\n{write_comparison(*runs, html)}")
 
-# %% ../../nbs/lab/02_cli.ipynb #2f379793
+# %% ../../nbs/lab/02_cli.ipynb #cell-039
 @app.command()
 def clean(
     experiment: Annotated[str | None, typer.Argument(help="Only the runs of this experiment.")] = None,
@@ -379,7 +383,7 @@ def clean(
 
         from neurobridge.lab.clean import find_rubbish, remove_rubbish
 
-        if experiment and not (runs_root() / experiment).is_dir():
+        if experiment and not any(place.name == experiment for place in runs_root().glob("*")):
             _stop(_none_of(experiment), 2)
         found = find_rubbish(experiment)
         if not found:
@@ -390,12 +394,12 @@ def clean(
         removed = remove_rubbish(found)
         typer.echo(f"removed {len(removed)} of {len(found)}, {sum(one.size for one in removed) / 1e6:.1f} MB")
 
-# %% ../../nbs/lab/02_cli.ipynb #ebf5d7fd
+# %% ../../nbs/lab/02_cli.ipynb #cell-042
 @app.command()
 def results(
     experiment: Annotated[str, typer.Argument(help="An experiment's name.")],
     sweep: Annotated[list[Path] | None, typer.Option(help="The batch; repeat for more files.  [default: sweeps/<experiment>.yaml or sweeps/<experiment>_*.yaml; else all finished runs]")] = None,
-    partial: Annotated[bool, typer.Option("--partial", help="Take what there is, even if runs are missing.")] = False,
+    partial: Annotated[bool, typer.Option("--partial", help="Take the finished runs there are, even if others are missing or some were made by another version of the page.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for the files.  [default: results in the project]")] = None,
 ) -> None:
     "Write results/<experiment>.csv, and its other tables, from finished runs."
@@ -410,7 +414,7 @@ def results(
         typer.echo(f"neurobridge: the batch is {batch}; {', '.join(f'{count} of {words}' for words, count in pages.items())}", err=True)
         typer.echo("\n".join(map(str, written)))
 
-# %% ../../nbs/lab/02_cli.ipynb #mlflow-cmd
+# %% ../../nbs/lab/02_cli.ipynb #cell-045
 @app.command()
 def mlflow(
     experiment: Annotated[str | None, typer.Argument(help="Only the runs of this experiment.")] = None,
@@ -425,7 +429,7 @@ def mlflow(
         typer.echo(", ".join(f"{count} {how}" for how, count in counts.items()))
         typer.echo(f"they are at\n{to or f'sqlite:///{runs_root()}/mlflow.db'}")
 
-# %% ../../nbs/lab/02_cli.ipynb #cell-026
+# %% ../../nbs/lab/02_cli.ipynb #cell-048
 @app.command()
 def docs(
     out: Annotated[Path | None, typer.Option(help="The site's folder.  [default: _docs in the project]")] = None,

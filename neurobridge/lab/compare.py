@@ -66,8 +66,12 @@ def compare_runs(
 def run_figures(
     run: Run,
 ) -> list[tuple[str, bytes]]:  # heading above it, PNG
-    "Take the figures out of a run's executed notebook; none where there is no notebook."
-    return list(_figures(nbformat.read(run.notebook, as_version=4))) if run.notebook.exists() else []
+    "Take the figures out of a run's executed notebook; none where there is no notebook; raise `RunRefused` where it is damaged."
+    try:
+        return list(_figures(nbformat.read(run.notebook, as_version=4))) if run.notebook.exists() else []
+    except Exception as error:  # whatever nbformat, its schema and base64 raise
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise RunRefused(f"{run.notebook} cannot be read ({why}); expected the executed notebook that the run left: run it again with --force, or compare without --html") from error
 
 
 def _figures(nb: Any) -> Iterator[tuple[str, bytes]]:

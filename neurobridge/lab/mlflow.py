@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.paths import runs_root
 from .parameters import RunRefused
-from .runs import _read_record
+from .runs import _read_record, _read_table, run_status
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,11 +52,9 @@ def describe_run(
     record: Mapping[str, Any],  # its record
 ) -> dict[str, Any]:  # params, metrics (name, value, step), tags, files
     "Say what of a run is handed over."
-    import pandas as pd
-
     tables = sorted(folder.glob("*.csv"))
     metrics = [(name, value, 0) for name, value in record["metrics"].items()]
-    metrics += [point for file in tables for point in curve_points(pd.read_csv(file), file.stem)]
+    metrics += [point for file in tables for point in curve_points(_read_table(file), file.stem)]
     error = record.get("error")
     facts = {**record.get("environment", {}), "status": record["status"], "folder": str(folder), "attempt": record.get("attempt"),
              "error": error and f"{error['ename']}: {error['evalue']}", "mlflow.source.type": "NOTEBOOK", "mlflow.source.name": record.get("notebook"),
@@ -68,9 +66,13 @@ def describe_run(
 
 
 def _name(text: str) -> str:
-    return re.sub(r"[^\w\-. /:]", "_", text)
+    parts = re.sub(r"[^\w\-. /:]", "_", text).split("/")  # names are paths there, and none of them a roundabout one
+    return "/".join(part for part in parts if part.strip("."))[:250].rstrip("/") or "_"
 
 # %% ../../nbs/lab/19_mlflow.ipynb #cell-015
+_ENDED = ("done", "failed")
+
+
 def hand_over(
     frame: "pd.DataFrame",  # from `load_runs`
     uri: str | None = None,  # MLflow's tracking URI; default: a SQLite file `mlflow.db` in the runs folder
@@ -80,13 +82,16 @@ def hand_over(
     opened, refused = _mlflow()
     try:
         client = opened(uri)
-        for experiment, group in frame[frame["status"].isin(["done", "failed"])].groupby("experiment", sort=False):
+        for experiment, group in frame[frame["status"].isin(_ENDED)].groupby("experiment", sort=False):
             place = _experiment(client, uri, experiment)
             there = _there(client, place)
             for folder in map(Path, group["folder"]):
-                counts[_one(client, place, folder, there.get(folder.name))] += 1
+                record = _read_record(folder)  # once more: it may have been begun again meanwhile, or cleaned away
+                if record and run_status(folder, record) in _ENDED:
+                    counts[_one(client, place, folder, record, there.get(folder.name))] += 1
     except refused as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(" Response body:")[0]
+        said += "; who you are is read from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN" if re.search(r"\b40[13]\b|PERMISSION_DENIED|UNAUTHENTICATED", said) else ""
         raise RunRefused(f"MLflow at {uri} refuses: {said.rstrip('.')}; expected a tracking URI that can be written to, such as sqlite:///mlflow.db or http://HOST:5000") from error
     return dict(counts)
 
@@ -95,12 +100,14 @@ def _mlflow() -> "tuple[type[MlflowClient], tuple[type[Exception], ...]]":
     "Import MLflow's client, and what it raises where a URI is none, a server is away or a database can't be used."
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines a run
     try:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # what a database refuses is told once, below
     except ModuleNotFoundError as error:
         raise RunRefused(f"handing over needs MLflow ({error.name} is missing): pip install 'neurobridge[mlflow]'") from error
     refused: list[type[Exception]] = [MlflowException, OSError, ImportError]
@@ -130,17 +137,16 @@ def _there(client: "MlflowClient", experiment: str) -> dict[str, Any]:
     return found
 
 # %% ../../nbs/lab/19_mlflow.ipynb #cell-017
-def _one(client: "MlflowClient", experiment: str, folder: Path, old: Any) -> str:
+def _one(client: "MlflowClient", experiment: str, folder: Path, record: Mapping[str, Any], old: Any) -> str:
     "Hand over one run, unless that was done; tell whether it was `new`, `renewed` or `unchanged`."
     from mlflow.entities import Metric, Param
 
-    record = _read_record(folder)
     state = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
     if old and old.data.tags.get("neurobridge.record") == state:
         return "unchanged"
+    found, begun = describe_run(folder, record), _begun(folder, record)
     if old:
         client.delete_run(old.info.run_id)
-    found, begun = describe_run(folder, record), int(1000 * datetime.fromisoformat(record["started"]).timestamp())
     ended = begun + int(1000 * (record["seconds"] or 0))
     run = client.create_run(experiment, begun, {"neurobridge.run": folder.name, **found["tags"]}, folder.name).info.run_id
     for params in _pieces([Param(*pair) for pair in found["params"].items()], 100):
@@ -152,6 +158,13 @@ def _one(client: "MlflowClient", experiment: str, folder: Path, old: Any) -> str
     client.set_terminated(run, "FINISHED" if record["status"] == "done" else "FAILED", ended)
     client.set_tag(run, "neurobridge.record", state)
     return "renewed" if old else "new"
+
+
+def _begun(folder: Path, record: Mapping[str, Any]) -> int:  # milliseconds since 1970
+    try:
+        return int(1000 * datetime.fromisoformat(record["started"]).timestamp())
+    except (ValueError, OverflowError) as error:
+        raise RunRefused(f"{folder / 'run.json'} says that the run started {record['started']!r}; expected a date such as 2026-01-31T12:00:00+00:00: mend it, or leave the run out with --where \"id != '{folder.name}'\"") from error
 
 
 def _pieces(entries: Sequence[Any], most: int) -> list[Sequence[Any]]:

@@ -31,11 +31,12 @@ def read_page(
         for cell in page["cells"]:
             cell["source"] = "".join(cell["source"])
             cell.setdefault("metadata", {})
+        marks = [tags(cell) for cell in page["cells"] if cell["cell_type"]]
     except OSError as error:
         raise RunRefused(f"{path} cannot be read ({error.strerror or error}); expected a notebook, a file ending in .ipynb") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunRefused(f"{path} is not a notebook of format 4 ({type(error).__name__}: {error}); open it in JupyterLab and save it again") from error
-    if any("injected-parameters" in tags(cell) for cell in page["cells"]):
+    if any("injected-parameters" in each for each in marks):
         raise RunRefused(f"{path} is the output of a run (it has a cell tagged `injected-parameters`): run the page it was made from")
     return page
 
@@ -115,7 +116,7 @@ def _parameter(statement: ast.stmt, lines: list[str]) -> Parameter:
         return Parameter(**{**vars(parameter), "default": convert(parameter, default)})
     except RunRefused as error:
         raise RunRefused(f"{where}: {error}") from error
-    except (ValueError, TypeError, AttributeError, AssertionError) as error:
+    except (ValueError, TypeError, AttributeError, AssertionError, SyntaxError) as error:
         raise RunRefused(f"{where} is not `name: type = default`, the default written out (a number, a text, a list …)") from error
 
 # %% ../../nbs/lab/10_parameters.ipynb #cell-020
@@ -191,7 +192,7 @@ def _refuse(parameter: Parameter, given: Any):
     meaning = f" ({parameter.meaning})" if parameter.meaning else ""
     raise RunRefused(f"parameter `{parameter}`{meaning} cannot be {given!r} ({type(given).__name__})")
 
-# %% ../../nbs/lab/10_parameters.ipynb #cell-025
+# %% ../../nbs/lab/10_parameters.ipynb #cell-026
 def resolve(
     parameters: Mapping[str, Parameter],  # what the page takes
     given: Mapping[str, Any] | None = None,  # what was asked for

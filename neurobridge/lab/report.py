@@ -6,11 +6,15 @@
 __all__ = ['report_markdown', 'write_report']
 
 # %% ../../nbs/lab/12_report.ipynb #cell-003
+import base64
 import functools
 import html
+import mimetypes
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import nbformat
 
@@ -26,11 +30,20 @@ def report_markdown(
     from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
     renderer = IPythonRenderer(escape=False, exclude_anchor_links=True, embed_images=True, path=str(folder), attachments=attachments)
+    renderer.image = functools.partial(_picture, renderer.image, Path(folder).resolve())
     renderer.inline_math = lambda formula: _formula(formula, "inline", f"${formula}$")
     renderer.block_math = lambda formula: _formula(formula, "block", f"$${formula}$$")
     renderer.latex_environment = lambda name, body: _formula(whole := rf"\begin{{{name}}}{body}\end{{{name}}}", "block", whole)
     rendered = MarkdownWithMath(renderer=renderer).render(text)
     return re.sub(r'(?s)<a [^>]*href="(?!https?:|mailto:)[^"]*"[^>]*>(.*?)</a>', r"\1", rendered)
+
+
+def _picture(draw: Callable[..., str], folder: Path, text: str, url: str, title: str | None = None) -> str:
+    "Draw a picture, also one whose name a link can't hold as it is: `a b.png` comes here as `a%20b.png`."
+    file = (folder / (plain := unquote(url))).resolve()
+    if plain != url and file.is_file() and file.is_relative_to(folder):
+        url = f"data:{mimetypes.guess_type(file.name)[0]};base64,{base64.b64encode(file.read_bytes()).decode()}"
+    return draw(text, url, title)
 
 
 def _formula(formula: str, display: str, typed: str) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.files import atomic_write
 from ..core.paths import project_root, runs_root
 from .parameters import RunRefused, read_page
-from .runs import _none_of, _read_record, _run_files, _run_name, find_page, page_hash
+from .runs import _column, _none_of, _read_record, _read_table, _run_files, _run_name, find_page, page_hash
 from .sweep import Sweep
 
 if TYPE_CHECKING:
@@ -61,11 +61,11 @@ def _page_now(runs: Sequence[tuple[Path, Mapping[str, Any]]], page: str | Path |
     return None
 
 
-# %% ../../nbs/lab/07_results.ipynb #cell-choose
+# %% ../../nbs/lab/07_results.ipynb #cell-008
 def choose_runs(
     experiment: str,  # its name
     sweeps: Sequence[Sweep] = (),  # the batch; none: all finished runs
-    partial: bool = False,  # take what there is
+    partial: bool = False,  # take the finished runs there are, also if others are missing or some are of another version of the page
 ) -> list[tuple[Path, dict[str, Any]]]:  # in the order of the files; of runs with the same values the last, or as many as the file has repeats
     "Choose the runs that make up a batch; raise `RunRefused` if some are missing, or are of different versions of the page."
     page = sweeps[0].page if sweeps else None
@@ -77,7 +77,7 @@ def choose_runs(
     chosen = {key: found.get(key, [])[-count:] for key, count in wanted.items()}
     missing = [planned[key] for key, count in wanted.items() for _ in range(count - len(chosen[key]))]
     if missing and not partial:
-        raise RunRefused(f"{len(missing)} of {sum(wanted.values())} runs of {' and '.join(sweep.name for sweep in sweeps)} are not done, the first with {missing[0]}; run them, or take what there is with --partial")
+        raise RunRefused(f"{len(missing)} of {sum(wanted.values())} runs of {' and '.join(sweep.name for sweep in sweeps)} are not done, the first with {missing[0]}; run them, or take those that are with --partial")
     runs = [run for same in chosen.values() for run in same]
     if not runs:
         raise RunRefused(f"no finished runs of {experiment!r} below {runs_root()}; run some (neurobridge sweep FILE), or is it misspelt? {_none_of(experiment).partition('; ')[2]}")
@@ -88,7 +88,7 @@ def choose_runs(
     return runs
 
 
-# %% ../../nbs/lab/07_results.ipynb #cell-010
+# %% ../../nbs/lab/07_results.ipynb #cell-011
 def join_rows(
     runs: Sequence[tuple[Path, Mapping[str, Any]]],  # from `choose_runs`
 ) -> "pd.DataFrame":
@@ -98,9 +98,11 @@ def join_rows(
     rows, varied, pages = [], _varied(runs), {record.get("page") for _, record in runs}
     for folder, record in runs:
         place = record.get("environment", {})
-        facts = _asked(record, varied) | {"seed": record["params"].get("seed"), "commit": (place.get("commit") or "none")[:9] + "+" * bool(place.get("dirty")),
+        facts = {"seed": record["params"].get("seed"), "commit": (place.get("commit") or "none")[:9] + "+" * bool(place.get("dirty")),
                  "device": f"{place.get('device')}, {place.get('torch_threads') or place.get('cpus')} thread(s)", "run_seconds": record["seconds"], "run": _run_name(folder, record), "page": record.get("page") if len(pages) > 1 else None}  # fmt: skip
-        rows += [row | {name: value for name, value in facts.items() if name not in row and value is not None} for row in record["rows"] or [record["metrics"]]]
+        facts = {_column(name, taken=set(facts) - {"seed"}): value for name, value in _asked(record, varied).items()} | facts
+        found = record["rows"] or [{_column(name, "metric", varied, ()): value for name, value in record["metrics"].items()}]
+        rows += [row | {name: value for name, value in facts.items() if name not in row and value is not None} for row in found]
     return pd.DataFrame(rows)
 
 
@@ -114,7 +116,7 @@ def _asked(record: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {name: record["params"].get(name) for name in names}
 
 
-# %% ../../nbs/lab/07_results.ipynb #cell-tables
+# %% ../../nbs/lab/07_results.ipynb #cell-012
 def join_tables(
     runs: Sequence[tuple[Path, Mapping[str, Any]]],  # from `choose_runs`
 ) -> "dict[str, pd.DataFrame]":  # a name such as "curves" to its table
@@ -123,7 +125,7 @@ def join_tables(
 
     joined, varied = {}, _varied(runs)
     for name in sorted({file.stem for folder, _ in runs for file in folder.glob("*.csv")} - {"rows"}):
-        found = [(pd.read_csv(folder / f"{name}.csv"), folder, record) for folder, record in runs if (folder / f"{name}.csv").exists()]
+        found = [(_read_table(folder / f"{name}.csv"), folder, record) for folder, record in runs if (folder / f"{name}.csv").exists()]
         facts = list(varied)
         if not all("seed" in table for table, _, _ in found):
             facts = [fact for fact in varied if fact != "seed"]
@@ -132,27 +134,28 @@ def join_tables(
                 firsts.setdefault(json.dumps(_asked(one[2], facts)), one)
             found = list(firsts.values())
         for table, folder, record in found:
-            for fact, value in (_asked(record, facts) | {"run": _run_name(folder, record)}).items():
+            asked = {_column(fact, taken=("run",)): value for fact, value in _asked(record, facts).items()}
+            for fact, value in (asked | {"run": _run_name(folder, record)}).items():
                 if fact not in table:
                     table[fact] = [value] * len(table)
         joined[name] = pd.concat([table for table, _, _ in found], ignore_index=True)
     return joined
 
 
-# %% ../../nbs/lab/07_results.ipynb #cell-015
+# %% ../../nbs/lab/07_results.ipynb #cell-019
 def recorded_sweeps(
     experiment: str,  # its name
 ) -> list[Sweep]:  # empty where it has none
-    "Read the batch that belongs to an experiment: `sweeps/<experiment>.yaml`, or else all `sweeps/<experiment>_*.yaml`."
+    "Read the batch that belongs to an experiment: `sweeps/<experiment>.yaml`, or else those of `sweeps/<experiment>_*.yaml` that are of its page."
     folder = project_root() / "sweeps"
     files = [folder / f"{experiment}.yaml"] if (folder / f"{experiment}.yaml").exists() else sorted(folder.glob(f"{experiment}_*.yaml"))
-    return [Sweep.from_yaml(file) for file in files]
+    return [sweep for sweep in map(Sweep.from_yaml, files) if sweep.page.stem == experiment]
 
 
 def write_results(
     experiment: str,  # its name
     sweeps: Sequence[Sweep] = (),  # the batch; default: `recorded_sweeps(experiment)`
-    partial: bool = False,  # take what there is
+    partial: bool = False,  # take the finished runs there are, also if others are missing or some are of another version of the page
     out: str | Path | None = None,  # folder; default: `results` in the project
 ) -> list[Path]:  # the files written
     "Write `<experiment>.csv` and `<experiment>_<table>.csv`; raise `RunRefused` for an incomplete batch."

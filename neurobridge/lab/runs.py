@@ -24,7 +24,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,8 +52,8 @@ def _number(name: str, value: Any) -> float | int:
         value = value.item()  # one number of NumPy or torch
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"record: {name!r} is {value!r} ({type(value).__name__}); expected one finite number")
-    if not math.isfinite(value):
-        raise ValueError(f"record: {name!r} is {value}; expected a finite number: look for what diverged, and leave out what was not measured")
+    if not abs(value) <= sys.float_info.max:  # NaN is neither
+        raise ValueError(f"record: {name!r} is {value if isinstance(value, float) else 'beyond every float'}; expected a finite number: look for what diverged, and leave out what was not measured")
     return value
 
 
@@ -174,7 +174,7 @@ def _owned(
         fcntl.flock(handle, fcntl.LOCK_UN)  # also for a kernel that holds the same open file
         os.close(handle)
 
-# %% ../../nbs/lab/01_runs.ipynb #x
+# %% ../../nbs/lab/01_runs.ipynb #cell-029
 def _locked(folder: Path, patience: float) -> int:
     while True:
         folder.mkdir(parents=True, exist_ok=True)
@@ -189,7 +189,7 @@ def _locked(folder: Path, patience: float) -> int:
                 raise
             os.close(handle)
 
-# %% ../../nbs/lab/01_runs.ipynb #b300a41d
+# %% ../../nbs/lab/01_runs.ipynb #cell-030
 def _take(handle: int, folder: Path, patience: float) -> None:
     until = time.monotonic() + patience
     for attempt in range(10**6):
@@ -220,7 +220,7 @@ def _dead(holder: dict[str, Any]) -> bool:
         pass
     return False
 
-# %% ../../nbs/lab/01_runs.ipynb #n
+# %% ../../nbs/lab/01_runs.ipynb #cell-031
 def _in_progress(folder: Path) -> bool:
     try:
         with open(folder / ".lock") as file:
@@ -231,7 +231,7 @@ def _in_progress(folder: Path) -> bool:
         return False
     return False
 
-# %% ../../nbs/lab/01_runs.ipynb #cell-033
+# %% ../../nbs/lab/01_runs.ipynb #cell-035
 def environment(
     page: str | Path | None = None,  # the page's file; its project's commit is named, and `dirty` if the page is not in it
 ) -> dict[str, Any]:
@@ -254,7 +254,7 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     return getattr(sys.modules.get(package), "__version__", None)
 
-# %% ../../nbs/lab/01_runs.ipynb #cell-035
+# %% ../../nbs/lab/01_runs.ipynb #cell-037
 @dataclass
 class Run:
     "A run's folder and what its record says."
@@ -283,9 +283,10 @@ class RunFailed(RuntimeError):
     def __init__(self, run: Run):
         self.run, error = run, run.record["error"]
         where = f"in cell {error['cell']}" + (f", under “{error['heading']}”" if error["heading"] else "") if error["cell"] else "outside its cells"
-        super().__init__(f"{run.experiment} {run.id} failed {where}: {error['ename']}: {error['evalue']} (the executed notebook is kept: {run.notebook})")
+        kept = f"the executed notebook is kept: {run.notebook}" if run.notebook.exists() else f"no executed notebook could be kept in {run.folder}"
+        super().__init__(f"{run.experiment} {run.id} failed {where}: {error['ename']}: {error['evalue']} ({kept})")
 
-# %% ../../nbs/lab/01_runs.ipynb #cell-038
+# %% ../../nbs/lab/01_runs.ipynb #cell-040
 class QuietEngine:
     "What papermill knows as the engine `neurobridge`: cells marked slow left out, this Python, no orphans."
 
@@ -303,7 +304,7 @@ class QuietEngine:
     def nb_language(cls, nb, language=None) -> str:
         return "python"
 
-# %% ../../nbs/lab/01_runs.ipynb #cell-041
+# %% ../../nbs/lab/01_runs.ipynb #cell-043
 def run_notebook(
     name: str | Path,  # an experiment's name, or a notebook's path
     params: Mapping[str, Any] | None = None,  # values for the page's parameters; the others keep their defaults
@@ -335,7 +336,7 @@ def run_notebook(
         record = _begin(job, force)
         return _execute(job, record, lock, timeout, on_cell, kernel)
 
-# %% ../../nbs/lab/01_runs.ipynb #cell-043
+# %% ../../nbs/lab/01_runs.ipynb #cell-045
 @dataclass
 class _Job:
     path: Path
@@ -362,11 +363,11 @@ def _settle(job: _Job, force: bool) -> Run | None:
         return Run(job.folder, old, fresh=False)
     return None
 
-# %% ../../nbs/lab/01_runs.ipynb #read-record-cell
+# %% ../../nbs/lab/01_runs.ipynb #cell-046
 def _read_record(folder: Path) -> dict[str, Any] | None:
     try:
         value = read_json(folder / "run.json")
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if _sound(value) else None
 
@@ -384,7 +385,7 @@ def _sound(value: Any) -> bool:
     parts = all(isinstance(row, dict) for row in value["rows"]) and (value["error"] is None or {"ename", "evalue"} <= set(value["error"]))
     return numbers and parts and all(isinstance(value[name], kind) for name, kind in _LATELY.items() if name in value)
 
-# %% ../../nbs/lab/01_runs.ipynb #cell-045
+# %% ../../nbs/lab/01_runs.ipynb #cell-048
 def _begin(job: _Job, force: bool) -> dict[str, Any]:
     "Write the record of a run that starts, and clear its folder of what is not its own."
     old = _read_record(job.folder) or {}
@@ -414,7 +415,7 @@ def _clear(folder: Path, everything: bool) -> None:
         elif everything or file.name in results or (file.name.startswith(".") and file.suffix == ".part"):
             file.unlink()
 
-# %% ../../nbs/lab/01_runs.ipynb #cell-047
+# %% ../../nbs/lab/01_runs.ipynb #cell-050
 def _execute(job: _Job, record: dict[str, Any], lock: int, timeout: float | None, on_cell, kernel) -> Run:
     started, failures, broken = time.monotonic(), [], None
     settings = {"folder": job.folder, "workdir": job.path.parent, "limit": timeout, "lock": lock, "on_cell": on_cell, "on_failure": failures.append, "kernel": kernel}
@@ -437,7 +438,7 @@ def _execute(job: _Job, record: dict[str, Any], lock: int, timeout: float | None
         raise RunFailed(run)
     return run
 
-# %% ../../nbs/lab/01_runs.ipynb #cell-048
+# %% ../../nbs/lab/01_runs.ipynb #cell-051
 def _papermill(job: _Job, settings: dict[str, Any]) -> None:
     nbformat = _import_nbformat()
     import papermill
@@ -468,7 +469,7 @@ def _report(job: _Job, record: dict[str, Any]) -> str:
     except Exception as error:  # a report that can't be drawn must not cost the run
         return f"not written: {type(error).__name__}: {error}"
 
-# %% ../../nbs/lab/01_runs.ipynb #import-nbformat
+# %% ../../nbs/lab/01_runs.ipynb #cell-052
 def _import_nbformat() -> Any:
     "Import it without the grammar of web addresses that jsonschema builds where it can: seconds of work, and no notebook needs it."
     left_out = {"rfc3987_syntax"} - set(sys.modules)
@@ -480,7 +481,7 @@ def _import_nbformat() -> Any:
             del sys.modules[name]
     return nbformat
 
-# %% ../../nbs/lab/01_runs.ipynb #c2e95bd0
+# %% ../../nbs/lab/01_runs.ipynb #cell-053
 def _keep_log(folder: Path, record: dict[str, Any]) -> None:
     "Put the last words of a dead kernel into the record; remove an empty log."
     log = folder / "kernel.log"
@@ -491,7 +492,7 @@ def _keep_log(folder: Path, record: dict[str, Any]) -> None:
         if not lines:
             log.unlink()
 
-# %% ../../nbs/lab/01_runs.ipynb #bbe59540
+# %% ../../nbs/lab/01_runs.ipynb #cell-071
 def run_status(
     folder: str | Path,  # a run's folder, or the place for one
     record: Mapping[str, Any] | None = None,  # its record, if it has been read
@@ -504,8 +505,9 @@ def run_status(
         return "running" if _in_progress(Path(folder)) else "stopped"
     return record["status"]
 
-# %% ../../nbs/lab/01_runs.ipynb #cell-066
+# %% ../../nbs/lab/01_runs.ipynb #cell-073
 _FIRST = ("id", "experiment", "status", "seconds", "started", "folder", "page")
+_TAKEN = (*_FIRST, "runs", "within")  # the last two by tables of groups; a parameter or metric of such a name gets a longer one
 
 
 def load_runs(
@@ -516,19 +518,25 @@ def load_runs(
     import pandas as pd
 
     records = [_load(file) for file in _run_files(Path(root or runs_root()).expanduser(), depth=2, lenient=True)]
-    records = [record for record in records if experiment in (None, record["experiment"])]
+    records = [record for record in records if record and experiment in (None, record["experiment"])]
     params = {name for record in records for name in record["params"]}
     rows = []
     for record in records:
-        named = {name if name not in _FIRST else f"param.{name}": value for name, value in record["params"].items()}
-        found = {name if name not in params and name not in _FIRST else f"metric.{name}": value for name, value in record["metrics"].items()}
+        named = {_column(name): value for name, value in record["params"].items()}
+        found = {_column(name, "metric", params): value for name, value in record["metrics"].items()}
         rows.append({name: record.get(name) for name in _FIRST} | named | found)
     table = pd.DataFrame(rows, columns=None if rows else list(_FIRST))
     table = table.sort_values("started", kind="stable", na_position="last", ignore_index=True)
-    table.attrs["params"] = [name for name in table if name.removeprefix("param.") in params and (name.startswith("param.") or name not in _FIRST)]
+    named = set(map(_column, params))
+    table.attrs["params"] = [name for name in table if name in named]
     return table
 
-# %% ../../nbs/lab/01_runs.ipynb #run-files-cell
+
+def _column(name: str, kind: str = "param", others: Iterable[str] = (), taken: Sequence[str] = _TAKEN) -> str:
+    "Name the column of a parameter, or of a metric, so that it hides no other."
+    return f"{kind}.{name}" if name in taken or name in others else name
+
+# %% ../../nbs/lab/01_runs.ipynb #cell-075
 def _run_files(root: Path, depth: int, lenient: bool = False) -> list[Path]:
     "Find the records below a folder; raise `RunRefused` for folders that can't be read, or, if lenient, only for the first."
     from neurobridge.lab.parameters import RunRefused
@@ -548,12 +556,31 @@ def _run_files(root: Path, depth: int, lenient: bool = False) -> list[Path]:
     return sorted(found)
 
 
-def _load(file: Path) -> dict[str, Any]:
+def _load(file: Path) -> dict[str, Any] | None:  # None where it has been cleaned away meanwhile
     record = _read_record(file.parent)
     if record is None:
+        try:
+            file.lstat()
+        except FileNotFoundError:
+            return None
+        except OSError:
+            pass
         warnings.warn(f"{file} is damaged or not a run's record; its row says so: remove the folder, or run it again", stacklevel=3)
         return {"id": file.parent.name, "experiment": file.parent.parent.name, "status": "damaged", "folder": str(file.parent), "params": {}, "metrics": {}}
     return {**record, "id": _run_name(file.parent, record), "status": run_status(file.parent, record), "folder": str(file.parent)}
+
+
+def _read_table(file: Path) -> "pd.DataFrame":
+    "Read a CSV file that a page left in its run folder; raise `RunRefused` for what is no table."
+    import pandas as pd
+
+    from neurobridge.lab.parameters import RunRefused
+
+    try:
+        return pd.read_csv(file)
+    except ValueError as error:  # empty, torn, not text
+        why = str(error).strip().splitlines()[0]
+        raise RunRefused(f"{file.name} of the run {file.parent.parent.name} {file.parent.name} is not a table ({why}); expected CSV, names in its first line: remove {file}, or mend the page and run it again") from error
 
 
 def _run_name(folder: Path, record: Mapping[str, Any]) -> str:

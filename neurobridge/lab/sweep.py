@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.paths import runs_root
 from .parameters import Parameter, RunRefused, convert, page_parameters, read_page, resolve
-from .runs import _read_record, find_page, package_hash, run_id, run_status
+from .runs import _TAKEN, _column, _read_record, find_page, package_hash, run_id, run_status
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,7 +134,7 @@ def _number(value: Any) -> Any:
     except ValueError:
         return value
 
-# %% ../../nbs/lab/04_sweep.ipynb #mapping-cell
+# %% ../../nbs/lab/04_sweep.ipynb #cell-015
 def _mapping(node: _Node, name: str) -> dict[str, _Node]:
     if not isinstance(node.value, dict):
         raise _wrong(node.line, f"`{name}` is {node.plain()!r}; expected a mapping, lines `name: value`")
@@ -147,7 +147,7 @@ def _known(given: Mapping[str, _Node], names: Sequence[str], where: str) -> None
             near = difflib.get_close_matches(name, names, n=1)
             raise _wrong(node.line, f"{where} has no key `{name}`; " + (f"did you mean `{near[0]}`?" if near else f"it takes {', '.join(names)}"))
 
-# %% ../../nbs/lab/04_sweep.ipynb #cell-018
+# %% ../../nbs/lab/04_sweep.ipynb #cell-019
 MOST = 10_000  # runs in one sweep
 _VALUES = ("parameters", "list", "zip", "grid", "random", "seeds")
 _KEYS = ("notebook", *_VALUES, "repeats", "resources", "timeout", "retries", "backoff")
@@ -174,7 +174,7 @@ def _parameter(node: _Node, name: str, takes: Mapping[str, Parameter]) -> Parame
         raise _wrong(node.line, str(error)) from error
     return takes[name]
 
-# %% ../../nbs/lab/04_sweep.ipynb #cell-019
+# %% ../../nbs/lab/04_sweep.ipynb #cell-020
 def _section(name: str, node: _Node, takes: Mapping[str, Parameter]) -> tuple[set[str], int, Any]:
     "Check a section; return the parameters it sets, how many settings it holds, and a function that lists them."
     if name == "list":
@@ -197,7 +197,7 @@ def _section(name: str, node: _Node, takes: Mapping[str, Parameter]) -> tuple[se
         return set(fixed), 1, lambda: [fixed]
     return _lists(name, node, found)
 
-# %% ../../nbs/lab/04_sweep.ipynb #cell-020
+# %% ../../nbs/lab/04_sweep.ipynb #cell-021
 def _lists(name: str, node: _Node, found: Mapping[str, tuple[_Node, Parameter]]) -> tuple[set[str], int, Any]:
     lists = {key: _values(value, key, parameter) for key, (value, parameter) in found.items()}
     if not lists:
@@ -209,7 +209,7 @@ def _lists(name: str, node: _Node, found: Mapping[str, tuple[_Node, Parameter]])
         raise _wrong(node.line, f"the lists of `zip` have different lengths ({', '.join(f'{k}: {n}' for k, n in lengths.items())}); values that go together are as many")
     return set(lists), min(lengths.values()), lambda: [dict(zip(lists, each, strict=True)) for each in zip(*lists.values(), strict=True)]
 
-# %% ../../nbs/lab/04_sweep.ipynb #cell-022
+# %% ../../nbs/lab/04_sweep.ipynb #cell-023
 def _draw(chance: random.Random, kind: str, values: list[Any]) -> Any:
     if kind == "choice":
         return chance.choice(values)
@@ -243,7 +243,7 @@ def _random_draws(node: _Node, takes: Mapping[str, Parameter]) -> tuple[set[str]
 
     return set(drawn), draws, settings
 
-# %% ../../nbs/lab/04_sweep.ipynb #cell-023
+# %% ../../nbs/lab/04_sweep.ipynb #cell-024
 def _distribution(name: str, node: _Node, takes: Parameter) -> tuple[str, list[Any]]:
     kinds = ("choice", "uniform", "log_uniform", "integer")
     given = _mapping(node, name)
@@ -262,7 +262,7 @@ def _distribution(name: str, node: _Node, takes: Parameter) -> tuple[str, list[A
         raise _wrong(values.line, f"`{name}`: {kind} of {values.plain()!r}; expected [low, high], low below high" + ", both above 0" * (kind == "log_uniform"))
     return kind, ends
 
-# %% ../../nbs/lab/04_sweep.ipynb #cell-025
+# %% ../../nbs/lab/04_sweep.ipynb #cell-026
 @dataclass(frozen=True)
 class Planned:
     "One run of a sweep: its values, its identity and its folder."
@@ -272,7 +272,7 @@ class Planned:
     id: str
     folder: Path
 
-# %% ../../nbs/lab/04_sweep.ipynb #cell-026
+# %% ../../nbs/lab/04_sweep.ipynb #cell-027
 @dataclass(frozen=True)
 class Sweep:
     "Runs of one page: the product of a file's sections, a later one in the table of sections changing faster."
@@ -304,7 +304,7 @@ class Sweep:
             planned += [Planned(params, full, identity, runs_root() / self.page.stem / name) for name in names]
         return planned
 
-# %% ../../nbs/lab/04_sweep.ipynb #cell-027
+# %% ../../nbs/lab/04_sweep.ipynb #cell-028
 def _sweep(name: str, root: _Node, beside: Path) -> Sweep:
     sections = _mapping(root, "the file")
     _known(sections, _KEYS, "a sweep file")
@@ -328,7 +328,7 @@ def _sweep(name: str, root: _Node, beside: Path) -> Sweep:
     _different(settings, takes)
     return Sweep(name, page, settings, repeats.value, resources)
 
-# %% ../../nbs/lab/04_sweep.ipynb #cell-028
+# %% ../../nbs/lab/04_sweep.ipynb #cell-029
 def _once(parts: Mapping[str, tuple], sections: Mapping[str, _Node]) -> None:
     for first, second in itertools.combinations(parts, 2):
         if both := parts[first][0] & parts[second][0]:
@@ -349,7 +349,7 @@ def _different(settings: Sequence[Mapping[str, Any]], takes: Mapping[str, Parame
             raise _wrong(1, f"runs {seen[key]} and {number} have the same values ({dict(params)}); to measure the same again, use `repeats`")
         seen[key] = number
 
-# %% ../../nbs/lab/04_sweep.ipynb #cell-042
+# %% ../../nbs/lab/04_sweep.ipynb #cell-043
 def run_sweep(
     sweep: Sweep,
     workers: int | None = None,  # runs at a time; default: as many as the machine has room for
@@ -376,7 +376,10 @@ def _is_left(one: Planned, only_failed: bool = False) -> bool:
     status = run_status(one.folder, record)
     return status != "done" and (not only_failed or status == "failed" or bool(record.get("error")))
 
-# %% ../../nbs/lab/04_sweep.ipynb #sweep-table-cell
+# %% ../../nbs/lab/04_sweep.ipynb #cell-044
+_HERE = (*_TAKEN, "error")  # what the names of columns may be taken for
+
+
 def sweep_table(
     planned: Sequence[Planned],  # from `Sweep.plan`
 ) -> "pd.DataFrame":  # one row a run
@@ -387,6 +390,7 @@ def sweep_table(
     for one in planned:
         record = _read_record(one.folder) or {"seconds": None, "metrics": {}, "error": None}
         error = record["error"] and f"{record['error']['ename']}: {record['error']['evalue']}"
-        found = {name if name not in one.full else f"metric.{name}": value for name, value in record["metrics"].items()}
-        rows.append(one.full | {"status": run_status(one.folder), "seconds": record["seconds"]} | found | {"error": error, "folder": str(one.folder)})
+        asked = {_column(name, taken=_HERE): value for name, value in one.full.items()}
+        found = {_column(name, "metric", one.full, _HERE): value for name, value in record["metrics"].items()}
+        rows.append(asked | {"status": run_status(one.folder), "seconds": record["seconds"]} | found | {"error": error, "folder": str(one.folder)})
     return pd.DataFrame(rows)

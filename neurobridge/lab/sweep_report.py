@@ -17,16 +17,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from ..core.files import atomic_write
 from ..core.paths import runs_root
 from .cli import spread, summarise
-from .parameters import RunRefused, read_page
+from .parameters import RunRefused, page_parameters, read_page
 from .report import _STYLE
 from .results import finished, join_rows, same_values, tell_pages
-from .runs import run_status
-from .sweep import Sweep, sweep_table
-from .tables import _text, group_runs, metric_columns
+from .runs import _column, _read_table, run_status
+from .sweep import _HERE, Sweep, sweep_table
+from .tables import _deviation, _text, group_runs, metric_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +45,7 @@ def sweep_runs(
         if run_status(one.folder) != "done" and (folders := before.get(json.dumps(one.full, sort_keys=True))):
             planned[i] = replace(one, folder=folders.pop())
     frame = sweep_table(planned)
-    frame.attrs["params"] = list(planned[0].full)
+    frame.attrs["params"] = [_column(name, taken=_HERE) for name in planned[0].full]
     return frame
 
 
@@ -52,8 +53,8 @@ def swept(
     sweep: Sweep,
 ) -> list[str]:  # in the order of the file
     "Name the parameters that a sweep varies, the seed apart."
-    names = dict.fromkeys(name for setting in sweep.settings for name in setting)
-    return [name for name in names if name != "seed" and len({repr(setting.get(name)) for setting in sweep.settings}) > 1]
+    names, takes = dict.fromkeys(name for setting in sweep.settings for name in setting), page_parameters(sweep.page)
+    return [name for name in names if name != "seed" and len({repr(setting.get(name, takes[name].default)) for setting in sweep.settings}) > 1]
 
 # %% ../../nbs/lab/08_sweep_report.ipynb #cell-012
 def draw_effect(
@@ -76,17 +77,23 @@ def draw_effect(
     for values, line in lines[:6]:
         x = line[parameter] if numeric else places[line.index].map(order.index)
         grouped = line[metric].groupby(x)
-        label = ", ".join(f"{name} {value}" for name, value in zip(others, values, strict=True))
+        label = ", ".join(f"{name} {_label(value)}" for name, value in zip(others, values, strict=True))
         drawn = ax.errorbar(grouped.mean().index, grouped.mean(), grouped.std(ddof=1).fillna(0), marker="o", capsize=3, label=label)
         ax.plot(x, line[metric], "o", ms=3, mfc="white", color=drawn[0].get_color(), alpha=0.7)
     if not numeric:
-        ax.set_xticks(range(len(order)), order)
+        ax.set_xticks(range(len(order)), map(_label, order))
     elif len(order) > 1 and order[0] > 0 and order[-1] > 8 * order[0]:
         ax.set_xscale("log")
-    ax.set(xlabel=parameter, ylabel=metric, title=f"first 6 of {len(lines)} settings" if len(lines) > 6 else "")
+    ax.set(xlabel=parameter, ylabel=_label(metric), title=f"first 6 of {len(lines)} settings" if len(lines) > 6 else "")
     if others:
         ax.legend()
     return fig
+
+
+def _label(value: Any, most: int = 40) -> str:
+    "Write a value as matplotlib takes it: on one line, short, its dollars no formula."
+    text = " ".join(_text(value).split())
+    return (text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 2 :]}").replace("$", r"\$")
 
 # %% ../../nbs/lab/08_sweep_report.ipynb #cell-017
 _LESS = ("loss", "error", "seconds", "time", "spikes", "energy", "synops", "cost", "macs", "acs", "parameters", "steps", "epochs")
@@ -96,7 +103,7 @@ def direction(
     metric: str,  # a name, with or without a sign
 ) -> tuple[str, int]:  # the bare name; 1 if more is better, -1 if less is
     "Tell which direction of a metric is better: by its sign, else by its name."
-    if metric[:1] in "+-":
+    if metric.startswith(("+", "-")):
         return metric[1:], 1 if metric[0] == "+" else -1
     return metric, -1 if any(word in _LESS for word in re.split(r"[^a-z]+", metric.lower())) else 1
 
@@ -125,15 +132,15 @@ def draw_pareto(
     front = means[pareto_front(pd.DataFrame({x: better_x * means[x], y: better_y * means[y]}))].sort_values([x, y])
     fig, ax = plt.subplots(figsize=(4.5, 3))
     ax.plot(front[x], front[y], ":", color="gray", zorder=1)
-    ax.errorbar(means[x], means[y], means.get(f"{y}_sd"), means.get(f"{x}_sd"), fmt="o", color="#c0c4c9", ecolor="#c0c4c9", label="dominated")
+    ax.errorbar(means[x], means[y], means.get(_deviation(y, runs)), means.get(_deviation(x, runs)), fmt="o", color="#c0c4c9", ecolor="#c0c4c9", label="dominated")
     ax.plot(front[x], front[y], "o", color="#005fa0", zorder=4, label="on the front")
     for _, row in front.iterrows() if settings and len(front) <= 8 else ():
-        ax.annotate(", ".join(_text(row[name]) for name in settings), (row[x], row[y]), (5, -9), textcoords="offset points", fontsize=7)
+        ax.annotate(", ".join(_label(row[name]) for name in settings), (row[x], row[y]), (5, -9), textcoords="offset points", fontsize=7)
     for axis, values in ((ax.set_xscale, means[x]), (ax.set_yscale, means[y])):
         if len(values) and values.min() > 0 and values.max() > 20 * values.min():
             axis("log")
     words = {1: "more is better", -1: "less is better"}
-    ax.set(xlabel=f"{x} ({words[better_x]})", ylabel=f"{y} ({words[better_y]})")
+    ax.set(xlabel=f"{_label(x)} ({words[better_x]})", ylabel=f"{_label(y)} ({words[better_y]})")
     ax.margins(0.15)
     ax.legend(title=f"labels: {', '.join(settings)}" if settings else None)
     return fig
@@ -152,20 +159,22 @@ def draw_curves(
     kept: dict[str, list[pd.DataFrame]] = {}
     for _, run in runs.iterrows():
         file = Path(run["folder"]) / "curves.csv"
-        table = pd.read_csv(file) if run["status"] == "done" and file.exists() else pd.DataFrame()
-        if "epoch" not in table:
+        table = _read_table(file) if run["status"] == "done" and file.exists() else pd.DataFrame()
+        if "epoch" not in table.select_dtypes("number"):
             continue
         words = [name for name in ("arm", "neuron", "target") if name in table and table[name].nunique() > 1]
         for values, part in table.groupby(words, sort=False) if words else [((), table)]:
             kept.setdefault(", ".join([*(f"{name} {_text(run[name])}" for name in settings), *map(str, values)]) or "all", []).append(part)
-    numbers = [name for name in next(iter(kept.values()))[0].select_dtypes("number") if name not in ("epoch", "seed", "lr")] if kept else []
+    numbers = [name for parts in kept.values() for part in parts for name in part.select_dtypes("number") if name not in ("epoch", "seed", "lr") and part[name].notna().any()]
     y = next((name for name in ("valid_accuracy", "accuracy", "valid_loss", "loss", *numbers) if name in numbers), None)
-    kept = {name: parts for name, parts in kept.items() if all(y in part and part[y].notna().any() for part in parts)}
+    kept = {name: whole for name, parts in kept.items() if (whole := [part for part in parts if y in part.select_dtypes("number") and part[["epoch", y]].notna().any().all()])}
     if not kept:
         return None
     fig, ax = plt.subplots(figsize=(7, 3.5))
     learning_curves(dict(list(kept.items())[:7]), y=y, ax=ax)
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), title=f"first 7 of {len(kept)}" if len(kept) > 7 else None)
+    ax.set_ylabel(_label(ax.get_ylabel()))
+    handles, labels = ax.get_legend_handles_labels()
+    ax.legend(handles, [_label(text, 80) for text in labels], loc="center left", bbox_to_anchor=(1, 0.5), title=f"first 7 of {len(kept)}" if len(kept) > 7 else None)
     return fig
 
 # %% ../../nbs/lab/08_sweep_report.ipynb #cell-029
@@ -208,7 +217,7 @@ def _list_runs(runs: "pd.DataFrame", names: Sequence[str], metrics: Sequence[str
     rows = []
     for _, run in runs.iterrows():
         folder = Path(run["folder"])
-        links = [f'<a href="{html.escape(Path(os.path.relpath(folder / left, file.parent)).as_posix())}">{word}</a>' for word, left in (("report", "report.html"), ("notebook", "notebook.ipynb")) if (folder / left).exists()]
+        links = [f'<a href="{quote(Path(os.path.relpath(folder / left, file.parent)).as_posix())}">{word}</a>' for word, left in (("report", "report.html"), ("notebook", "notebook.ipynb")) if (folder / left).exists()]
         values = [*(_text(run[name]) for name in names), run["status"], *("" if run[name] != run[name] or run[name] is None else f"{run[name]:.6g}" for name in ("seconds", *metrics))]
         cells = "".join(f"<td>{html.escape(value)}</td>" for value in values) + f"<td>{' '.join(links)}</td><td>{html.escape(run['error'] if isinstance(run['error'], str) else '')}</td>"
         rows.append(f"<tr{' class=failed' if run['status'] == 'failed' else ''}>{cells}</tr>")
@@ -220,9 +229,9 @@ def _records(sweep: Sweep, runs: "pd.DataFrame") -> list[tuple[Path, dict[str, A
     there = set(runs["folder"])
     return [(folder, record) for folder, record in finished(sweep.page.stem) if str(folder) in there]
 
-# %% ../../nbs/lab/08_sweep_report.ipynb #sections-cell
+# %% ../../nbs/lab/08_sweep_report.ipynb #cell-031
 def _sections(sweep: Sweep, runs: "pd.DataFrame", metrics: Sequence[str], file: Path) -> list[tuple[str, str]]:
-    names, done = swept(sweep), runs[runs["status"] == "done"]
+    names, done = [_column(name, taken=_HERE) for name in swept(sweep)], runs[runs["status"] == "done"]
     bare = [direction(name)[0] for name in metrics]
     found: list[tuple[str, str]] = []
     if len(done):
@@ -242,7 +251,7 @@ def _sections(sweep: Sweep, runs: "pd.DataFrame", metrics: Sequence[str], file: 
             found.append(("Learning curves", _embedded(curves, "mean over seeds, and their standard deviation")))
     return [*found, ("Every run", _list_runs(runs, [*names, *(["seed"] if "seed" in runs else [])], [name for name in bare if name != "seconds"], file))]
 
-# %% ../../nbs/lab/08_sweep_report.ipynb #cell-031
+# %% ../../nbs/lab/08_sweep_report.ipynb #cell-032
 def write_sweep_report(
     sweep: Sweep,
     metrics: Sequence[str] = (),  # to draw, the first two in the trade-off; a sign says which direction is better

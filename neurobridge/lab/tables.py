@@ -58,14 +58,14 @@ def _comparable(condition: str, lists: Sequence[str]) -> str:
 
     return _COMPARED.sub(written, condition)
 
-# %% ../../nbs/lab/14_tables.ipynb #text-cell
+# %% ../../nbs/lab/14_tables.ipynb #cell-008
 def _text(value: Any) -> str:
     "Write a value so that equal ones look the same: None is one of them, and a whole number is one whatever column it was in."
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "None"
     return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
-# %% ../../nbs/lab/14_tables.ipynb #cell-013
+# %% ../../nbs/lab/14_tables.ipynb #cell-014
 def metric_columns(
     frame: "pd.DataFrame",  # from `load_runs`
 ) -> list[str]:
@@ -82,7 +82,7 @@ def varying(
     "Name the parameters that are not the same in all rows."
     return [name for name in frame.attrs.get("params", []) if name in frame and frame[name].map(_text).nunique() > 1]
 
-# %% ../../nbs/lab/14_tables.ipynb #cell-014
+# %% ../../nbs/lab/14_tables.ipynb #cell-015
 def group_runs(
     frame: "pd.DataFrame",  # from `load_runs`
     by: Sequence[str],  # columns whose values make a group
@@ -103,10 +103,15 @@ def group_runs(
         if name not in by and done[name].notna().any():
             table[name] = groups[name].agg(how or "mean")
             if not how:
-                table[f"{name}_sd"] = groups[name].std(ddof=1)
+                table[_deviation(name, done)] = groups[name].std(ddof=1)
     return table.reset_index()
 
-# %% ../../nbs/lab/14_tables.ipynb #cell-019
+
+def _deviation(name: str, frame: "pd.DataFrame") -> str:
+    "Name the column of a metric's deviation so that it hides no other."
+    return f"{name}.sd" if f"{name}_sd" in frame else f"{name}_sd"
+
+# %% ../../nbs/lab/14_tables.ipynb #cell-020
 FORMATS = ("csv", "md", "parquet")
 
 
@@ -131,9 +136,10 @@ def format_table(
 
 
 def _one_type(frame: "pd.DataFrame") -> "pd.DataFrame":
-    "Make text of columns that hold values of several types, or lists: Parquet has one type a column."
+    "Make text of columns that hold values of several types, lists, or whole numbers of more than 64 bits: Parquet has one type a column."
     mixed = [name for name in frame if frame[name].dtype == object and len(set(map(type, frame[name].dropna()))) > 1]
-    mixed += [name for name in frame if name not in mixed and any(isinstance(value, list | dict) for value in frame[name])]
+    wide = [name for name in frame if frame[name].dtype == object and any(isinstance(value, int) and abs(value) >= 2**63 for value in frame[name])]
+    mixed += [name for name in frame if name not in mixed and (name in wide or any(isinstance(value, list | dict) for value in frame[name]))]
     return frame.assign(**{name: frame[name].map(str, na_action="ignore") for name in mixed})
 
 
@@ -142,7 +148,7 @@ def _markdown(value: Any) -> str:
         return ""
     return (f"{value:.6g}" if isinstance(value, float) else str(value)).replace("|", "\\|").replace("\n", " ")
 
-# %% ../../nbs/lab/14_tables.ipynb #cell-020
+# %% ../../nbs/lab/14_tables.ipynb #cell-021
 def write_table(
     frame: "pd.DataFrame",
     file: str | Path,  # ends in .csv, .md or .parquet
