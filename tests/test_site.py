@@ -100,6 +100,54 @@ def test_titles_subtitles_and_no_machinery(soups):
         assert not re.search(r"^(#\||show_doc\()", sources, re.MULTILINE), f"{name}: shows a directive"
 
 
+def test_headings_go_down_one_by_one(soups):
+    for name, soup in soups.items():
+        levels = [int(heading.name[1]) for heading in soup.main.find_all(re.compile("^h[1-6]$"))]
+        assert levels[0] == 1 and levels.count(1) == 1 and all(low - high <= 1 for high, low in zip(levels, levels[1:], strict=False)), name
+
+
+def test_figures_are_described(soups):
+    for name, soup in soups.items():
+        for image in soup.main.find_all("img"):
+            assert re.match(r"(Figure: .|A figure from: .|Left, |.{20})", image["alt"]) and "from cell" not in image["alt"], f"{name}: {image['alt']}"
+    assert soups["experiments/pipe_s.html"].select("img.wide") and not soups["gallery.html"].select("img.wide")
+    assert soups["tutorials/spiking_neuron.html"].find("img", alt=re.compile(r"How fast does it fire\? \(axes: constant input x \(membrane units\), spikes per step\)"))
+
+
+def test_a_number_keeps_its_spread(soups):
+    cells = [cell.get_text() for soup in soups.values() for cell in soup.select("main td")]
+    assert sum("\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}" in cell for cell in cells) > 100 and not [cell for cell in cells if " ±" in cell or "± " in cell]
+
+
+def test_words_are_not_taken_for_symbols(soups):
+    "A parameter `neurons`, a module's `forward`, a network's `run`: functions of these names exist, on other pages."
+    for name, word in [("tutorials/your_own_batch", "neurons"), ("snn/memory", "forward"), ("snn/spikify", "forward"), ("snn/nets", "run"), ("lab/runs", "run"),
+                       ("snn/normed", "spread")]:  # fmt: skip
+        assert not [link["href"] for link in soups[f"{name}.html"].select("main p a, main td a") if link.get_text() == word], name
+    for name, word in [("notation", "density"), ("tutorials/ann_to_snn", "bridge"), ("tutorials/your_own_batch", "record"), ("snn/losses", "fit"),
+                       ("lab/workers", "perform"), ("snn/lif", "lif")]:  # fmt: skip
+        assert [link for link in soups[f"{name}.html"].select("main p a, main td a") if link.get_text() == word], f"{name}: no link for {word}"
+
+
+def test_docstrings_stand_in_the_overview_as_they_are(soups):
+    for name, soup in soups.items():
+        assert not [code.get_text() for code in soup.select(".overview code") if re.search(r"\\[*<$]", code.get_text())], name
+    assert "$CUDA_VISIBLE_DEVICES" in [code.get_text() for code in soups["lab/workers.html"].select(".overview code")]
+
+
+def test_a_visitor_can_type_the_commands(soups):
+    "`make` leaves them in `.venv`, and a shell does not look there by itself."
+    for name in ("index", "lab/cli"):
+        assert "source .venv/bin/activate" in soups[f"{name}.html"].main.get_text()
+    assert soups["index.html"].find("a", string="the repository") and "index.html#two-commands" in [link["href"] for link in soups["gallery.html"].select("main p a")]
+
+
+def test_paper_is_light_and_cuts_nothing(site, soups):
+    assert all(soup.find(id="dark")["media"].startswith("screen and ") for soup in soups.values())
+    paper = (site / "site.css").read_text(encoding="utf-8").partition("@media print")[2]
+    assert re.search(r"main pre[^}]*white-space: pre-wrap", paper) and re.search(r"\.scroll[^}]*overflow: visible", paper)
+
+
 def test_formulas_are_mathml(soups):
     for page in site_map(ROOT).pages():
         cells = json.loads((ROOT / "nbs" / page.source).read_text())["cells"]
@@ -283,8 +331,9 @@ function opened(url, width) {
 async function measure(url, width, menu) {
   const frame = await opened(url, width), inside = frame.contentDocument;
   if (menu) inside.getElementById("menu").click();
-  const sidebar = inside.querySelector(".sidebar").getBoundingClientRect();
+  const sidebar = inside.querySelector(".sidebar").getBoundingClientRect(), here = inside.querySelector(".sidebar [aria-current]").getBoundingClientRect();
   found.push({url, width, menu, wide: inside.documentElement.scrollWidth, sidebar: sidebar.height,
+    here: here.top >= sidebar.top && here.bottom <= Math.min(sidebar.bottom, 900), box: inside.defaultView.getComputedStyle(inside.getElementById("menu")).display,
     flat: [...inside.querySelectorAll("main math")].filter(m => m.getBoundingClientRect().height < 4).length,
     blank: [...inside.images].filter(i => !i.naturalWidth).length,
     hidden: [".search", ".theme", ".actions a", ".actions button"].filter(s => !inside.querySelector(s).getBoundingClientRect().width)});
@@ -309,6 +358,9 @@ async function searched() {
   seen.after = loaded();
   seen.first = list.children[0].getAttribute("href").split("/").slice(-2).join("/");
   seen.expanded = box.getAttribute("aria-expanded");
+  const places = () => [...list.children].map(l => l.getAttribute("href").split("/").slice(-2).join("/") + " " + l.querySelector("span").textContent);
+  await typed(inside, "N-MNIST"); seen.inside = places();
+  await typed(inside, "slurm"); seen.late = places();
   await typed(inside, "membrane");
   press(box, "ArrowDown"); press(box, "ArrowDown"); press(box, "ArrowUp");
   seen.active = box.getAttribute("aria-activedescendant");
@@ -339,7 +391,7 @@ async function coloured() {
   for (let n = 0; n < 4; n++) {
     const frame = await opened("snn/lif.html", 1200), inside = frame.contentDocument;
     await pause(50);
-    seen.push({theme: inside.querySelector(".theme").dataset.theme, label: inside.querySelector(".theme").getAttribute("aria-label"),
+    seen.push({theme: inside.querySelector(".theme").dataset.theme, label: inside.querySelector(".theme").getAttribute("aria-label"), media: inside.getElementById("dark").media,
       paper: rgb(inside, "body").backgroundColor, ink: rgb(inside, "main > p:not(.subtitle)").color, formula: rgb(inside, "main math").color,
       keyword: rgb(inside, "main .highlight .k").color, sheet: rgb(inside, "main .sourceCode").backgroundColor, figure: rgb(inside, "main img").backgroundColor});
     inside.querySelector(".theme").click();
@@ -348,7 +400,7 @@ async function coloured() {
   return seen;
 }
 (async () => {
-  for (const url of pages) { await measure(url, 400, false); await measure(url, 400, true); await measure(url, 1200, false); }
+  for (const url of pages) { await measure(url, 400, false); await measure(url, 400, true); await measure(url, 1200, false); await measure(url, 340, false); }
   const result = {found, searched: await searched(), coloured: await coloured()};
   document.getElementById("result").textContent = JSON.stringify(result);
 })().catch(error => { document.getElementById("result").textContent = JSON.stringify({error: String(error.stack)}); });
@@ -401,9 +453,11 @@ def seen(site, browse):
 
 @pytest.mark.browser
 def test_pages_in_a_browser(seen):
-    "Nothing is wider than its page at 400 and 1200 px, the menu opens, formulas and figures show, no console error, nothing missing."
+    "Nothing is wider than its page at 340, 400 and 1200 px, the page's line is in sight in the sidebar, the menu opens, formulas and figures show, no console error, nothing missing."
     found = seen["found"]
-    assert len(found) == 3 * len(site_map(ROOT).pages())
+    assert len(found) == 4 * len(site_map(ROOT).pages())
+    assert [one["url"] for one in found if one["width"] == 1200 and not one["here"]] == []
+    assert {one["box"] for one in found if one["width"] == 1200} == {"none"}, "the keyboard would stop at a box that nobody sees"
     assert [(one["url"], one["width"], one["wide"]) for one in found if one["wide"] > one["width"]] == []
     assert [one["url"] for one in found if one["flat"] or one["blank"]] == []
     assert [(one["url"], one["width"], one["hidden"]) for one in found if one["hidden"]] == []
@@ -418,6 +472,8 @@ def test_search_by_keyboard(seen):
     assert not one["before"] and one["after"], "the index is loaded by the first search, not by the page"
     assert one["focused"] and one["expanded"] == "true" and one["first"] == "transfer/pipe_s.html#sharpened_relu"
     assert one["places"] == 12 and one["selected"] == 1 and one["active"] == "found-1" and "foreign" not in one
+    assert any("pipe_d.html" in place for place in one["inside"][:3]) and all(re.search(r"\bN-MNIST", place) for place in one["inside"][:3])
+    assert any(place.startswith("lab/workers.html#where-the-workers-are") and "slurm" in place for place in one["late"]), one["late"]
     assert one["nothing"] == "Nothing says “zyxwv”." and one["closed"] and one["narrow"]
     assert one["arrived"] == "/g2g/wiring.html#erk_densities"
 
@@ -437,7 +493,7 @@ def test_colours_are_remembered_and_readable(seen):
     "Auto, light, dark, auto: each page opens in the colours chosen on the page before; text, formulas and code stand out from what they lie on."
     auto, light, dark, again = seen["coloured"]
     assert [one["theme"] for one in seen["coloured"]] == ["auto", "light", "dark", "auto"]
-    assert dark["label"] == "Colours: dark. Change them"
+    assert dark["label"] == "Colours: dark. Change them" and [one["media"] for one in (light, dark)] == ["not all", "screen"]
     assert light["paper"] == "rgb(255, 255, 255)" and contrast(dark["paper"], "rgb(0, 0, 0)") < 1.5 and again["paper"] == auto["paper"]
     for one in (light, dark):
         assert contrast(one["ink"], one["paper"]) > 7 and contrast(one["formula"], one["paper"]) > 7

@@ -18,12 +18,20 @@ function loadIndex() {
   return loading;
 }
 
-// Every word must occur; a name counts more than what stands below it, a whole name most.
+// Every word must occur; a name counts more than what stands below it, a whole name most, and the middle of a word
+// ("n-mnist" in "Fashion-MNIST") next to nothing.
+function begins(text, word) {
+  for (let at = text.indexOf(word); at >= 0; at = text.indexOf(word, at + 1)) {
+    if (!at || !/[\p{L}\p{N}]/u.test(text[at - 1])) return true;
+  }
+  return false;
+}
+
 function score(entry, words) {
   const name = entry.name.toLowerCase(), text = entry.text.toLowerCase(), title = entry.title.toLowerCase();
   let total = name === words.join(" ") ? 100 : 0, own = false;
   for (const word of words) {
-    const points = name === word ? 60 : name.startsWith(word) ? 30 : name.includes(word) ? 20 : text.includes(word) ? 5 : 0;
+    const points = name === word ? 60 : name.startsWith(word) ? 30 : begins(name, word) ? 20 : begins(text, word) ? 5 : name.includes(word) ? 2 : text.includes(word) ? 1 : 0;
     if (!points && !title.includes(word)) return 0;
     own ||= points > 0;
     total += points;
@@ -31,8 +39,10 @@ function score(entry, words) {
   return own ? total + (entry.page ? 3 : 0) : 0;
 }
 
+const wordsOf = (query) => query.toLowerCase().split(/\s+/).filter(Boolean);
+
 function search(entries, query) {
-  const words = query.toLowerCase().split(/\s+/).filter(Boolean), best = new Map();
+  const words = wordsOf(query), best = new Map();
   for (const entry of words.length ? entries : []) {
     const found = { entry, points: score(entry, words) };
     if (found.points > (best.get(entry.url)?.points ?? 0)) best.set(entry.url, found);
@@ -40,10 +50,16 @@ function search(entries, query) {
   return [...best.values()].sort((a, b) => b.points - a.points).slice(0, 12).map((found) => found.entry);
 }
 
-function option({ url, name, title, text }, number) {
+// The words from the place that was found on, unless the beginning shows it.
+function extract(text, words) {
+  const places = words.map((word) => text.toLowerCase().indexOf(word)).filter((at) => at >= 0), at = Math.min(...places);
+  return places.length && at > 50 ? "… " + text.slice(text.lastIndexOf(" ", at - 20) + 1) : text;
+}
+
+function option({ url, name, title, text }, number, words) {
   const link = Object.assign(document.createElement("a"), { href: siteRoot + url, id: `found-${number}`, tabIndex: -1 });
   link.setAttribute("role", "option");
-  for (const [tag, content] of [["b", name], ["i", name === title ? "" : title], ["span", text]]) {
+  for (const [tag, content] of [["b", name], ["i", name === title ? "" : title], ["span", extract(text, words)]]) {
     if (content) link.append(Object.assign(document.createElement(tag), { textContent: content }), " ");
   }
   return link;
@@ -74,7 +90,7 @@ document.addEventListener("DOMContentLoaded", () => {
     if (!query) return close();
     const found = await loadIndex().then((entries) => search(entries, query), () => null);
     if (query !== box.value.trim()) return; // the reader has typed on
-    list.replaceChildren(...(found ?? []).map(option));
+    list.replaceChildren(...(found ?? []).map((entry, number) => option(entry, number, wordsOf(query))));
     list.hidden = !found?.length;
     status.textContent = !found ? "The index could not be loaded." : found.length ? `${found.length} places` : `Nothing says “${query}”.`;
     status.hidden = Boolean(found?.length);

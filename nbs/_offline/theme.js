@@ -1,5 +1,5 @@
-// Light, dark, or what the reader's system says. Loaded before the page is drawn, so that no page flashes in the wrong colours.
-const THEMES = { auto: "(prefers-color-scheme: dark)", light: "not all", dark: "all" };
+// Light, dark, or what the reader's system says. Loaded before the page is drawn, so that no page flashes in the wrong colours. Paper is light.
+const THEMES = { auto: "screen and (prefers-color-scheme: dark)", light: "not all", dark: "screen" };
 
 function storedTheme() {
   try { return localStorage.theme in THEMES ? localStorage.theme : "auto"; } catch { return "auto"; } // a browser may forbid storage
@@ -17,6 +17,8 @@ function applyTheme(theme) {
 applyTheme(storedTheme());
 document.addEventListener("DOMContentLoaded", () => {
   applyTheme(storedTheme());
+  const here = document.querySelector(".sidebar [aria-current]"), sidebar = here.closest(".sidebar");
+  if (here.offsetTop + here.offsetHeight > sidebar.clientHeight) sidebar.scrollTop = here.offsetTop - sidebar.clientHeight / 3; // the list shows where the reader is
   document.querySelector(".theme").addEventListener("click", () => {
     const names = Object.keys(THEMES), next = names[(names.indexOf(storedTheme()) + 1) % names.length];
     try { localStorage.theme = next; } catch { /* for this page only */ }

@@ -13,8 +13,8 @@ from typing import Any
 # %% ../../nbs/lab/16_search.ipynb #cell-007
 def page_sections(
     soup: Any,  # BeautifulSoup's tree of a page whose headings have their anchors
-    words: int = 14,  # words kept of a paragraph
-    most: int = 60,  # words kept of a section
+    words: int = 60,  # words kept of a paragraph
+    most: int = 240,  # words kept of a section
 ) -> list[tuple[str, str, str]]:  # anchor, heading, words; first what stands before any heading
     "Cut a page at its headings and keep the first words of each paragraph."
     found: list[tuple[str, str, list[str]]] = [("", "", [])]

@@ -160,6 +160,10 @@ def _first_lines(
     return {node.name: (ast.get_docstring(node) or "").partition("\n")[0] for node in nodes}
 
 
+def _as_it_stands(found: re.Match) -> str:
+    return found[1] or "\\" + found[2]  # in code a backslash would be seen
+
+
 def _with_overview(
     cells: list,  # opened cells
 ) -> list:  # the same, with a table of what the page exports before its first section
@@ -172,7 +176,7 @@ def _with_overview(
     lines = _first_lines(cells)
     if not lines:
         return cells
-    rows = ["| [`{}`](#{}) | {} |".format(name, anchors[f"`{name}`"], re.sub(r"([|*<$])", r"\\\1", line)) for name, line in lines.items()]
+    rows = ["| [`{}`](#{}) | {} |".format(name, anchors[f"`{name}`"], re.sub(r"(`[^`]*`)|([|*<$])", _as_it_stands, line)) for name, line in lines.items()]
     table = mk_cell("\n".join(['<div class="overview">', "", "| Defined here | |", "|---|---|", *rows, "", "</div>"]), "markdown")
     table.directives_, table.metadata = {}, AttrDict()
     first = next(at for at, cell in enumerate(cells) if cell.cell_type == "markdown" and re.match("##+ ", cell.source))
@@ -191,6 +195,7 @@ class LiteratePage:
         self.site = f"{config.doc_host}{config.doc_baseurl}/"
         self.repository = f"{config.git_url}/blob/{config.branch}/"
         self.references = references(self.nbs) if self.page != "bibliography.ipynb" else {}
+        self.imported = _imported(nb.cells)
         nb.cells = _with_overview(_open_exports(nb.cells))
 
     def __call__(self, cell: Any) -> None:
@@ -213,6 +218,7 @@ class LiteratePage:
             raise RuntimeError(f"{self.page}: a cell that is run at each build failed, {shell.exc!r}; run the page to see where") from shell.exc
 
     def relink(self, text: str) -> str:
+        text = _without_namesakes(text, self.page, self.site, self.imported)
         return relink(text, self.page, self.nbs, self.site, self.repository)
 
 # %% ../../nbs/lab/03_site.ipynb #cell-027
@@ -242,6 +248,25 @@ def relink(
     return re.sub(r"\]\((?![a-z]+:|#|/)([^)\s#]+)(?:#[^)\s]*)?\)", file, text)
 
 # %% ../../nbs/lab/03_site.ipynb #cell-031
+def _imported(
+    cells: list,  # a notebook's
+) -> set[str] | None:  # names that the page imports from the package; None without code
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    return set(re.findall(r"\w+", " ".join(re.findall(r"from neurobridge[\w.]* import (\([^)]*\)|.*)", code)))) if code else None
+
+
+def _without_namesakes(
+    text: str,  # Markdown
+    page: str,  # where it stands
+    site: str,  # what nbdev puts before every symbol link
+    imported: set[str] | None,  # names known on the page
+) -> str:  # Markdown
+    def meant(link: re.Match) -> str:
+        return link[0] if imported is None or link[2] in imported or link[3] == page_url(page) else link[1]
+
+    return re.sub(rf"\[(`([a-z]+)`)\]\({re.escape(site)}([^)#]+)[^)]*\)", meant, text)
+
+# %% ../../nbs/lab/03_site.ipynb #cell-034
 def process_page(
     path: Path,  # a notebook
     root: Path,  # the project's folder
@@ -266,13 +291,25 @@ def process_page(
     result.metadata["front"] = front | {"module": module[1] if module else ""}
     return result
 
-# %% ../../nbs/lab/03_site.ipynb #cell-036
+# %% ../../nbs/lab/03_site.ipynb #cell-039
+def _alt(
+    section: str,  # the heading above a figure
+    source: str,  # the code that draws it
+) -> str:
+    "Say what a figure without an `alt` of its own is about: its section, and its axes where the code names them."
+    section = re.sub(r"[`*$\\]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", section))
+    axes = dict.fromkeys(re.findall(r"""[xy]label(?:=|\()"([^"{$]+)\"""", source))
+    return f"Figure: {section}" + (f" (axes: {', '.join(axes)})" if axes else "")
+
+
 def _apply_options(
     notebook: Any,  # a processed notebook; changed in place
 ) -> None:
     "Act on the Quarto options at the top of cells and remove their lines."
-    kept = []
-    for number, cell in enumerate(notebook.cells):
+    kept, section = [], notebook.metadata.front["title"]
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            section = (re.findall(r"^#+ (.+)$", cell.source, re.MULTILINE) or [section])[-1]
         if cell.cell_type == "code":
             options = dict(re.findall(r"^#\|\s*([\w-]+)\s*:\s*(.*?)\s*$", cell.source, re.MULTILINE))
             cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.MULTILINE).strip("\n")
@@ -285,13 +322,13 @@ def _apply_options(
             cell.metadata["fold"] = options.get("code-fold", "").replace("false", "")
             cell.metadata["summary"] = options.get("code-summary", "Code").strip("\"'")
             cell.metadata["caption"] = options.get("fig-cap", "").strip("\"'")
-            cell.metadata["alt"] = options.get("fig-alt", cell.metadata["caption"]).strip("\"'") or f"Figure from cell {number}"
+            cell.metadata["alt"] = options.get("fig-alt", cell.metadata["caption"]).strip("\"'") or _alt(section, cell.source)
             if "output" in off:
                 cell.outputs = []
         kept.append(cell)
     notebook.cells = kept
 
-# %% ../../nbs/lab/03_site.ipynb #cell-037
+# %% ../../nbs/lab/03_site.ipynb #cell-041
 def _cells_html(
     notebook: Any,  # a processed notebook
     page: str,  # its path below `nbs`, named in errors
@@ -310,11 +347,11 @@ def _cells_html(
     exporter = HTMLExporter(raw_template=template.read_text(encoding="utf-8"), filters=filters)
     return TemplateExporter.from_notebook_node(exporter, notebook)[0]  # HTMLExporter's own would parse all of it once more
 
-# %% ../../nbs/lab/03_site.ipynb #cell-039
+# %% ../../nbs/lab/03_site.ipynb #cell-043
 def finish_html(
     body: str,  # a page's HTML
 ) -> tuple[str, list[tuple[int, str, str]], list[tuple[str, str, str]]]:  # HTML, its contents (level, anchor, HTML), its sections for the search
-    "Give headings anchors, mend links to notebooks, box wide tables."
+    "Give headings anchors, mend links to notebooks, box wide tables, mark wide figures."
     from bs4 import BeautifulSoup
 
     soup, contents = BeautifulSoup(body, "html.parser"), []
@@ -331,12 +368,17 @@ def finish_html(
     for link in soup.find_all("a", href=re.compile(r"^(?![a-z]+:)[^#]*\.ipynb(#|$)")):
         path, _, anchor = link["href"].partition("#")
         link["href"] = page_url(path) + (f"#{anchor}" if anchor else "")
+    for image in soup.find_all("img", src=re.compile("^data:image/png;base64,")):
+        pixels = int.from_bytes(b64decode(image["src"].partition(",")[2][:32])[16:20], "big")  # where a PNG says its width
+        image.attrs |= {"class": "wide"} if pixels > 700 else {}
     for table in soup.find_all("table"):
         table.attrs.pop("border", None)
         table.wrap(soup.new_tag("div", attrs={"class": "scroll", "tabindex": "0"}))
+        for text in table.find_all(string=re.compile(" ± ")):
+            text.replace_with(text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"))
     return str(soup), contents, sections
 
-# %% ../../nbs/lab/03_site.ipynb #cell-043
+# %% ../../nbs/lab/03_site.ipynb #cell-047
 def _elsewhere(
     source: str,  # a page's path below `nbs`
     root: Path,  # the project's folder, with `settings.ini`
@@ -347,7 +389,7 @@ def _elsewhere(
     user, repo, branch, address = (settings["DEFAULT"][key] for key in ("user", "repo", "branch", "git_url"))
     return {"colab": f"https://colab.research.google.com/github/{user}/{repo}/blob/{branch}/nbs/{source}", "package": f"git+{address}"}
 
-# %% ../../nbs/lab/03_site.ipynb #cell-044
+# %% ../../nbs/lab/03_site.ipynb #cell-048
 def _page_html(
     site: Entry,  # the map
     page: Entry,  # the page to make
@@ -375,7 +417,7 @@ def _page_html(
     )
     return document, (page.url, title.striptags(), subtitle.striptags(), sections)
 
-# %% ../../nbs/lab/03_site.ipynb #cell-046
+# %% ../../nbs/lab/03_site.ipynb #cell-050
 def _style_sheets(
     root: Path,  # the project's folder
 ) -> dict[str, str]:  # name and content of each sheet
@@ -390,7 +432,7 @@ def _style_sheets(
     colours = f":root {{ --bar: {bar.get('background', '#17324d')}; --bar-ink: {bar.get('foreground', '#ffffff')}; color-scheme: light; }}"
     return {"site.css": "\n".join([colours, house, layout, light]), "dark.css": f"{night}\n{dark}\n"}
 
-# %% ../../nbs/lab/03_site.ipynb #cell-049
+# %% ../../nbs/lab/03_site.ipynb #cell-053
 class _Addresses(HTMLParser):
     "Collect a page's anchors and the addresses it links to or loads."
 
@@ -427,7 +469,7 @@ def check_links(
                 problems.append(f"{name}: {address} names no heading of {target}")
     return problems
 
-# %% ../../nbs/lab/03_site.ipynb #cell-052
+# %% ../../nbs/lab/03_site.ipynb #cell-056
 def build_site(
     out: str | Path | None = None,  # where the site goes; default: `_docs` in the project
     root: str | Path | None = None,  # the project's folder; default: found from the working directory
@@ -464,7 +506,7 @@ def build_site(
         warnings.warn("broken links on the site:\n" + "\n".join(problems), stacklevel=2)
     return out
 
-# %% ../../nbs/lab/03_site.ipynb #cell-061
+# %% ../../nbs/lab/03_site.ipynb #cell-065
 def _output_markdown(
     output: Any,  # one output of a cell
     image: Path,  # where its picture goes, if it is one
@@ -481,7 +523,7 @@ def _output_markdown(
     text = data.get("text/plain") or output.get("text", "")
     return data.get("text/markdown") or f"```text\n{text.rstrip()}\n```"
 
-# %% ../../nbs/lab/03_site.ipynb #cell-062
+# %% ../../nbs/lab/03_site.ipynb #cell-066
 def readme(
     out: str | Path | None = None,  # folder to write into; default: the project's
     root: str | Path | None = None,  # the project's folder; default: found from the working directory
@@ -507,7 +549,7 @@ def readme(
         file.write(_repository_links("\n\n".join(parts), root / "nbs") + "\n")
     return out / "README.md"
 
-# %% ../../nbs/lab/03_site.ipynb #cell-063
+# %% ../../nbs/lab/03_site.ipynb #cell-067
 def _repository_links(
     text: str,  # the front page's Markdown
     nbs: Path,  # the folder of all pages
