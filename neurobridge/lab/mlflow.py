@@ -95,7 +95,7 @@ def hand_over(
         raise RunRefused(f"MLflow at {uri} refuses: {said.rstrip('.')}; expected a tracking URI that can be written to, such as sqlite:///mlflow.db or http://HOST:5000") from error
     return dict(counts)
 
-
+# %% ../../nbs/lab/19_mlflow.ipynb #cell-016
 def _mlflow() -> "tuple[type[MlflowClient], tuple[type[Exception], ...]]":
     "Import MLflow's client, and what it raises where a URI is none, a server is away or a database can't be used."
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -117,7 +117,7 @@ def _mlflow() -> "tuple[type[MlflowClient], tuple[type[Exception], ...]]":
         refused.append(SQLAlchemyError)
     return MlflowClient, tuple(refused)
 
-# %% ../../nbs/lab/19_mlflow.ipynb #cell-016
+# %% ../../nbs/lab/19_mlflow.ipynb #cell-017
 def _experiment(client: "MlflowClient", uri: str, name: str) -> str:
     "Find or make an experiment; of a SQLite file, with its artifacts in a folder beside the file."
     if found := client.get_experiment_by_name(name):
@@ -136,7 +136,7 @@ def _there(client: "MlflowClient", experiment: str) -> dict[str, Any]:
         token = page.token or ""
     return found
 
-# %% ../../nbs/lab/19_mlflow.ipynb #cell-017
+# %% ../../nbs/lab/19_mlflow.ipynb #cell-018
 def _one(client: "MlflowClient", experiment: str, folder: Path, record: Mapping[str, Any], old: Any) -> str:
     "Hand over one run, unless that was done; tell whether it was `new`, `renewed` or `unchanged`."
     from mlflow.entities import Metric, Param
@@ -159,7 +159,7 @@ def _one(client: "MlflowClient", experiment: str, folder: Path, record: Mapping[
     client.set_tag(run, "neurobridge.record", state)
     return "renewed" if old else "new"
 
-
+# %% ../../nbs/lab/19_mlflow.ipynb #cell-019
 def _begun(folder: Path, record: Mapping[str, Any]) -> int:  # milliseconds since 1970
     try:
         return int(1000 * datetime.fromisoformat(record["started"]).timestamp())
