@@ -90,7 +90,8 @@ def hand_over(
                 if record and run_status(folder, record) in _ENDED:
                     counts[_one(client, place, folder, record, there.get(folder.name))] += 1
     except refused as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(" Response body:")[0]
+        said = [line for line in str(error).strip().splitlines() if not line.startswith("(raised as a result of")]  # where in SQLAlchemy, before what
+        said = (said or [type(error).__name__])[0].partition(" Response body:")[0]
         said += "; who you are is read from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN" if re.search(r"\b40[13]\b|PERMISSION_DENIED|UNAUTHENTICATED", said) else ""
         raise RunRefused(f"MLflow at {uri} refuses: {said.rstrip('.')}; expected a tracking URI that can be written to, such as sqlite:///mlflow.db or http://HOST:5000") from error
     return dict(counts)
