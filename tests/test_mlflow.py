@@ -103,6 +103,15 @@ def test_hand_over_to_sqlite(root):
         hand_over(load_runs())
 
 
+def test_the_cause_is_told_and_not_where_it_came_up(root, monkeypatch):
+    def opened(uri):
+        raise OSError("(raised as a result of Query-invoked autoflush; consider using a session.no_autoflush block)\n(sqlite3.OperationalError) attempt to write a readonly database\n[SQL: INSERT]")
+
+    monkeypatch.setattr("neurobridge.lab.mlflow._mlflow", lambda: (opened, (OSError,)))
+    with pytest.raises(RunRefused, match=r"refuses: \(sqlite3.OperationalError\) attempt to write a readonly database; expected"):
+        hand_over(pd.DataFrame({"status": []}))
+
+
 def test_names_are_paths_that_mlflow_takes(root):
     folder = keep(root, 1, metrics={"a//b": 1.0, "/c/": 2.0, "../d": 3.0, "/": 4.0, "x" * 300: 5.0})
     names = [name for name, _, _ in describe_run(folder, json.loads((folder / "run.json").read_text()))["metrics"]]

@@ -90,12 +90,13 @@ def hand_over(
                 if record and run_status(folder, record) in _ENDED:
                     counts[_one(client, place, folder, record, there.get(folder.name))] += 1
     except refused as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(" Response body:")[0]
+        said = [line for line in str(error).strip().splitlines() if not line.startswith("(raised as a result of")]  # where in SQLAlchemy, before what
+        said = (said or [type(error).__name__])[0].partition(" Response body:")[0]
         said += "; who you are is read from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN" if re.search(r"\b40[13]\b|PERMISSION_DENIED|UNAUTHENTICATED", said) else ""
         raise RunRefused(f"MLflow at {uri} refuses: {said.rstrip('.')}; expected a tracking URI that can be written to, such as sqlite:///mlflow.db or http://HOST:5000") from error
     return dict(counts)
 
-
+# %% ../../nbs/lab/19_mlflow.ipynb #cell-016
 def _mlflow() -> "tuple[type[MlflowClient], tuple[type[Exception], ...]]":
     "Import MLflow's client, and what it raises where a URI is none, a server is away or a database can't be used."
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -117,7 +118,7 @@ def _mlflow() -> "tuple[type[MlflowClient], tuple[type[Exception], ...]]":
         refused.append(SQLAlchemyError)
     return MlflowClient, tuple(refused)
 
-# %% ../../nbs/lab/19_mlflow.ipynb #cell-016
+# %% ../../nbs/lab/19_mlflow.ipynb #cell-017
 def _experiment(client: "MlflowClient", uri: str, name: str) -> str:
     "Find or make an experiment; of a SQLite file, with its artifacts in a folder beside the file."
     if found := client.get_experiment_by_name(name):
@@ -136,7 +137,7 @@ def _there(client: "MlflowClient", experiment: str) -> dict[str, Any]:
         token = page.token or ""
     return found
 
-# %% ../../nbs/lab/19_mlflow.ipynb #cell-017
+# %% ../../nbs/lab/19_mlflow.ipynb #cell-018
 def _one(client: "MlflowClient", experiment: str, folder: Path, record: Mapping[str, Any], old: Any) -> str:
     "Hand over one run, unless that was done; tell whether it was `new`, `renewed` or `unchanged`."
     from mlflow.entities import Metric, Param
@@ -159,7 +160,7 @@ def _one(client: "MlflowClient", experiment: str, folder: Path, record: Mapping[
     client.set_tag(run, "neurobridge.record", state)
     return "renewed" if old else "new"
 
-
+# %% ../../nbs/lab/19_mlflow.ipynb #cell-019
 def _begun(folder: Path, record: Mapping[str, Any]) -> int:  # milliseconds since 1970
     try:
         return int(1000 * datetime.fromisoformat(record["started"]).timestamp())

@@ -569,7 +569,7 @@ def _load(file: Path) -> dict[str, Any] | None:  # None where it has been cleane
         return {"id": file.parent.name, "experiment": file.parent.parent.name, "status": "damaged", "folder": str(file.parent), "params": {}, "metrics": {}}
     return {**record, "id": _run_name(file.parent, record), "status": run_status(file.parent, record), "folder": str(file.parent)}
 
-
+# %% ../../nbs/lab/01_runs.ipynb #cell-076
 def _read_table(file: Path) -> "pd.DataFrame":
     "Read a CSV file that a page left in its run folder; raise `RunRefused` for what is no table."
     import pandas as pd
