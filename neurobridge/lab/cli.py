@@ -337,6 +337,16 @@ def _write(frame: "pd.DataFrame", to: str) -> None:
     typer.echo(content, nl=False)
 
 # %% ../../nbs/lab/02_cli.ipynb #cell-033
+@contextlib.contextmanager
+def _busy(what: str) -> Iterator[None]:
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    with Progress(SpinnerColumn(), TextColumn(what), TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal) as bar:
+        bar.add_task(what)
+        yield
+
+# %% ../../nbs/lab/02_cli.ipynb #cell-034
 @app.command()
 def report(
     file: Annotated[Path, typer.Argument(help="A sweep file, such as sweeps/pipe_s.yaml.")],
@@ -348,9 +358,12 @@ def report(
         from neurobridge.lab.sweep import Sweep
         from neurobridge.lab.sweep_report import write_sweep_report
 
-        typer.echo(f"report:\n{write_sweep_report(Sweep.from_yaml(file), metric or [], out)}")
+        batch = Sweep.from_yaml(file)
+        with _busy("report"):
+            written = write_sweep_report(batch, metric or [], out)
+        typer.echo(f"report:\n{written}")
 
-# %% ../../nbs/lab/02_cli.ipynb #cell-036
+# %% ../../nbs/lab/02_cli.ipynb #cell-037
 @app.command()
 def compare(
     a: Annotated[str, typer.Argument(help="A run: its id, the first digits of it, or its folder.")],
@@ -371,7 +384,7 @@ def compare(
         if html:
             typer.echo(f"side by side, with figures:\n{write_comparison(*runs, html)}")
 
-# %% ../../nbs/lab/02_cli.ipynb #cell-039
+# %% ../../nbs/lab/02_cli.ipynb #cell-040
 @app.command()
 def clean(
     experiment: Annotated[str | None, typer.Argument(help="Only the runs of this experiment.")] = None,
@@ -394,7 +407,7 @@ def clean(
         removed = remove_rubbish(found)
         typer.echo(f"removed {len(removed)} of {len(found)}, {sum(one.size for one in removed) / 1e6:.1f} MB")
 
-# %% ../../nbs/lab/02_cli.ipynb #cell-042
+# %% ../../nbs/lab/02_cli.ipynb #cell-043
 @app.command()
 def results(
     experiment: Annotated[str, typer.Argument(help="An experiment's name.")],
@@ -408,13 +421,14 @@ def results(
         from neurobridge.lab.sweep import Sweep
 
         sweeps = [Sweep.from_yaml(file) for file in sweep or []] or recorded_sweeps(experiment)
-        written = write_results(experiment, sweeps, partial, out)
+        with _busy("results"):
+            written = write_results(experiment, sweeps, partial, out)
+            pages = tell_pages(choose_runs(experiment, sweeps, partial), sweeps[0].page if sweeps else None)
         batch = " and ".join(f"{one.name}.yaml" for one in sweeps) or f"all finished runs, be they complete or not (there is no sweeps/{experiment}.yaml, and no --sweep was given)"
-        pages = tell_pages(choose_runs(experiment, sweeps, partial), sweeps[0].page if sweeps else None)
         typer.echo(f"neurobridge: the batch is {batch}; {', '.join(f'{count} of {words}' for words, count in pages.items())}", err=True)
         typer.echo("\n".join(map(str, written)))
 
-# %% ../../nbs/lab/02_cli.ipynb #cell-045
+# %% ../../nbs/lab/02_cli.ipynb #cell-046
 @app.command()
 def mlflow(
     experiment: Annotated[str | None, typer.Argument(help="Only the runs of this experiment.")] = None,
@@ -425,11 +439,13 @@ def mlflow(
     with _user_errors():
         from neurobridge.lab.mlflow import hand_over
 
-        counts = hand_over(_chosen(experiment, where), to)
+        chosen = _chosen(experiment, where)
+        with _busy(f"{len(chosen)} runs to MLflow"):
+            counts = hand_over(chosen, to)
         typer.echo(", ".join(f"{count} {how}" for how, count in counts.items()))
         typer.echo(f"they are at\n{to or f'sqlite:///{runs_root()}/mlflow.db'}")
 
-# %% ../../nbs/lab/02_cli.ipynb #cell-048
+# %% ../../nbs/lab/02_cli.ipynb #cell-049
 @app.command()
 def docs(
     out: Annotated[Path | None, typer.Option(help="The site's folder.  [default: _docs in the project]")] = None,

@@ -15,6 +15,7 @@ import re
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterable
 from base64 import b64decode, b64encode
 from configparser import ConfigParser
 from dataclasses import dataclass, field
@@ -470,6 +471,15 @@ def check_links(
     return problems
 
 # %% ../../nbs/lab/03_site.ipynb #cell-056
+def _shown(pages: "list[Entry]") -> Iterable["Entry"]:
+    "Go through pages; a terminal sees how far it is."
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(pages, "pages", console=console, transient=True, disable=not console.is_terminal)
+
+# %% ../../nbs/lab/03_site.ipynb #cell-057
 def build_site(
     out: str | Path | None = None,  # where the site goes; default: `_docs` in the project
     root: str | Path | None = None,  # the project's folder; default: found from the working directory
@@ -486,7 +496,7 @@ def build_site(
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder) / "site"
         rows = []
-        for page in site.pages():
+        for page in _shown(site.pages()):
             with atomic_write(fresh / page.url) as file:
                 document, row = _page_html(site, page, root, motto)
                 file.write(document)
@@ -506,7 +516,7 @@ def build_site(
         warnings.warn("broken links on the site:\n" + "\n".join(problems), stacklevel=2)
     return out
 
-# %% ../../nbs/lab/03_site.ipynb #cell-065
+# %% ../../nbs/lab/03_site.ipynb #cell-066
 def _output_markdown(
     output: Any,  # one output of a cell
     image: Path,  # where its picture goes, if it is one
@@ -523,7 +533,7 @@ def _output_markdown(
     text = data.get("text/plain") or output.get("text", "")
     return data.get("text/markdown") or f"```text\n{text.rstrip()}\n```"
 
-# %% ../../nbs/lab/03_site.ipynb #cell-066
+# %% ../../nbs/lab/03_site.ipynb #cell-067
 def readme(
     out: str | Path | None = None,  # folder to write into; default: the project's
     root: str | Path | None = None,  # the project's folder; default: found from the working directory
@@ -549,7 +559,7 @@ def readme(
         file.write(_repository_links("\n\n".join(parts), root / "nbs") + "\n")
     return out / "README.md"
 
-# %% ../../nbs/lab/03_site.ipynb #cell-067
+# %% ../../nbs/lab/03_site.ipynb #cell-068
 def _repository_links(
     text: str,  # the front page's Markdown
     nbs: Path,  # the folder of all pages
