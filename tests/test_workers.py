@@ -227,9 +227,9 @@ def test_a_sweep_outlives_its_jobs(root, batch_system):
     def tell(counts, line):
         said.append((counts, line))
         if 2 >= counts["done"] > len(ended):
-            jobs = {job for job in batch_system.iterdir() if job.read_text().strip()} - ended
-            ended.update(jobs)
-            for job in jobs:
+            alive = {job for job in batch_system.iterdir() if job.read_text().strip()} - ended
+            ended.update(alive)
+            for job in alive:
                 os.kill(int(job.read_text()), signal.SIGTERM)
 
     table = run_sweep(sweep, workers=1, scheduler="slurm:queue=x", tell=tell)

@@ -154,7 +154,6 @@ def batch_workers(
         try:
             with undisturbed():
                 cluster = kind(**settings, scheduler_options={"dashboard_address": ":0"})
-                stack.callback(_end_jobs, tell, cluster)
                 client = Client(cluster)
                 stack.callback(_end_jobs, tell, cluster, client)
         except (TypeError, ValueError, OSError) as error:
@@ -167,13 +166,12 @@ def batch_workers(
         yield client
 
 # %% ../../nbs/lab/20_jobs.ipynb #cell-023
-def _end_jobs(tell: Callable[[str], None], cluster: Any, client: "Client | None" = None) -> None:
+def _end_jobs(tell: Callable[[str], None], cluster: Any, client: "Client") -> None:
     from distributed import Status
 
     jobs = [job.job_id for job in cluster.workers.values() if job.job_id]
     with undisturbed():
-        if client:
-            client.close()
+        client.close()
         for job in cluster.workers.values():
             job.status = Status.closing  # as dask expects it of a job that has been told to end
         try:
