@@ -11,7 +11,11 @@ config.read(HERE / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 
 readme = HERE / "README.md"
-extras = {name.removesuffix("_requirements"): cfg[name].split() for name in cfg if name.endswith("_requirements")}
+extras = {
+    name.removesuffix("_requirements"): cfg[name].split()
+    for name in cfg
+    if name.endswith("_requirements")
+}
 extras["all"] = sorted({requirement for group in extras.values() for requirement in group})
 
 setup(
@@ -24,7 +28,11 @@ setup(
     url=cfg["git_url"],
     license="Apache-2.0",
     keywords=cfg["keywords"],
-    classifiers=["Programming Language :: Python :: 3", "Intended Audience :: Science/Research", "License :: OSI Approved :: Apache Software License"],
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Intended Audience :: Science/Research",
+        "License :: OSI Approved :: Apache Software License",
+    ],
     packages=find_packages(include=["neurobridge", "neurobridge.*"]),
     package_data={"neurobridge.data": ["manifest.toml"]},  # a link to data/manifest.toml
     python_requires=f">={cfg['min_python']}",

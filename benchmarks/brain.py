@@ -44,9 +44,23 @@ def predictivity(stimuli, features, targets, splits, rounds):
     x, y = population(stimuli, features, targets)
     pairs = stimulus_splits(stimuli, splits=splits)
     ours, fast = timed(lambda: neural_predictivity(x, y, splits=pairs), rounds)
-    theirs, slow = timed(lambda: [np.median(correlation(PLSRegression(25, scale=False).fit(x[a], y[a]).predict(x[b]), y[b])) for a, b in pairs])
-    setting = {"what": "predictivity", "setting": f"{stimuli} stimuli, {features} features, {targets} targets, {splits} splits", "agreement": np.abs(ours.splits - theirs).max()}
-    return [setting | {"way": "scikit-learn", "seconds": slow, "times": 1.0}, setting | {"way": "neurobridge", "seconds": fast, "times": slow / fast}]
+    theirs, slow = timed(
+        lambda: [
+            np.median(
+                correlation(PLSRegression(25, scale=False).fit(x[a], y[a]).predict(x[b]), y[b])
+            )
+            for a, b in pairs
+        ]
+    )
+    setting = {
+        "what": "predictivity",
+        "setting": f"{stimuli} stimuli, {features} features, {targets} targets, {splits} splits",
+        "agreement": np.abs(ours.splits - theirs).max(),
+    }
+    return [
+        setting | {"way": "scikit-learn", "seconds": slow, "times": 1.0},
+        setting | {"way": "neurobridge", "seconds": fast, "times": slow / fast},
+    ]
 
 
 def literal(model, people, samples):
@@ -61,27 +75,39 @@ def literal(model, people, samples):
 def bootstrap(samples, rounds):
     rng = np.random.default_rng(0)
     truth = rng.normal(size=(92, 20))
-    model, people = rdm(truth), np.stack([rdm(truth + 2 * rng.normal(size=(92, 20))) for _ in range(15)])
+    model, people = (
+        rdm(truth),
+        np.stack([rdm(truth + 2 * rng.normal(size=(92, 20))) for _ in range(15)]),
+    )
     _, fast = timed(lambda: bootstrap_rdms(model, people, samples), rounds)
     few = min(20, samples)
     slow = timed(lambda: literal(model, people, few))[1] * samples / few
     setting = {"what": "bootstrap", "setting": f"92 stimuli, 15 subjects, {samples} draws"}
-    return [setting | {"way": "literal", "seconds": slow, "times": 1.0}, setting | {"way": "neurobridge", "seconds": fast, "times": slow / fast}]
+    return [
+        setting | {"way": "literal", "seconds": slow, "times": 1.0},
+        setting | {"way": "neurobridge", "seconds": fast, "times": slow / fast},
+    ]
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shape", default="640x25088x50", help="stimuli x features x targets")
     parser.add_argument("--splits", type=int, default=1)
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out")
     given = parser.parse_args()
-    rows = predictivity(*map(int, given.shape.split("x")), given.splits, given.rounds) + bootstrap(given.samples, given.rounds)
+    rows = predictivity(*map(int, given.shape.split("x")), given.splits, given.rounds) + bootstrap(
+        given.samples, given.rounds
+    )
     table = pd.DataFrame(rows)
     table["seconds"], table["times"] = table.seconds.round(3), table.times.round(1)
     print(table.to_string(index=False))
     if given.out:
         with open(given.out, "w", encoding="utf-8") as file:
-            file.write(f"# python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores, OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}\n")
+            file.write(
+                f"# python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores, OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}\n"
+            )
             table.to_csv(file, index=False)

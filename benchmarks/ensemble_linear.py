@@ -54,6 +54,7 @@ def passer(layer, x, grad):
         inputs = x.detach().requires_grad_()
         layer.zero_grad(set_to_none=True)
         layer(inputs).backward(grad)
+
     return run
 
 
@@ -72,64 +73,115 @@ def rounds_of(runs, seconds, least):
             before = time.perf_counter()
             runs[name]()
             times[name].append(time.perf_counter() - before)
-    return {name: (1000 * statistics.median(t) if t else None, len(t), notes[name]) for name, t in times.items()}
+    return {
+        name: (1000 * statistics.median(t) if t else None, len(t), notes[name])
+        for name, t in times.items()
+    }
 
 
 def rows_of(what, width, found):
     dense = found["dense"][0]
     for way, (ms, rounds, note) in found.items():
-        yield {"what": what, "width": width, "way": way, "value": ms and round(ms, 3), "unit": "ms", "times_dense": ms and round(dense / ms, 3), "rounds": rounds, "note": note}
+        yield {
+            "what": what,
+            "width": width,
+            "way": way,
+            "value": ms and round(ms, 3),
+            "unit": "ms",
+            "times_dense": ms and round(dense / ms, 3),
+            "rounds": rounds,
+            "note": note,
+        }
 
 
 def layer_rows(width, batch, p_inter, seconds, least):
     torch.manual_seed(0)
     x, grad = torch.randn(batch, width), torch.randn(batch, width)
     first = [a.t().contiguous().t() for a in (x, grad)]
-    runs = {way: passer(layer, *(first if way == "ensembles" else (x, grad))) for way, layer in ways(width, p_inter).items()}
+    runs = {
+        way: passer(layer, *(first if way == "ensembles" else (x, grad)))
+        for way, layer in ways(width, p_inter).items()
+    }
     return rows_of("layer", width, rounds_of(runs, seconds, least))
 
 
 def stepper(net, images, labels):
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+
     def run():
         optimizer.zero_grad()
         nn.functional.cross_entropy(net(images), labels).backward()
         optimizer.step()
+
     return run, optimizer
 
 
 def held(net, optimizer):
-    tensors = [*net.parameters(), *net.buffers(), *(p.grad for p in net.parameters()), *(v for s in optimizer.state.values() for v in s.values())]
+    tensors = [
+        *net.parameters(),
+        *net.buffers(),
+        *(p.grad for p in net.parameters()),
+        *(v for s in optimizer.state.values() for v in s.values()),
+    ]
     return sum(t.numel() * t.element_size() for t in tensors if torch.is_tensor(t))
 
 
 def step_rows(width, batch, p_inter, seconds, least):
     from neurobridge.g2g.net import G2GNet
+
     torch.manual_seed(0)
     images, labels = torch.rand(batch, 1, 28, 28), torch.randint(10, (batch,))
-    nets = {way: G2GNet((1, 28, 28), 10, width=width, p_inter=p_inter, form=form) for way, form in (("dense", "dense"), ("ensembles", "ensembles"), ("masked", "masked"))}
+    nets = {
+        way: G2GNet((1, 28, 28), 10, width=width, p_inter=p_inter, form=form)
+        for way, form in (("dense", "dense"), ("ensembles", "ensembles"), ("masked", "masked"))
+    }
     steps = {way: stepper(net, images, labels) for way, net in nets.items()}
-    yield from rows_of("step", width, rounds_of({way: run for way, (run, _) in steps.items()}, seconds, least))
+    yield from rows_of(
+        "step", width, rounds_of({way: run for way, (run, _) in steps.items()}, seconds, least)
+    )
     size = {way: held(nets[way], optimizer) for way, (_, optimizer) in steps.items()}
     for way, count in size.items():
-        yield {"what": "memory", "width": width, "way": way, "value": count, "unit": "bytes", "times_dense": round(count / size["dense"], 4), "rounds": 1, "note": ""}
+        yield {
+            "what": "memory",
+            "width": width,
+            "way": way,
+            "value": count,
+            "unit": "bytes",
+            "times_dense": round(count / size["dense"], 4),
+            "rounds": 1,
+            "note": "",
+        }
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--widths", type=int, nargs="+", default=[1024, 2048, 4096])
     parser.add_argument("--net", type=int, default=2048, help="width of the G2GNet")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--density", type=float, default=0.25)
-    parser.add_argument("--seconds", type=float, default=35, help="about so long for each of the four runs")
+    parser.add_argument(
+        "--seconds", type=float, default=35, help="about so long for each of the four runs"
+    )
     parser.add_argument("--least", type=int, default=7, help="rounds at least")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(args.threads)
-    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), platform.processor())
-    head = [f"# {model}, {args.threads} threads, {platform.system()} {platform.release()}, load {os.getloadavg()[0]:.1f} at the start", f"# torch {torch.__version__}, batch {args.batch}, density {args.density}"]
+    model = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    head = [
+        f"# {model}, {args.threads} threads, {platform.system()} {platform.release()}, load {os.getloadavg()[0]:.1f} at the start",
+        f"# torch {torch.__version__}, batch {args.batch}, density {args.density}",
+    ]
     p_inter, timing = p_inter_at(args.density), (args.seconds, args.least)
     rows = [row for width in args.widths for row in layer_rows(width, args.batch, p_inter, *timing)]
     table = pd.DataFrame([*rows, *step_rows(args.net, args.batch, p_inter, *timing)])

@@ -43,7 +43,12 @@ def have(name):
 def random_events(n, seed=0, longest=None):
     "Sorted times below `longest` (default: a million events in a second), and the rest at random."
     rng = np.random.default_rng(seed)
-    return np.sort(rng.integers(0, longest or n, n)), rng.integers(0, SENSOR[1], n), rng.integers(0, SENSOR[0], n), rng.integers(0, 2, n)
+    return (
+        np.sort(rng.integers(0, longest or n, n)),
+        rng.integers(0, SENSOR[1], n),
+        rng.integers(0, SENSOR[0], n),
+        rng.integers(0, 2, n),
+    )
 
 
 def best(ways, rounds, events):
@@ -54,7 +59,15 @@ def best(ways, rounds, events):
             start = clock()
             way()
             seconds[name] = min(seconds[name], clock() - start)
-    return [{"way": name, "events": events, "seconds": float(f"{found:.3g}"), "millions_per_second": float(f"{events / found / 1e6:.3g}")} for name, found in seconds.items()]
+    return [
+        {
+            "way": name,
+            "events": events,
+            "seconds": float(f"{found:.3g}"),
+            "millions_per_second": float(f"{events / found / 1e6:.3g}"),
+        }
+        for name, found in seconds.items()
+    ]
 
 
 # ---- odg
@@ -62,6 +75,7 @@ def best(ways, rounds, events):
 
 def published(image, threshold=0.18):
     from neurobridge.data.events import ODG_COLUMNS, ODG_ROWS
+
     image = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
     _, h, w = image.shape
     a, b = h * 254 // max(h, w), w * 254 // max(h, w)
@@ -76,7 +90,10 @@ def published(image, threshold=0.18):
     lists = {1: [], 0: []}
     for t in range(1, 9):
         change, both = canvases[t] - canvases[t - 1], covers[t] * covers[t - 1]
-        for p, hit in ((1, (change > threshold) & (both > 0)), (0, (change < -threshold) & (both > 0))):
+        for p, hit in (
+            (1, (change > threshold) & (both > 0)),
+            (0, (change < -threshold) & (both > 0)),
+        ):
             at = hit.nonzero()
             at = at[(at[:, 0] > 16) & (at[:, 0] < 240) & (at[:, 1] > 16) & (at[:, 1] < 240)]
             lists[p].append(torch.cat([at, torch.full((len(at), 1), t)], 1))
@@ -87,10 +104,15 @@ def odg_rows(args):
     from sklearn.datasets import load_sample_image
 
     from neurobridge.data.events import odg
+
     photo = load_sample_image("flower.jpg")
     events, theirs = odg(photo)[0], published(photo)
     assert len(events) == sum(map(len, theirs.values()))
-    return best({"published loop": lambda: published(photo), "neurobridge": lambda: odg(photo)}, 5 * args.rounds, len(events))
+    return best(
+        {"published loop": lambda: published(photo), "neurobridge": lambda: odg(photo)},
+        5 * args.rounds,
+        len(events),
+    )
 
 
 # ---- frames
@@ -98,17 +120,24 @@ def odg_rows(args):
 
 def frame_rows(args):
     from neurobridge.data.camera import Events, to_frames
+
     n = int(args.million * 1e6)
     t, x, y, p = random_events(n, longest=1_000_000)
     t[0], t[-1] = 0, 999_999
     events = Events(t, x, y, p, *SENSOR)
-    ways, expected = {"neurobridge": lambda: to_frames(events, window=100_000)}, to_frames(events, window=100_000)
+    ways, expected = (
+        {"neurobridge": lambda: to_frames(events, window=100_000)},
+        to_frames(events, window=100_000),
+    )
     if have("tonic"):
         from tonic.functional import to_frame_numpy
+
         records = np.zeros(n, [("x", "<i2"), ("y", "<i2"), ("t", "<i8"), ("p", "<i2")])
         for name, values in zip("txyp", (t, x, y, p), strict=True):
             records[name] = values
-        ways["tonic"] = lambda: to_frame_numpy(records, (SENSOR[1], SENSOR[0], 2), time_window=100_000, include_incomplete=True)
+        ways["tonic"] = lambda: to_frame_numpy(
+            records, (SENSOR[1], SENSOR[0], 2), time_window=100_000, include_incomplete=True
+        )
         assert (ways["tonic"]()[:, [1, 0]] == expected.numpy()).all()
     return best(ways, 2 * args.rounds, n)
 
@@ -119,13 +148,22 @@ def frame_rows(args):
 def write_files(folder, n):
     "The same events in several formats, written with numpy; name -> path."
     t, x, y, p = random_events(n, longest=4 * n)
-    u4, sides = (lambda a: a.astype("<u4").tobytes()), f"% Height {SENSOR[0]}\n% Width {SENSOR[1]}\n".encode()
+    u4, sides = (
+        (lambda a: a.astype("<u4").tobytes()),
+        f"% Height {SENSOR[0]}\n% Width {SENSOR[1]}\n".encode(),
+    )
     new = np.diff(t >> 6, prepend=-1) != 0
-    evt2 = np.stack([8 << 28 | t >> 6, p << 28 | (t & 63) << 22 | x << 11 | y], 1)[np.stack([new, np.ones(n, bool)], 1)]
+    evt2 = np.stack([8 << 28 | t >> 6, p << 28 | (t & 63) << 22 | x << 11 | y], 1)[
+        np.stack([new, np.ones(n, bool)], 1)
+    ]
     high, low, row = (np.diff(value, prepend=-1) != 0 for value in (t >> 12, t, y))
-    evt3 = np.stack([8 << 12 | t >> 12 & 4095, 6 << 12 | t & 4095, y, 2 << 12 | p << 11 | x], 1)[np.stack([high, low, row, np.ones(n, bool)], 1)]
+    evt3 = np.stack([8 << 12 | t >> 12 & 4095, 6 << 12 | t & 4095, y, 2 << 12 | p << 11 | x], 1)[
+        np.stack([high, low, row, np.ones(n, bool)], 1)
+    ]
     geometry = f"height={SENSOR[0]};width={SENSOR[1]}\n% end\n".encode()
-    small = np.stack([x % 34, y % 34, p << 7 | (t & 0x7FFFFF) >> 16, t >> 8 & 255, t & 255], 1).astype(np.uint8)
+    small = np.stack(
+        [x % 34, y % 34, p << 7 | (t & 0x7FFFFF) >> 16, t >> 8 & 255, t & 255], 1
+    ).astype(np.uint8)
     content = {
         "N-MNIST .bin": ("a.bin", small.tobytes()), "DAT": ("a.dat", sides + bytes([12, 8]) + u4(np.stack([t, x | y << 14 | p << 28], 1))),
         "AEDAT 2": ("a.aedat", b"#!AER-DAT2.0\r\n# AEChip: Davis640\r\n" + np.stack([(479 - y) << 22 | (639 - x) << 12 | p << 11, t], 1).astype(">u4").tobytes()),
@@ -140,16 +178,20 @@ def write_files(folder, n):
 
 def read_rows(args):
     from neurobridge.data.formats import read_events
+
     n = int(2e6 * args.million)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         paths, total = write_files(Path(folder), n)
         for name, path in paths.items():
             ways = {"neurobridge": lambda path=path: read_events(path)}
-            assert len(ways["neurobridge"]()) == n and (name == "N-MNIST .bin" or ways["neurobridge"]().t.sum() == total)
+            assert len(ways["neurobridge"]()) == n and (
+                name == "N-MNIST .bin" or ways["neurobridge"]().t.sum() == total
+            )
             encoding = {"DAT": "dat", "EVT 2": "evt2", "EVT 3": "evt3"}.get(name)
             if encoding and have("expelliarmus"):
                 from expelliarmus import Wizard
+
                 wizard = Wizard(encoding=encoding)
                 ways["expelliarmus"] = lambda path=path, wizard=wizard: wizard.read(path)
                 assert len(ways["expelliarmus"]()) == n
@@ -179,13 +221,23 @@ def through(path):
     "In a process of its own: a file into frames, and the memory that took."
     from neurobridge.data.camera import iter_frames
     from neurobridge.data.formats import iter_events
+
     clock = CLOCKS[os.environ.get("EVENTS_CLOCK", "wall")]
-    Path("/proc/self/clear_refs").write_text("5")  # forget the highest memory so far; the one getrusage knows is that of the parent, too
+    Path("/proc/self/clear_refs").write_text(
+        "5"
+    )  # forget the highest memory so far; the one getrusage knows is that of the parent, too
     before, start = most_memory(), clock()
-    found = sum(frame.sum(dtype=torch.float64).item() for frame in iter_frames(iter_events(path), window=100_000))
+    found = sum(
+        frame.sum(dtype=torch.float64).item()
+        for frame in iter_frames(iter_events(path), window=100_000)
+    )
     seconds = clock() - start
-    return {"events": int(found), "seconds": float(f"{seconds:.3g}"), "millions_per_second": float(f"{found / seconds / 1e6:.3g}"),
-            "megabytes": most_memory() - before}
+    return {
+        "events": int(found),
+        "seconds": float(f"{seconds:.3g}"),
+        "millions_per_second": float(f"{found / seconds / 1e6:.3g}"),
+        "megabytes": most_memory() - before,
+    }
 
 
 def piece_rows(args):
@@ -195,20 +247,39 @@ def piece_rows(args):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "large.dat"
             subprocess.run([sys.executable, __file__, "--write", str(path), str(n)], check=True)
-            done = subprocess.run([sys.executable, __file__, "--through", str(path)], capture_output=True, text=True)
+            done = subprocess.run(
+                [sys.executable, __file__, "--through", str(path)], capture_output=True, text=True
+            )
             if done.returncode:
                 sys.exit(done.stdout + done.stderr)
-            rows.append({"way": f"neurobridge, {path.stat().st_size / 1e6:,.0f} MB"} | json.loads(done.stdout.splitlines()[-1]))
+            rows.append(
+                {"way": f"neurobridge, {path.stat().st_size / 1e6:,.0f} MB"}
+                | json.loads(done.stdout.splitlines()[-1])
+            )
             assert rows[-1]["events"] == n
     return rows
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--million", type=float, default=1.0, help="million events for frames, twice as many for reading")
-    parser.add_argument("--large", type=float, default=100.0, help="million events in the large file")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: processor time, which a busy machine disturbs less")
+    parser.add_argument(
+        "--million",
+        type=float,
+        default=1.0,
+        help="million events for frames, twice as many for reading",
+    )
+    parser.add_argument(
+        "--large", type=float, default=100.0, help="million events in the large file"
+    )
+    parser.add_argument(
+        "--clock",
+        choices=CLOCKS,
+        default="wall",
+        help="cpu: processor time, which a busy machine disturbs less",
+    )
     parser.add_argument("--out", type=Path)
     parser.add_argument("--through", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--write", nargs=2, help=argparse.SUPPRESS)
@@ -220,14 +291,35 @@ def main():
         return write_large(Path(args.write[0]), int(args.write[1]))
     if args.through:
         return print(json.dumps(through(args.through)))
-    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), platform.processor())
-    lines = [f"# {model}, 1 thread, {args.clock} clock, {platform.system()} {platform.release()}, load {os.getloadavg()[0]:.1f} at the start",
-             "# " + ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", *PEERS) if have(name)), ",".join(COLUMNS)]
-    for what, measure in (("odg", odg_rows), ("frames", frame_rows), ("read", read_rows), ("pieces", piece_rows)):
+    model = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    lines = [
+        f"# {model}, 1 thread, {args.clock} clock, {platform.system()} {platform.release()}, load {os.getloadavg()[0]:.1f} at the start",
+        "# "
+        + ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", *PEERS) if have(name)),
+        ",".join(COLUMNS),
+    ]
+    for what, measure in (
+        ("odg", odg_rows),
+        ("frames", frame_rows),
+        ("read", read_rows),
+        ("pieces", piece_rows),
+    ):
         for row in measure(args):
             cells = [what, *(row.get(column, "") for column in COLUMNS[1:])]
             print(*cells, sep="\t", flush=True)
-            lines.append(",".join(f'"{cell}"' if isinstance(cell, str) and "," in cell else str(cell) for cell in cells))
+            lines.append(
+                ",".join(
+                    f'"{cell}"' if isinstance(cell, str) and "," in cell else str(cell)
+                    for cell in cells
+                )
+            )
     if args.out:
         args.out.write_text("\n".join(lines) + "\n")
 

@@ -35,7 +35,10 @@ def near(times: np.ndarray, others: np.ndarray, early: int, late: int) -> np.nda
 def formula(a: np.ndarray, b: np.ndarray, dt: int, frames: int) -> float:
     "Directed STTC of two neurons from their spike times."
     every = np.arange(frames)
-    p_a, p_b, t_a, t_b = (near(*what).mean() for what in ((a, b, 0, dt), (b, a, dt, 0), (every, a, dt, 0), (every, b, 0, dt)))
+    p_a, p_b, t_a, t_b = (
+        near(*what).mean()
+        for what in ((a, b, 0, dt), (b, a, dt, 0), (every, a, dt, 0), (every, b, 0, dt))
+    )
     return ((p_a - t_b) / (1 - p_a * t_b) + (p_b - t_a) / (1 - p_b * t_a)) / 2
 
 
@@ -54,21 +57,34 @@ def measure(neurons: int, frames: int, dt: int, shifts: int, pairs: int, rounds:
     times = [np.flatnonzero(column) for column in spikes.t().numpy()]
     chosen = np.random.default_rng(0).integers(neurons, size=(pairs, 2))
     slow = [formula(times[i], times[j], dt, frames) for i, j in chosen]
-    np.testing.assert_allclose(sttc(spikes, spikes, dt)[chosen[:, 0], chosen[:, 1]], slow, atol=1e-12)
+    np.testing.assert_allclose(
+        sttc(spikes, spikes, dt)[chosen[:, 0], chosen[:, 1]], slow, atol=1e-12
+    )
     shape = {"neurons": neurons, "frames": frames, "dt": dt}
     for what, count, run in (("graph", shifts, lambda: functional_graph(spikes, dt, shifts)), ("sttc", 0, lambda: sttc(spikes, spikes, dt)),
                              ("formula", 0, lambda: [formula(times[i], times[j], dt, frames) for i, j in chosen])):  # fmt: skip
         wall, core = best(run, rounds)
         scale = neurons**2 / pairs if what == "formula" else 1
-        yield {"what": what, **shape, "shifts": count, "wall_s": round(wall, 4), "core_s": round(core, 4), "all_pairs_s": round(wall * scale, 4)}
+        yield {
+            "what": what,
+            **shape,
+            "shifts": count,
+            "wall_s": round(wall, 4),
+            "core_s": round(core, 4),
+            "all_pairs_s": round(wall * scale, 4),
+        }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--neurons", type=int, default=200)
     parser.add_argument("--frames", type=int, default=12_000)
     parser.add_argument("--shifts", type=int, default=50)
-    parser.add_argument("--dt", type=int, nargs="+", default=[0, 2], help="how near is near (frames)")
+    parser.add_argument(
+        "--dt", type=int, nargs="+", default=[0, 2], help="how near is near (frames)"
+    )
     parser.add_argument("--pairs", type=int, default=400, help="pairs for the formula")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
@@ -76,10 +92,26 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     load = os.getloadavg()[0]
-    rows = [row for dt in given.dt for row in measure(given.neurons, given.frames, dt, given.shifts, given.pairs, given.rounds)]
-    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), platform.processor())
-    head = [f"{model}, {given.threads} threads, {platform.system()} {platform.release()}, load {load:.1f} at the start", f"torch {version('torch')}, numpy {version('numpy')}"]
-    given.out.write_text("".join(f"# {line}\n" for line in head) + pd.DataFrame(rows).to_csv(index=False))
+    rows = [
+        row
+        for dt in given.dt
+        for row in measure(given.neurons, given.frames, dt, given.shifts, given.pairs, given.rounds)
+    ]
+    model = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    head = [
+        f"{model}, {given.threads} threads, {platform.system()} {platform.release()}, load {load:.1f} at the start",
+        f"torch {version('torch')}, numpy {version('numpy')}",
+    ]
+    given.out.write_text(
+        "".join(f"# {line}\n" for line in head) + pd.DataFrame(rows).to_csv(index=False)
+    )
     print(given.out.read_text())
 
 

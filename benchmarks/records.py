@@ -27,7 +27,13 @@ from neurobridge.lab.tables import group_runs
 def write_records(root: Path, count: int) -> None:
     place = environment()
     for i in range(count):
-        params = {"width": i // 5, "seed": i % 5, **{f"parameter_{k}": k / 10 for k in range(8)}, "dataset": "digits", "device": "cpu"}
+        params = {
+            "width": i // 5,
+            "seed": i % 5,
+            **{f"parameter_{k}": k / 10 for k in range(8)},
+            "dataset": "digits",
+            "device": "cpu",
+        }
         metrics = {f"metric_{k}": (i * 7 + k) % 101 / 101 for k in range(6)}
         record = {"id": f"{i:012x}", "experiment": "many", "notebook": "nbs/experiments/many.ipynb", "params": params, "given": {}, "status": "done",
                   "started": f"2026-01-01T{i // 3600 % 24:02}:{i // 60 % 60:02}:{i % 60:02}+00:00", "seconds": 1.5, "metrics": metrics, "error": None,
@@ -36,8 +42,22 @@ def write_records(root: Path, count: int) -> None:
 
 
 def command(folder: str) -> None:
-    words = [sys.executable, "-c", "from neurobridge.lab.cli import app; app()", "table", "--group", "width", "--to", "csv"]
-    subprocess.run(words, env=kernel_environment() | {"NEUROBRIDGE_RUNS": folder}, check=True, capture_output=True)
+    words = [
+        sys.executable,
+        "-c",
+        "from neurobridge.lab.cli import app; app()",
+        "table",
+        "--group",
+        "width",
+        "--to",
+        "csv",
+    ]
+    subprocess.run(
+        words,
+        env=kernel_environment() | {"NEUROBRIDGE_RUNS": folder},
+        check=True,
+        capture_output=True,
+    )
 
 
 def main() -> None:
@@ -46,7 +66,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", default=str(Path(__file__).with_suffix(".csv")))
     asked, rows = parser.parse_args(), []
-    steps = {"load": load_runs, "group": lambda folder: group_runs(load_runs(folder), ["width"]), "command": command}
+    steps = {
+        "load": load_runs,
+        "group": lambda folder: group_runs(load_runs(folder), ["width"]),
+        "command": command,
+    }
     with tempfile.TemporaryDirectory() as folder:
         write_records(Path(folder), asked.records)
         for repeat in range(asked.repeats):

@@ -40,7 +40,17 @@ def page(folder: Path) -> Path:
 
 def papermill(notebook: Path, runs: int, workers: int, env: dict) -> None:
     def one(seed: int) -> None:
-        command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(notebook), str(notebook.with_name(f"out-{seed}.ipynb")), "-p", "seed", str(seed)]
+        command = [
+            sys.executable,
+            "-m",
+            "papermill",
+            "--no-progress-bar",
+            str(notebook),
+            str(notebook.with_name(f"out-{seed}.ipynb")),
+            "-p",
+            "seed",
+            str(seed),
+        ]
         subprocess.run(command, env=env, check=True, capture_output=True)
 
     with ThreadPoolExecutor(workers) as pool:
@@ -50,7 +60,16 @@ def papermill(notebook: Path, runs: int, workers: int, env: dict) -> None:
 def sweep(notebook: Path, runs: int, workers: int, env: dict) -> None:
     (notebook.parent / "driver.py").write_text(SWEEP)
     (notebook.parent / "small.yaml").write_text(f"notebook: {notebook}\nseeds: {runs}\n")
-    subprocess.run([sys.executable, str(notebook.parent / "driver.py"), str(notebook.parent / "small.yaml"), str(workers)], env=env, check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            str(notebook.parent / "driver.py"),
+            str(notebook.parent / "small.yaml"),
+            str(workers),
+        ],
+        env=env,
+        check=True,
+    )
 
 
 def main() -> None:
@@ -64,7 +83,10 @@ def main() -> None:
     for repeat in range(asked.repeats):
         for way in (papermill, sweep):
             with tempfile.TemporaryDirectory() as folder:
-                env = kernel_environment() | {"NEUROBRIDGE_RUNS": f"{folder}/runs", "OMP_NUM_THREADS": "1"}
+                env = kernel_environment() | {
+                    "NEUROBRIDGE_RUNS": f"{folder}/runs",
+                    "OMP_NUM_THREADS": "1",
+                }
                 notebook, started = page(Path(folder)), time.perf_counter()
                 way(notebook, asked.runs, asked.workers, env)
                 seconds = time.perf_counter() - started

@@ -42,7 +42,10 @@ T, WIDTH, BATCH, IMAGES, VALIDATION = 4, 16, 50, 1000, 2000
 def ours(neuron=None):
     from neurobridge.snn.lif import LIF
     from neurobridge.snn.nets import spiking_resnet18
-    return spiking_resnet18(neuron=neuron or LIF, in_channels=1, classes=10, T=T, width=WIDTH, small_images=True)
+
+    return spiking_resnet18(
+        neuron=neuron or LIF, in_channels=1, classes=10, T=T, width=WIDTH, small_images=True
+    )
 
 
 def separated(model):
@@ -55,18 +58,36 @@ def separated(model):
 
 def jelly_neuron():
     from spikingjelly.activation_based import neuron, surrogate
-    return neuron.LIFNode(tau=4 / 3, decay_input=False, v_threshold=0.5, v_reset=0.0, detach_reset=True, step_mode="m", surrogate_function=surrogate.Rect(alpha=1.0))
+
+    return neuron.LIFNode(
+        tau=4 / 3,
+        decay_input=False,
+        v_threshold=0.5,
+        v_reset=0.0,
+        detach_reset=True,
+        step_mode="m",
+        surrogate_function=surrogate.Rect(alpha=1.0),
+    )
 
 
 class JellyBlock(nn.Module):
     def __init__(self, a, b, stride, make):
         from spikingjelly.activation_based import layer
+
         super().__init__()
         norm = partial(layer.BatchNorm2d, step_mode="m")
         conv = partial(layer.Conv2d, bias=False, step_mode="m")
-        self.conv1, self.norm1, self.neuron1 = conv(a, b, 3, stride=stride, padding=1), norm(b), make()
+        self.conv1, self.norm1, self.neuron1 = (
+            conv(a, b, 3, stride=stride, padding=1),
+            norm(b),
+            make(),
+        )
         self.conv2, self.norm2, self.neuron2 = conv(b, b, 3, padding=1), norm(b), make()
-        self.shortcut = nn.Identity() if a == b and stride == 1 else nn.Sequential(conv(a, b, 1, stride=stride), norm(b))
+        self.shortcut = (
+            nn.Identity()
+            if a == b and stride == 1
+            else nn.Sequential(conv(a, b, 1, stride=stride), norm(b))
+        )
 
     def forward(self, x):
         inner = self.norm2(self.conv2(self.neuron1(self.norm1(self.conv1(x)))))
@@ -76,12 +97,24 @@ class JellyBlock(nn.Module):
 class JellyNet(nn.Module):
     def __init__(self, make=jelly_neuron):
         super().__init__()
-        self.conv, self.norm, self.neuron = nn.Conv2d(1, WIDTH, 3, padding=1, bias=False), nn.BatchNorm2d(WIDTH), make()
-        plan = [(WIDTH, WIDTH, 1)] * 2 + [p for s in (1, 2, 3) for p in ((WIDTH * 2 ** (s - 1), WIDTH * 2**s, 2), (WIDTH * 2**s, WIDTH * 2**s, 1))]
-        self.blocks, self.linear = nn.Sequential(*(JellyBlock(*p, make) for p in plan)), nn.Linear(8 * WIDTH, 10)
+        self.conv, self.norm, self.neuron = (
+            nn.Conv2d(1, WIDTH, 3, padding=1, bias=False),
+            nn.BatchNorm2d(WIDTH),
+            make(),
+        )
+        plan = [(WIDTH, WIDTH, 1)] * 2 + [
+            p
+            for s in (1, 2, 3)
+            for p in ((WIDTH * 2 ** (s - 1), WIDTH * 2**s, 2), (WIDTH * 2**s, WIDTH * 2**s, 1))
+        ]
+        self.blocks, self.linear = (
+            nn.Sequential(*(JellyBlock(*p, make) for p in plan)),
+            nn.Linear(8 * WIDTH, 10),
+        )
 
     def forward(self, images):
         from spikingjelly.activation_based import functional
+
         functional.reset_net(self)
         current = self.norm(self.conv(images))
         x = self.blocks(self.neuron(current.unsqueeze(0).repeat(T, 1, 1, 1, 1)))
@@ -101,15 +134,22 @@ def like(model, other):
 def networks(without_neurons=False):
     base, last = ours(), {"memory_format": torch.channels_last}
     made = {
-        "neurobridge, channels last": copy.deepcopy(base).to(**last), "neurobridge": copy.deepcopy(base),
-        "neurobridge, channels last, separate": separated(copy.deepcopy(base)).to(**last), "neurobridge, separate": separated(copy.deepcopy(base)),
+        "neurobridge, channels last": copy.deepcopy(base).to(**last),
+        "neurobridge": copy.deepcopy(base),
+        "neurobridge, channels last, separate": separated(copy.deepcopy(base)).to(**last),
+        "neurobridge, separate": separated(copy.deepcopy(base)),
     }
     try:
-        made |= {"spikingjelly": like(JellyNet(), base), "spikingjelly, channels last": like(JellyNet(), base).to(**last)}
+        made |= {
+            "spikingjelly": like(JellyNet(), base),
+            "spikingjelly, channels last": like(JellyNet(), base).to(**last),
+        }
     except ImportError as error:
         print(f"# spikingjelly: {error}", file=sys.stderr)
     if without_neurons:
-        made |= {"neurobridge, channels last, without neurons": like(ours(nn.Identity), base).to(**last)}
+        made |= {
+            "neurobridge, channels last, without neurons": like(ours(nn.Identity), base).to(**last)
+        }
         if "spikingjelly" in made:
             made["spikingjelly, without neurons"] = like(JellyNet(nn.Identity), base)
     return made
@@ -124,7 +164,9 @@ def rounds_of(runs, rounds):
         run(), run()
     shuffle = random.Random(0)
     for _ in range(rounds):
-        for name, run in shuffle.sample(list(runs.items()), len(runs)):  # whoever comes before leaves the caches in its own state
+        for name, run in shuffle.sample(
+            list(runs.items()), len(runs)
+        ):  # whoever comes before leaves the caches in its own state
             start = time.perf_counter()
             run()
             times[name].append(time.perf_counter() - start)
@@ -133,17 +175,20 @@ def rounds_of(runs, rounds):
 
 def stepper(model, images, labels, rate):
     optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=1e-4)
+
     def step(index=None):
         x, y = (images, labels) if index is None else (images[index], labels[index])
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x), y).backward()
         optimizer.step()
+
     return step
 
 
 def block_rows(rounds):
     from neurobridge.snn.lif import LIF
     from neurobridge.snn.shortcuts import VanillaBlock
+
     base = VanillaBlock(WIDTH, WIDTH, 1, LIF)
     spikes = (torch.rand(T, BATCH, WIDTH, 28, 28) < 0.2).float()
     last = {"memory_format": torch.channels_last}
@@ -152,29 +197,41 @@ def block_rows(rounds):
     for layout, x, form in (("", spikes, {}), (", channels last", spikes_last, last)):
         made["neurobridge" + layout] = copy.deepcopy(base).to(**form), x
         made["neurobridge" + layout + ", separate"] = separated(copy.deepcopy(base)).to(**form), x
-        made["convolutions" + layout] = nn.Sequential(copy.deepcopy(base.conv1[0]), copy.deepcopy(base.conv2[0])).to(**form), x.flatten(0, 1)
+        made["convolutions" + layout] = (
+            nn.Sequential(copy.deepcopy(base.conv1[0]), copy.deepcopy(base.conv2[0])).to(**form),
+            x.flatten(0, 1),
+        )
         try:
             from spikingjelly.activation_based import functional
+
             jelly = like(JellyBlock(WIDTH, WIDTH, 1, jelly_neuron), base).to(**form)
             jelly.register_forward_pre_hook(lambda module, _: functional.reset_net(module))
             made["spikingjelly" + layout] = jelly, x
         except ImportError:
             pass
+
     def infer(model, x):
         model.eval()
         with torch.no_grad():
             model(x)
+
     def train(model, x):
         model.train()
         x = x.detach().requires_grad_()
         model(x).backward(x)
+
     for what, run in (("block inference", infer), ("block training", train)):
-        for way, ms in rounds_of({way: partial(run, *pair) for way, pair in made.items()}, rounds).items():
+        for way, ms in rounds_of(
+            {way: partial(run, *pair) for way, pair in made.items()}, rounds
+        ).items():
             yield {"what": what, "way": way, "milliseconds": round(ms, 2)}
 
 
 def step_rows(rounds, images, labels):
-    runs = {way: stepper(model, images[:BATCH], labels[:BATCH], 0.02) for way, model in networks(without_neurons=True).items()}
+    runs = {
+        way: stepper(model, images[:BATCH], labels[:BATCH], 0.02)
+        for way, model in networks(without_neurons=True).items()
+    }
     for way, ms in rounds_of(runs, rounds).items():
         yield {"what": "step", "way": way, "milliseconds": round(ms, 2)}
 
@@ -182,14 +239,21 @@ def step_rows(rounds, images, labels):
 @torch.no_grad()
 def accuracy(model, images, labels):
     model.eval()
-    right = sum((model(images[i : i + 250]).argmax(1) == labels[i : i + 250]).sum().item() for i in range(0, len(images), 250))
+    right = sum(
+        (model(images[i : i + 250]).argmax(1) == labels[i : i + 250]).sum().item()
+        for i in range(0, len(images), 250)
+    )
     model.train()
     return round(100 * right / len(images), 2)
 
 
 def training_rows(seed, epochs, images, labels, validation):
     torch.manual_seed(seed)
-    models = {way: model for way, model in networks().items() if "separate" not in way and way != "neurobridge"}
+    models = {
+        way: model
+        for way, model in networks().items()
+        if "separate" not in way and way != "neurobridge"
+    }
     steps = {way: stepper(model, images, labels, 0.05) for way, model in models.items()}
     seconds, generator = dict.fromkeys(models, 0.0), torch.Generator().manual_seed(seed)
     for _ in range(epochs):
@@ -199,7 +263,14 @@ def training_rows(seed, epochs, images, labels, validation):
                 step(index)
                 seconds[way] += time.perf_counter() - start
     for way, model in models.items():
-        yield {"what": "training", "way": way, "seed": seed, "epochs": epochs, "seconds": round(seconds[way], 2), "accuracy": accuracy(model, *validation)}
+        yield {
+            "what": "training",
+            "way": way,
+            "seed": seed,
+            "epochs": epochs,
+            "seconds": round(seconds[way], 2),
+            "accuracy": accuracy(model, *validation),
+        }
 
 
 # ---- the command
@@ -207,9 +278,11 @@ def training_rows(seed, epochs, images, labels, validation):
 
 def measure(tuned, rounds, seeds, epochs, threads):
     from neurobridge.data.images import load_images
+
     torch.set_num_threads(threads)
     if tuned:
         from neurobridge.snn.fused import tune_cpu
+
         tune_cpu()
     torch.manual_seed(0)
     train, held_out = load_images("fashion_mnist", limit=IMAGES + VALIDATION).split_off(VALIDATION)
@@ -225,7 +298,9 @@ COLUMNS = ("allocator", "what", "way", "milliseconds", "seed", "epochs", "second
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=10)
@@ -237,24 +312,49 @@ def main():
         warnings.simplefilter("ignore")
         print("RESULT" + json.dumps(measure(**json.loads(args.child))))
         return
-    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), platform.processor())
-    comments = [f"{model}, {args.threads} threads, {platform.system()} {platform.release()}, load {os.getloadavg()[0]:.1f} at the start",
-                f"torch {version('torch')}, spikingjelly {version('spikingjelly') if importlib.util.find_spec('spikingjelly') else 'absent'}"]
+    model = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    comments = [
+        f"{model}, {args.threads} threads, {platform.system()} {platform.release()}, load {os.getloadavg()[0]:.1f} at the start",
+        f"torch {version('torch')}, spikingjelly {version('spikingjelly') if importlib.util.find_spec('spikingjelly') else 'absent'}",
+    ]
     rows = []
     for tuned in (True, False):
-        job = {"tuned": tuned, "rounds": args.rounds, "seeds": args.seeds, "epochs": args.epochs, "threads": args.threads}
-        done = subprocess.run([sys.executable, "-W", "ignore", __file__, "--child", json.dumps(job)], capture_output=True, text=True)
+        job = {
+            "tuned": tuned,
+            "rounds": args.rounds,
+            "seeds": args.seeds,
+            "epochs": args.epochs,
+            "threads": args.threads,
+        }
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", __file__, "--child", json.dumps(job)],
+            capture_output=True,
+            text=True,
+        )
         comments += [line[2:] for line in done.stderr.splitlines() if line.startswith("# ")]
         answers = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
         if not answers:
             sys.exit(done.stdout + done.stderr)
-        rows += json.loads(answers[0][len("RESULT"):])
+        rows += json.loads(answers[0][len("RESULT") :])
         for row in rows:
             if row["allocator"] == ("tuned" if tuned else "default"):
                 print(*(row.get(c, "") for c in COLUMNS), sep="\t", flush=True)
     if args.out:
         lines = [f"# {c}" for c in dict.fromkeys(comments)] + [",".join(COLUMNS)]
-        lines += [",".join(f'"{v}"' if isinstance(v := row.get(c, ""), str) and "," in v else str(v) for c in COLUMNS) for row in rows]
+        lines += [
+            ",".join(
+                f'"{v}"' if isinstance(v := row.get(c, ""), str) and "," in v else str(v)
+                for c in COLUMNS
+            )
+            for row in rows
+        ]
         args.out.write_text("\n".join(lines) + "\n")
 
 

@@ -4,7 +4,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-settings.register_profile("same", derandomize=True)  # one commit, one verdict; `pytest --hypothesis-profile=default` draws anew
+settings.register_profile(
+    "same", derandomize=True
+)  # one commit, one verdict; `pytest --hypothesis-profile=default` draws anew
 settings.load_profile("same")
 
 

@@ -12,27 +12,77 @@ BENCHMARKS = project_root() / "benchmarks"
 
 
 def run(script, *arguments):
-    done = subprocess.run([sys.executable, BENCHMARKS / script, *arguments], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / script, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_lif_runs(tmp_path):
-    run("lif.py", "--shapes", "3x2x64", "--resets", "soft", "--allocators", "default", "--rounds", "1", "--no-compile", "--threads", "1", "--out", tmp_path / "out.csv")
+    run(
+        "lif.py",
+        "--shapes",
+        "3x2x64",
+        "--resets",
+        "soft",
+        "--allocators",
+        "default",
+        "--rounds",
+        "1",
+        "--no-compile",
+        "--threads",
+        "1",
+        "--out",
+        tmp_path / "out.csv",
+    )
     table = pd.read_csv(tmp_path / "out.csv", comment="#")
-    assert {"floor", "neurobridge torch", "neurobridge reference"} <= set(table.implementation) and (table.median_ms > 0).all()
+    assert {"floor", "neurobridge torch", "neurobridge reference"} <= set(
+        table.implementation
+    ) and (table.median_ms > 0).all()
 
 
 def test_brain_runs(tmp_path):
-    run("brain.py", "--shape", "60x300x5", "--samples", "5", "--rounds", "1", "--out", tmp_path / "out.csv")
+    run(
+        "brain.py",
+        "--shape",
+        "60x300x5",
+        "--samples",
+        "5",
+        "--rounds",
+        "1",
+        "--out",
+        tmp_path / "out.csv",
+    )
     table = pd.read_csv(tmp_path / "out.csv", comment="#")
     assert len(table) == 4 and table.agreement.dropna().max() < 1e-4 and (table.seconds > 0).all()
 
 
-@pytest.mark.skipif(not (data_root() / "FashionMNIST").exists(), reason="Fashion-MNIST is not here: set NEUROBRIDGE_DATA")
+@pytest.mark.skipif(
+    not (data_root() / "FashionMNIST").exists(),
+    reason="Fashion-MNIST is not here: set NEUROBRIDGE_DATA",
+)
 def test_training_runs(tmp_path):
-    run("training.py", "--rounds", "1", "--seeds", "1", "--epochs", "0", "--threads", "1", "--out", tmp_path / "out.csv")
+    run(
+        "training.py",
+        "--rounds",
+        "1",
+        "--seeds",
+        "1",
+        "--epochs",
+        "0",
+        "--threads",
+        "1",
+        "--out",
+        tmp_path / "out.csv",
+    )
     table = pd.read_csv(tmp_path / "out.csv", comment="#")
-    assert {"block inference", "block training", "step", "training"} == set(table.what) and {"tuned", "default"} == set(table.allocator)
+    assert {"block inference", "block training", "step", "training"} == set(table.what) and {
+        "tuned",
+        "default",
+    } == set(table.allocator)
 
 
 def test_sweep_runs(tmp_path):
@@ -49,7 +99,17 @@ def test_records_run(tmp_path):
 
 
 def test_events_run(tmp_path):
-    run("events.py", "--million", "0.02", "--large", "1", "--rounds", "1", "--out", tmp_path / "out.csv")
+    run(
+        "events.py",
+        "--million",
+        "0.02",
+        "--large",
+        "1",
+        "--rounds",
+        "1",
+        "--out",
+        tmp_path / "out.csv",
+    )
     table = pd.read_csv(tmp_path / "out.csv", comment="#")
     assert {"odg", "frames", "read", "pieces"} == set(table.what) and (table.seconds > 0).all()
 
@@ -57,10 +117,15 @@ def test_events_run(tmp_path):
 def test_the_recorded_events_are_whole():
     table = pd.read_csv(BENCHMARKS / "events.csv", comment="#")
     seconds = table.set_index(["what", "way"]).seconds
-    assert seconds["odg", "published loop"] > 5 * seconds["odg", "neurobridge"] and seconds["frames", "neurobridge"] < 0.05
+    assert (
+        seconds["odg", "published loop"] > 5 * seconds["odg", "neurobridge"]
+        and seconds["frames", "neurobridge"] < 0.05
+    )
     pieces = table[table.what == "pieces"]
     assert pieces.events.max() == 100_000_000 and pieces.megabytes.max() < 300
-    assert pieces.megabytes.max() < 2 * pieces.megabytes.min()                  # ten times the events, the same memory
+    assert (
+        pieces.megabytes.max() < 2 * pieces.megabytes.min()
+    )  # ten times the events, the same memory
 
 
 def test_the_recorded_neurons_are_whole():
@@ -68,9 +133,16 @@ def test_the_recorded_neurons_are_whole():
     assert not table.duplicated(["allocator", "shape", "reset", "pass", "implementation"]).any()
     for _, rows in table.groupby(["allocator", "shape", "reset", "pass"]):
         floor = rows.loc[rows.implementation == "floor", "median_ms"].item()
-        assert (rows.times_floor - rows.median_ms / floor).abs().max() < 0.02 * rows.times_floor.max()
+        assert (
+            rows.times_floor - rows.median_ms / floor
+        ).abs().max() < 0.02 * rows.times_floor.max()
     peers = {"spikingjelly", "snntorch", "norse", "sinabs"}
-    assert peers | {f"{peer} compiled" for peer in peers} | {"floor", "neurobridge fused", "neurobridge torch", "neurobridge reference"} == set(table.implementation)
+    assert peers | {f"{peer} compiled" for peer in peers} | {
+        "floor",
+        "neurobridge fused",
+        "neurobridge torch",
+        "neurobridge reference",
+    } == set(table.implementation)
 
 
 def test_the_recorded_trainings_are_whole():
@@ -78,52 +150,125 @@ def test_the_recorded_trainings_are_whole():
     runs = table[table.what == "training"]
     assert runs.groupby("way").seed.nunique().min() >= 3 and runs.epochs.nunique() == 1
     for _, steps in table[table.what == "step"].groupby("allocator"):
-        assert {"neurobridge, channels last", "spikingjelly", "spikingjelly, channels last"} <= set(steps.way)
+        assert {"neurobridge, channels last", "spikingjelly", "spikingjelly, channels last"} <= set(
+            steps.way
+        )
 
 
 def test_conversion_runs(tmp_path):
     run("convert.py", "--pictures", "12", "--rounds", "1", "--out", tmp_path / "out.csv")
     table = pd.read_csv(tmp_path / "out.csv", comment="#")
-    assert table.way[table.what == "convert"].tolist() == ["1 process", "2 processes"] and (table.ms_a_picture > 0).all()
+    assert (
+        table.way[table.what == "convert"].tolist() == ["1 process", "2 processes"]
+        and (table.ms_a_picture > 0).all()
+    )
 
 
 def test_the_recorded_conversion_is_whole():
     table = pd.read_csv(BENCHMARKS / "convert.csv", comment="#")
     wall = table[table.what == "convert"].set_index("way").wall_s
-    assert table[table.what == "convert"].set_index("way").speedup["2 processes"] == pytest.approx(wall["1 process"] / wall["2 processes"], abs=0.01)
+    assert table[table.what == "convert"].set_index("way").speedup["2 processes"] == pytest.approx(
+        wall["1 process"] / wall["2 processes"], abs=0.01
+    )
     assert {"step", "frames"} <= set(table.what) and {"i2e", "odg"} <= set(table.way)
 
 
 def test_cornet_runs(tmp_path):
-    run("cornet.py", "--rounds", "1", "--size", "32", "--threads", "1", "--out", tmp_path / "out.csv")
+    run(
+        "cornet.py",
+        "--rounds",
+        "1",
+        "--size",
+        "32",
+        "--threads",
+        "1",
+        "--out",
+        tmp_path / "out.csv",
+    )
     table = pd.read_csv(tmp_path / "out.csv", comment="#")
-    assert {"plain", "fast"} <= set(table.way) and set(table["pass"]) == {"inference", "training"} and (table.milliseconds > 0).all()
+    assert (
+        {"plain", "fast"} <= set(table.way)
+        and set(table["pass"]) == {"inference", "training"}
+        and (table.milliseconds > 0).all()
+    )
     assert (table.difference[table["pass"] == "inference"] < 1e-4).all()
 
 
 def test_functional_graphs_run(tmp_path):
-    run("functional.py", "--neurons", "40", "--frames", "300", "--shifts", "2", "--pairs", "9", "--rounds", "1", "--threads", "1", "--out", tmp_path / "out.csv")
+    run(
+        "functional.py",
+        "--neurons",
+        "40",
+        "--frames",
+        "300",
+        "--shifts",
+        "2",
+        "--pairs",
+        "9",
+        "--rounds",
+        "1",
+        "--threads",
+        "1",
+        "--out",
+        tmp_path / "out.csv",
+    )
     table = pd.read_csv(tmp_path / "out.csv", comment="#")
-    assert table.what.tolist() == ["graph", "sttc", "formula"] * 2 and (table[["wall_s", "core_s"]] > 0).all(axis=None)
+    assert table.what.tolist() == ["graph", "sttc", "formula"] * 2 and (
+        table[["wall_s", "core_s"]] > 0
+    ).all(axis=None)
 
 
 def test_the_recorded_functional_graphs_are_whole():
     table = pd.read_csv(BENCHMARKS / "functional.csv", comment="#").set_index(["what", "dt"])
-    assert set(table.neurons) == {200} and set(table.frames) == {12_000} and table.shifts["graph"].tolist() == [50, 50]
+    assert (
+        set(table.neurons) == {200}
+        and set(table.frames) == {12_000}
+        and table.shifts["graph"].tolist() == [50, 50]
+    )
     assert (table.core_s["graph"] < 10).all()
 
 
 def test_ensemble_layers_run(tmp_path):
-    run("ensemble_linear.py", "--widths", "128", "--net", "128", "--batch", "8", "--seconds", "0", "--least", "1", "--threads", "1", "--out", tmp_path / "out.csv")
+    run(
+        "ensemble_linear.py",
+        "--widths",
+        "128",
+        "--net",
+        "128",
+        "--batch",
+        "8",
+        "--seconds",
+        "0",
+        "--least",
+        "1",
+        "--threads",
+        "1",
+        "--out",
+        tmp_path / "out.csv",
+    )
     table = pd.read_csv(tmp_path / "out.csv", comment="#")
-    assert {"layer", "step", "memory"} == set(table.what) and {"dense", "masked", "ensembles"} <= set(table.way)
-    failed = table.value.isna()                                                 # torch's block-sparse product does not run everywhere
-    assert (table.value[~failed] > 0).all() and table.note[failed].notna().all() and not failed[table.way != "BSR"].any()
-    assert table.set_index(["what", "way"]).times_dense["memory", "ensembles"] < 0.5   # at any size: it is counted, not timed
+    assert {"layer", "step", "memory"} == set(table.what) and {
+        "dense",
+        "masked",
+        "ensembles",
+    } <= set(table.way)
+    failed = table.value.isna()  # torch's block-sparse product does not run everywhere
+    assert (
+        (table.value[~failed] > 0).all()
+        and table.note[failed].notna().all()
+        and not failed[table.way != "BSR"].any()
+    )
+    assert (
+        table.set_index(["what", "way"]).times_dense["memory", "ensembles"] < 0.5
+    )  # at any size: it is counted, not timed
 
 
 def test_the_recorded_ensemble_layers_are_whole():
     table = pd.read_csv(BENCHMARKS / "ensemble_linear.csv", comment="#")
-    assert not table.duplicated(["what", "width", "way"]).any() and set(table.width[table.what == "layer"]) == {1024, 2048, 4096}
+    assert not table.duplicated(["what", "width", "way"]).any() and set(
+        table.width[table.what == "layer"]
+    ) == {1024, 2048, 4096}
     ours = table[table.way == "ensembles"].set_index(["what", "width"]).times_dense
-    assert (ours["layer"] >= 2.5).all() and ours["step", 2048] >= 2 and ours["memory", 2048] <= 0.27   # the bars that were set
+    assert (
+        (ours["layer"] >= 2.5).all() and ours["step", 2048] >= 2 and ours["memory", 2048] <= 0.27
+    )  # the bars that were set

@@ -40,14 +40,22 @@ def need(folder):
 
 def population(rng, n=60, features=40, units=6, noise=0.5):
     x = rng.normal(size=(n, features)) / np.sqrt(1 + np.arange(features))
-    return x, x @ rng.normal(size=(features, units)) + noise * rng.normal(size=(n, units)) + rng.normal(size=units)
+    return x, x @ rng.normal(size=(features, units)) + noise * rng.normal(
+        size=(n, units)
+    ) + rng.normal(size=units)
 
 
 # Regression
 
 
 @few
-@given(seed=seeds, n=st.integers(12, 50), features=st.integers(2, 60), units=st.integers(1, 60), components=st.integers(1, 8))
+@given(
+    seed=seeds,
+    n=st.integers(12, 50),
+    features=st.integers(2, 60),
+    units=st.integers(1, 60),
+    components=st.integers(1, 8),
+)
 def test_pls_is_scikit_learns(seed, n, features, units, components):
     "More units than stimuli, fewer features than stimuli, one unit: the same predictions, as far as features span that many directions."
     rng = np.random.default_rng(seed)
@@ -65,7 +73,13 @@ def test_exact_pls_by_the_definition():
     "The textbook: leading singular vectors of the covariance, both blocks deflated, in the space of features."
     x, y = population(np.random.default_rng(3), 40, 90, 5)
     train, test = np.arange(30), np.arange(30, 40)
-    a, b, weights, loads, answers = x[train] - x[train].mean(0), y[train] - y[train].mean(0), [], [], []
+    a, b, weights, loads, answers = (
+        x[train] - x[train].mean(0),
+        y[train] - y[train].mean(0),
+        [],
+        [],
+        [],
+    )
     for _ in range(7):
         w = np.linalg.svd(a.T @ b)[0][:, 0]
         t = a @ w
@@ -74,7 +88,9 @@ def test_exact_pls_by_the_definition():
         weights.append(w), loads.append(p), answers.append(q)
     w, p, q = np.array(weights).T, np.array(loads).T, np.array(answers).T
     expected = (x[test] - x[train].mean(0)) @ w @ np.linalg.inv(p.T @ w) @ q.T + y[train].mean(0)
-    np.testing.assert_allclose(pls_predict(gram(x), y, train, test, 7, tolerance=0), expected, rtol=1e-8)
+    np.testing.assert_allclose(
+        pls_predict(gram(x), y, train, test, 7, tolerance=0), expected, rtol=1e-8
+    )
 
 
 @few
@@ -83,9 +99,17 @@ def test_ridge_is_scikit_learns(seed, n, features, penalty):
     rng = np.random.default_rng(seed)
     x, y = population(rng, n, features, 3)
     train, test = np.arange(n - 3), np.arange(n - 3, n)
-    np.testing.assert_allclose(ridge_predict(gram(x), y, train, test, [10**penalty]), Ridge(10**penalty).fit(x[train], y[train]).predict(x[test]), atol=1e-6)
+    np.testing.assert_allclose(
+        ridge_predict(gram(x), y, train, test, [10**penalty]),
+        Ridge(10**penalty).fit(x[train], y[train]).predict(x[test]),
+        atol=1e-6,
+    )
     many = np.logspace(-2, 4, 7)
-    np.testing.assert_allclose(ridge_predict(gram(x), y, train, test, many), RidgeCV(many).fit(x[train], y[train]).predict(x[test]), atol=1e-6)
+    np.testing.assert_allclose(
+        ridge_predict(gram(x), y, train, test, many),
+        RidgeCV(many).fit(x[train], y[train]).predict(x[test]),
+        atol=1e-6,
+    )
 
 
 @few
@@ -99,9 +123,13 @@ def test_what_a_score_does_not_depend_on(seed, penalties):
     score = neural_predictivity(x, y, splits=pairs, **way)
     order, units = rng.permutation(60), rng.permutation(6)
     place = order.argsort()
-    moved = neural_predictivity(x[order], y[order], splits=[(place[a], place[b]) for a, b in pairs], **way)
+    moved = neural_predictivity(
+        x[order], y[order], splits=[(place[a], place[b]) for a, b in pairs], **way
+    )
     renamed = neural_predictivity(x, y[:, units], splits=pairs, **way)
-    turned = neural_predictivity(x @ ortho_group.rvs(40, random_state=seed) + rng.normal(size=40), y, splits=pairs, **way)
+    turned = neural_predictivity(
+        x @ ortho_group.rvs(40, random_state=seed) + rng.normal(size=40), y, splits=pairs, **way
+    )
     for other in (moved, renamed, turned):
         np.testing.assert_allclose(other.splits, score.splits, atol=1e-7)
     np.testing.assert_allclose(renamed.units, score.units[:, units], atol=1e-7)
@@ -115,9 +143,17 @@ def test_names_put_rows_in_order(seed):
     x, y = population(rng)
     recording = Recording(y[None], [f"s{i}" for i in range(60)])
     order = rng.permutation(60)
-    labelled = xr.DataArray(x[order], dims=["presentation", "neuroid"], coords={"stimulus_id": ("presentation", recording.stimuli[order])})
+    labelled = xr.DataArray(
+        x[order],
+        dims=["presentation", "neuroid"],
+        coords={"stimulus_id": ("presentation", recording.stimuli[order])},
+    )
     expected = neural_predictivity(x, y, components=5, splits=3).splits
-    np.testing.assert_allclose(neural_predictivity(labelled.T, recording, components=5, splits=3).splits, expected, atol=1e-9)
+    np.testing.assert_allclose(
+        neural_predictivity(labelled.T, recording, components=5, splits=3).splits,
+        expected,
+        atol=1e-9,
+    )
     with pytest.raises(ValueError, match="no row for 1 of the 60 stimuli, such as"):
         neural_predictivity(labelled[1:], recording)
     with pytest.raises(ValueError, match="different stimuli"):
@@ -127,10 +163,20 @@ def test_names_put_rows_in_order(seed):
 def test_planted_codes_are_recovered_and_shuffled_ones_are_not():
     rng = np.random.default_rng(0)
     x, y = population(rng, 300, 20, 10, noise=0)
-    assert neural_predictivity(x, y, components=20, tolerance=0).value > 0.999 and neural_predictivity(x, y, penalties=[1e-6]).value > 0.999
-    shuffled = [neural_predictivity(x[np.random.default_rng(i).permutation(300)], y).value for i in range(8)]
+    assert (
+        neural_predictivity(x, y, components=20, tolerance=0).value > 0.999
+        and neural_predictivity(x, y, penalties=[1e-6]).value > 0.999
+    )
+    shuffled = [
+        neural_predictivity(x[np.random.default_rng(i).permutation(300)], y).value for i in range(8)
+    ]
     assert abs(np.mean(shuffled)) < 3 * np.std(shuffled) / np.sqrt(8) + 0.03
-    for kind in (torch.from_numpy(x).reshape(300, 4, 5), torch.from_numpy(x).float().requires_grad_(), x.astype(np.float32), torch.from_numpy(x).bfloat16()):
+    for kind in (
+        torch.from_numpy(x).reshape(300, 4, 5),
+        torch.from_numpy(x).float().requires_grad_(),
+        x.astype(np.float32),
+        torch.from_numpy(x).bfloat16(),
+    ):
         assert neural_predictivity(kind, torch.from_numpy(y)).value > 0.99
 
 
@@ -193,14 +239,18 @@ def test_halves_are_halves(seed):
     if count.min() < 2:
         return
     one, two = _halves(repeats, rng)
-    np.testing.assert_allclose((one * (count // 2) + two * (count - count // 2)) / count, np.nanmean(repeats, 0))
+    np.testing.assert_allclose(
+        (one * (count // 2) + two * (count - count // 2)) / count, np.nanmean(repeats, 0)
+    )
 
 
 def test_reliability_in_theory_and_of_noise():
     rng = np.random.default_rng(0)
     signal = rng.normal(size=(1, 4000, 9))
     for n, sigma in ((4, 1.0), (6, 2.0)):
-        assert reliability(signal + sigma * rng.normal(size=(n, 4000, 9))).value == pytest.approx(1 / (1 + sigma**2 / n), abs=0.015)
+        assert reliability(signal + sigma * rng.normal(size=(n, 4000, 9))).value == pytest.approx(
+            1 / (1 + sigma**2 / n), abs=0.015
+        )
     assert abs(reliability(rng.normal(size=(6, 4000, 9))).value) < 0.02
     for wrong in (np.zeros((3, 4)), np.zeros((1, 3, 4))):
         with pytest.raises(ValueError, match="reliability"):
@@ -209,13 +259,17 @@ def test_reliability_in_theory_and_of_noise():
 
 def test_rules():
     score = score_of([0.58, 0.6, 0.62])
-    values = {rule: ceiled(score, 0.8, rule) for rule in ("ratio", "squared_ratio", "r2_over_ceiling")}
+    values = {
+        rule: ceiled(score, 0.8, rule) for rule in ("ratio", "squared_ratio", "r2_over_ceiling")
+    }
     np.testing.assert_allclose([s.value for s in values.values()], [0.75, 0.5625, 0.45])
     step = 1e-6  # the error is that of the value, to first order
     for rule, s in values.items():
         moved = ceiled(score_of(score.splits + step), 0.8, rule)
         np.testing.assert_allclose(s.error, score.error * (moved.value - s.value) / step, rtol=1e-4)
-        assert (s.raw, s.ceiling) == (score.raw, 0.8) and ceiled(ceiled(score, 0.5), 0.8, rule).error == s.error
+        assert (s.raw, s.ceiling) == (score.raw, 0.8) and ceiled(
+            ceiled(score, 0.5), 0.8, rule
+        ).error == s.error
         assert ceiled(score_of(-score.splits), 0.8, rule).value == pytest.approx(-s.value)
     for ceiling in (0, -0.2, 1.2, np.nan):
         with pytest.raises(ValueError, match="ceiling"):
@@ -241,15 +295,26 @@ def test_real_v4():
 
 
 @few
-@given(seed=seeds, n=st.integers(4, 10), ties=st.booleans(), method=st.sampled_from(["spearman", "pearson", "cosine"]))
+@given(
+    seed=seeds,
+    n=st.integers(4, 10),
+    ties=st.booleans(),
+    method=st.sampled_from(["spearman", "pearson", "cosine"]),
+)
 def test_a_draw_is_the_literal_one(seed, n, ties, method):
     rng = np.random.default_rng(seed)
-    models, people = (np.stack([rdm(rng.normal(size=(n, 5)), "sqeuclidean") for _ in range(3)]) for _ in range(2))
+    models, people = (
+        np.stack([rdm(rng.normal(size=(n, 5)), "sqeuclidean") for _ in range(3)]) for _ in range(2)
+    )
     if ties:
         models, people = models.round(-1), people.round(-1)
     found = bootstrap_rdms(models, people, samples=2, method=method, people=False, seed=seed)
     draw = np.random.default_rng(seed)
-    ways = {"spearman": lambda a, b: spearmanr(a, b)[0], "pearson": lambda a, b: np.corrcoef(a, b)[0, 1], "cosine": lambda a, b: a @ b / np.sqrt((a @ a) * (b @ b))}
+    ways = {
+        "spearman": lambda a, b: spearmanr(a, b)[0],
+        "pearson": lambda a, b: np.corrcoef(a, b)[0, 1],
+        "cosine": lambda a, b: a @ b / np.sqrt((a @ a) * (b @ b)),
+    }
     for row in found:
         chosen = draw.integers(n, size=n)
         i, j = np.triu_indices(n, 1)
@@ -257,7 +322,10 @@ def test_a_draw_is_the_literal_one(seed, n, ties, method):
         i, j = chosen[i][keep], chosen[j][keep]
         if any(np.ptp(each[i, j]) == 0 for each in (*models, *people)):
             return
-        expected = [np.mean([ways[method](model[i, j], person[i, j]) for person in people]) for model in models]
+        expected = [
+            np.mean([ways[method](model[i, j], person[i, j]) for person in people])
+            for model in models
+        ]
         np.testing.assert_allclose(row, expected, atol=1e-9)
 
 
@@ -268,9 +336,17 @@ def test_what_a_comparison_does_not_depend_on(seed, method):
     x, y = rng.normal(size=(2, 9, 6))
     a, b, order = rdm(x), rdm(y), rng.permutation(9)
     value = compare_rdms(a, b, method)
-    np.testing.assert_allclose(compare_rdms(a[order][:, order], b[order][:, order], method), value, atol=1e-12)
-    np.testing.assert_allclose([compare_rdms(b, a, method), compare_rdms(a, 3 * b, method), compare_rdms(a, a, method)], [value, value, 1], atol=1e-12)
-    np.testing.assert_allclose(rdm(x @ ortho_group.rvs(6, random_state=seed), "euclidean"), rdm(x, "euclidean"), atol=1e-9)
+    np.testing.assert_allclose(
+        compare_rdms(a[order][:, order], b[order][:, order], method), value, atol=1e-12
+    )
+    np.testing.assert_allclose(
+        [compare_rdms(b, a, method), compare_rdms(a, 3 * b, method), compare_rdms(a, a, method)],
+        [value, value, 1],
+        atol=1e-12,
+    )
+    np.testing.assert_allclose(
+        rdm(x @ ortho_group.rvs(6, random_state=seed), "euclidean"), rdm(x, "euclidean"), atol=1e-9
+    )
     assert abs(value) <= 1
 
 
@@ -280,7 +356,9 @@ def test_cka_by_definition():
     y[:, :7] += x
     h = np.eye(30) - 1 / 30
     k, l = h @ x @ x.T @ h, h @ y @ y.T @ h  # noqa: E741
-    assert cka(x, y, unbiased=False) == pytest.approx((k * l).sum() / np.sqrt((k * k).sum() * (l * l).sum()))
+    assert cka(x, y, unbiased=False) == pytest.approx(
+        (k * l).sum() / np.sqrt((k * k).sum() * (l * l).sum())
+    )
     assert cka(torch.from_numpy(x), 3 * x + 1) == pytest.approx(1)
     free = [cka(*rng.normal(size=(2, 20, 500))) for _ in range(20)]
     assert abs(np.mean(free)) < 0.05 < cka(*rng.normal(size=(2, 20, 500)), unbiased=False)
@@ -301,7 +379,12 @@ def test_ceilings_bracket_and_ranks_cannot_be_passed():
             noise_ceiling(wrong)
     broken = people.copy()
     broken[1, 0, 3] = np.nan
-    for way in (lambda: noise_ceiling(broken), lambda: noise_ceiling(people, "tau"), lambda: bootstrap_rdms(people[:, :5, :5], people), lambda: rdm(np.zeros((4, 4)), "cosine")):
+    for way in (
+        lambda: noise_ceiling(broken),
+        lambda: noise_ceiling(people, "tau"),
+        lambda: bootstrap_rdms(people[:, :5, :5], people),
+        lambda: rdm(np.zeros((4, 4)), "cosine"),
+    ):
         with pytest.raises(ValueError):
             way()
 
@@ -313,7 +396,11 @@ def test_real_ceilings_of_the_92_images():
     np.testing.assert_allclose(noise_ceiling(rdms["fmri_it"]), (0.449, 0.535), atol=6e-4)
     np.testing.assert_allclose(noise_ceiling(rdms["fmri_evc"]), (0.239, 0.386), atol=6e-4)
     mean = rdms["fmri_it"].mean(0)
-    published = [compare_rdms(rdms["monkey_it"][0], rdms["human_it"][0]), compare_rdms(mean, rdms["monkey_it"][0]), compare_rdms(mean, rdms["human_it"][0])]
+    published = [
+        compare_rdms(rdms["monkey_it"][0], rdms["human_it"][0]),
+        compare_rdms(mean, rdms["monkey_it"][0]),
+        compare_rdms(mean, rdms["human_it"][0]),
+    ]
     np.testing.assert_allclose(published, (0.439, 0.486, 0.557), atol=6e-4)
 
 
@@ -332,7 +419,9 @@ def slow_i2(p, labels):
     for i in range(n):
         for d in range(objects):
             if d != labels[i]:
-                out[i, d] = np.clip(norm.ppf(1 - fa[i, d]) - norm.ppf(np.mean(fa[labels == d, labels[i]])), -5, 5)
+                out[i, d] = np.clip(
+                    norm.ppf(1 - fa[i, d]) - norm.ppf(np.mean(fa[labels == d, labels[i]])), -5, 5
+                )
     for o in range(objects):
         for d in range(objects):
             if d != o:
@@ -346,9 +435,16 @@ def test_sensitivity_is_the_formula(seed, objects, each):
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.repeat(np.arange(objects), each))
     p = rng.dirichlet(np.ones(objects), len(labels))
-    np.testing.assert_allclose(sensitivity(false_alarms(p, labels), labels), slow_i2(p, labels), atol=1e-9)
+    np.testing.assert_allclose(
+        sensitivity(false_alarms(p, labels), labels), slow_i2(p, labels), atol=1e-9
+    )
     sure = np.eye(objects)[labels]  # never wrong: clipped, and no difference between pictures
-    assert np.nan_to_num(sensitivity(false_alarms(sure, labels), labels, normalised=False), nan=5).min() == 5
+    assert (
+        np.nan_to_num(
+            sensitivity(false_alarms(sure, labels), labels, normalised=False), nan=5
+        ).min()
+        == 5
+    )
 
 
 def test_i2n_of_an_observer_and_of_chance():
@@ -358,9 +454,19 @@ def test_i2n_of_an_observer_and_of_chance():
     picture, distractor = rng.integers(60, size=40_000), rng.integers(4, size=40_000)
     keep = distractor != labels[picture]
     picture, distractor = picture[keep], distractor[keep]
-    trials = pd.DataFrame({"picture": picture, "distractor": distractor, "wrong": rng.random(len(picture)) < false_alarms(p, labels)[picture, distractor]})
+    trials = pd.DataFrame(
+        {
+            "picture": picture,
+            "distractor": distractor,
+            "wrong": rng.random(len(picture)) < false_alarms(p, labels)[picture, distractor],
+        }
+    )
     itself, other = i2n(p, labels, trials), i2n(rng.dirichlet(np.ones(4), 60), labels, trials)
-    assert itself.value == pytest.approx(1, abs=0.03) and itself.raw < itself.value and abs(other.value) < 0.25
+    assert (
+        itself.value == pytest.approx(1, abs=0.03)
+        and itself.raw < itself.value
+        and abs(other.value) < 0.25
+    )
     counted = trials.groupby(["picture", "distractor"]).wrong.mean()
     for (i, d), rate in counted.items():
         assert observed_false_alarms(trials, 60, 4)[i, d] == pytest.approx(rate)
@@ -370,7 +476,11 @@ def test_i2n_of_an_observer_and_of_chance():
 @given(seed=seeds, bins=st.integers(1, 6))
 def test_solution_times_by_a_loop(seed, bins):
     rng = np.random.default_rng(seed)
-    curves, thresholds, starts = rng.normal(size=(bins, 9)), rng.normal(size=9), 70 + 10.0 * np.arange(bins)
+    curves, thresholds, starts = (
+        rng.normal(size=(bins, 9)),
+        rng.normal(size=9),
+        70 + 10.0 * np.arange(bins),
+    )
     for i, time in enumerate(object_solution_times(curves, thresholds, starts)):
         hit = next((t for t in range(bins) if curves[t, i] >= thresholds[i]), None)
         if hit is None:
@@ -379,11 +489,18 @@ def test_solution_times_by_a_loop(seed, bins):
             assert time == starts[0]
         else:
             last = max(range(hit), key=lambda t: curves[t, i])
-            np.testing.assert_allclose(time, np.interp(thresholds[i], [curves[last, i], curves[hit, i]], [starts[last], starts[hit]]))
+            np.testing.assert_allclose(
+                time,
+                np.interp(
+                    thresholds[i], [curves[last, i], curves[hit, i]], [starts[last], starts[hit]]
+                ),
+            )
 
 
 def test_the_composite_is_the_papers():
     assert brain_score(0.6499, 0.6003, 0.25, 0.382).value == pytest.approx(0.4705, abs=1e-4)
-    assert brain_score(0.6, 0.6, np.nan, 0.3).value == pytest.approx(0.375) and brain_score(0.6, 0.6, np.nan, 0.3, missing="leave out").value == pytest.approx(0.5)
+    assert brain_score(0.6, 0.6, np.nan, 0.3).value == pytest.approx(0.375) and brain_score(
+        0.6, 0.6, np.nan, 0.3, missing="leave out"
+    ).value == pytest.approx(0.5)
     with pytest.raises(ValueError):
         brain_score(np.nan, np.nan, np.nan, np.nan)

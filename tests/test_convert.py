@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from neurobridge.snn.nets import spiking_convnet, spiking_resnet
-from neurobridge.transfer.convert import IF, QCFS, activations, convert, fold_batchnorm, neurons, use_qcfs
+from neurobridge.transfer.convert import (
+    IF,
+    QCFS,
+    activations,
+    convert,
+    fold_batchnorm,
+    neurons,
+    use_qcfs,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread", "same_numbers")
 SMALL = settings(max_examples=40, deadline=None)
@@ -16,7 +24,17 @@ SMALL = settings(max_examples=40, deadline=None)
 
 def plain(qcfs=False):
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(36, 12), nn.ReLU(), nn.Dropout(), nn.Linear(12, 3))
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(36, 12),
+        nn.ReLU(),
+        nn.Dropout(),
+        nn.Linear(12, 3),
+    )
     return stirred(use_qcfs(net, levels=4) if qcfs else net)
 
 
@@ -24,7 +42,12 @@ def stirred(model):
     "Batch norms as after training: nothing at its start value."
     for m in model.modules():
         if isinstance(m, nn.modules.batchnorm._BatchNorm):
-            m.running_mean.normal_(0, 0.2), m.running_var.uniform_(0.3, 2), nn.init.uniform_(m.weight, 0.5, 1.5), nn.init.normal_(m.bias, 0, 0.2)
+            (
+                m.running_mean.normal_(0, 0.2),
+                m.running_var.uniform_(0.3, 2),
+                nn.init.uniform_(m.weight, 0.5, 1.5),
+                nn.init.normal_(m.bias, 0, 0.2),
+            )
     return model.eval()
 
 
@@ -54,12 +77,21 @@ def test_a_neuron_counts_whole_thresholds(z, theta, initial, T):
 @given(st.integers(1, 16), st.floats(0.2, 5), st.integers(0, 10_000))
 def test_qcfs_and_its_neuron_agree(levels, clip, seed):
     z = torch.empty(3, 50).uniform_(-1, 2, generator=torch.Generator().manual_seed(seed)) * clip
-    z = z[None].where(((z * levels / clip + 0.5) % 1 - 0.5).abs() < 0.499, torch.zeros(()))  # no ties
-    torch.testing.assert_close(IF(clip)(z.expand(levels, -1, -1)).mean(0), QCFS(levels, clip)(z[0]).detach(), rtol=1e-5, atol=1e-6)
+    z = z[None].where(
+        ((z * levels / clip + 0.5) % 1 - 0.5).abs() < 0.499, torch.zeros(())
+    )  # no ties
+    torch.testing.assert_close(
+        IF(clip)(z.expand(levels, -1, -1)).mean(0),
+        QCFS(levels, clip)(z[0]).detach(),
+        rtol=1e-5,
+        atol=1e-6,
+    )
 
 
 def test_a_single_layer_qcfs_net_is_equal_after_conversion():
-    net = use_qcfs(nn.Sequential(nn.Flatten(), nn.Linear(9, 20), nn.ReLU(), nn.Linear(20, 3)), levels=8).eval()
+    net = use_qcfs(
+        nn.Sequential(nn.Flatten(), nn.Linear(9, 20), nn.ReLU(), nn.Linear(20, 3)), levels=8
+    ).eval()
     x = torch.rand(50, 1, 3, 3)
     torch.testing.assert_close(convert(net, T=8)(x), net(x))
 
@@ -68,13 +100,27 @@ def test_qcfs_trains_its_clip_and_passes_gradients():
     act, x = QCFS(4, 1.0), torch.tensor([-1.0, 0.3, 0.6, 2.0], requires_grad=True)
     act(x).sum().backward()
     torch.testing.assert_close(x.grad, torch.tensor([0.0, 1.0, 1.0, 0.0]))
-    assert act.clip.grad.item() == pytest.approx(1 + (0.25 - 0.3) + (0.5 - 0.6), abs=1e-6)  # the cut-off value, and the rounding errors
+    assert act.clip.grad.item() == pytest.approx(
+        1 + (0.25 - 0.3) + (0.5 - 0.6), abs=1e-6
+    )  # the cut-off value, and the rounding errors
 
 
-@pytest.mark.parametrize("build", [plain, lambda: stirred(tv.resnet18(num_classes=5)), lambda: stirred(tv.mobilenet_v2(num_classes=5, width_mult=0.25))])
+@pytest.mark.parametrize(
+    "build",
+    [
+        plain,
+        lambda: stirred(tv.resnet18(num_classes=5)),
+        lambda: stirred(tv.mobilenet_v2(num_classes=5, width_mult=0.25)),
+    ],
+)
 def test_folding_changes_nothing(build):
     model = build()
-    x = torch.rand(2, 1 if model.__class__ is nn.Sequential else 3, 8 if model.__class__ is nn.Sequential else 64, 8 if model.__class__ is nn.Sequential else 64)
+    x = torch.rand(
+        2,
+        1 if model.__class__ is nn.Sequential else 3,
+        8 if model.__class__ is nn.Sequential else 64,
+        8 if model.__class__ is nn.Sequential else 64,
+    )
     folded, want = fold_batchnorm(model), model(x)
     assert (folded(x) - want).abs().max() < 1e-5 * want.abs().max()
     assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
@@ -102,8 +148,13 @@ def test_residual_sum_with_thresholds_of_its_own():
 def test_thresholds_by_an_independent_computation():
     ann, x = plain(), torch.rand(30, 1, 8, 8)
     first = ann[2](ann[1](ann[0](x))).detach()
-    assert neurons(convert(ann, x, threshold="max"))[0].theta.item() == pytest.approx(first.max().item(), rel=1e-5)
-    torch.testing.assert_close(neurons(convert(ann, x, threshold="max", per_channel=True))[0].theta.flatten(), torch.where((top := first.amax((0, 2, 3))) > 0, top, first.max()))  # a silent channel takes the layer's
+    assert neurons(convert(ann, x, threshold="max"))[0].theta.item() == pytest.approx(
+        first.max().item(), rel=1e-5
+    )
+    torch.testing.assert_close(
+        neurons(convert(ann, x, threshold="max", per_channel=True))[0].theta.flatten(),
+        torch.where((top := first.amax((0, 2, 3))) > 0, top, first.max()),
+    )  # a silent channel takes the layer's
     theta = neurons(convert(ann, x, percentile=90.0))[0].theta
     assert (first <= theta + 1e-6).float().mean().item() == pytest.approx(0.9, abs=0.001)
     torch.testing.assert_close(activations(ann, x)[0], first)
@@ -126,8 +177,17 @@ def test_same_numbers_twice_and_the_model_is_left_alone():
     torch.testing.assert_close(a(x).mean(0), b(x))
 
 
-@pytest.mark.parametrize("build, name", [(tv.squeezenet1_1, "features.2"), (tv.resnet18, "maxpool"), (tv.vgg11_bn, "features.3"), (tv.mobilenet_v3_small, "Hardswish"),
-                                         (lambda: nn.Sequential(nn.Flatten(), nn.ReLU(), nn.LayerNorm(3072)), "'2' is a LayerNorm"), (lambda: nn.Sequential(nn.Conv2d(3, 2, 3), nn.SiLU()), "'1' (SiLU)")])
+@pytest.mark.parametrize(
+    "build, name",
+    [
+        (tv.squeezenet1_1, "features.2"),
+        (tv.resnet18, "maxpool"),
+        (tv.vgg11_bn, "features.3"),
+        (tv.mobilenet_v3_small, "Hardswish"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.ReLU(), nn.LayerNorm(3072)), "'2' is a LayerNorm"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 2, 3), nn.SiLU()), "'1' (SiLU)"),
+    ],
+)
 def test_refusals_name_the_layer(build, name):
     with pytest.raises(ValueError) as error:
         convert(build(), torch.rand(1, 3, 32, 32))
@@ -135,38 +195,75 @@ def test_refusals_name_the_layer(build, name):
 
 
 def test_vgg_with_average_pooling_and_mobilenet_convert():
-    vgg = nn.Sequential(tv.vgg.make_layers([8, "M", 16, "M"], batch_norm=True), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 5))
+    vgg = nn.Sequential(
+        tv.vgg.make_layers([8, "M", 16, "M"], batch_norm=True),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64, 5),
+    )
     for model in (averaged(vgg), tv.mobilenet_v2(num_classes=5, width_mult=0.25)):
         ann, x = stirred(model), torch.rand(2, 3, 32, 32)
         snn = convert(ann, x, T=4)
         assert snn(x).shape == (2, 5) and torch.isfinite(snn(x)).all()
 
 
-@pytest.mark.parametrize("wrong, message", [(dict(threshold="mean"), "expected one of"), (dict(images=None), "training images, none were given"), (dict(percentile=0), r"\(0, 100\]"),
-                                            (dict(initial=1.0), "a start in"), (dict(threshold="qcfs"), "use_qcfs"), (dict(T=0), "at least one")])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (dict(threshold="mean"), "expected one of"),
+        (dict(images=None), "training images, none were given"),
+        (dict(percentile=0), r"\(0, 100\]"),
+        (dict(initial=1.0), "a start in"),
+        (dict(threshold="qcfs"), "use_qcfs"),
+        (dict(T=0), "at least one"),
+    ],
+)
 def test_misuse(wrong, message):
     with pytest.raises(ValueError, match=message):
         convert(plain(), **{"images": torch.rand(2, 1, 8, 8)} | wrong)
 
 
-@pytest.mark.parametrize("build", [lambda: spiking_convnet(nn.ReLU, T=1, width=8), lambda: spiking_resnet((1, 1), nn.ReLU, in_channels=1, classes=10, T=1, width=8, small_images=True)])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: spiking_convnet(nn.ReLU, T=1, width=8),
+        lambda: spiking_resnet(
+            (1, 1), nn.ReLU, in_channels=1, classes=10, T=1, width=8, small_images=True
+        ),
+    ],
+)
 def test_networks_of_this_project(build):
     ann, x = stirred(build()), torch.rand(12, 1, 16, 16)
     snn = convert(ann, x, T=400, threshold="max")
     assert len(neurons(snn)) == len(activations(ann, x)) and ann.T == 1
     assert (snn(x) - ann(x)).abs().max() < 0.05 * ann(x).abs().max()
     quantised = use_qcfs(ann, 4, x)
-    assert sum(isinstance(m, QCFS) for m in quantised.modules()) == len(neurons(snn)) and convert(quantised, T=4)(x).shape == (12, 10)
+    assert sum(isinstance(m, QCFS) for m in quantised.modules()) == len(neurons(snn)) and convert(
+        quantised, T=4
+    )(x).shape == (12, 10)
 
 
 def test_a_relu_used_twice_gets_two_sizes():
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
-            self.a, self.b, self.relu, self.c = nn.Linear(4, 8), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)
+            self.a, self.b, self.relu, self.c = (
+                nn.Linear(4, 8),
+                nn.Linear(8, 8),
+                nn.ReLU(),
+                nn.Linear(8, 2),
+            )
+
         def forward(self, x):
-            return self.c(torch.relu(self.b(self.relu(self.a(x.flatten(1))))) + self.relu(self.a(x.flatten(1))))
+            return self.c(
+                torch.relu(self.b(self.relu(self.a(x.flatten(1)))))
+                + self.relu(self.a(x.flatten(1)))
+            )
+
     ann, x = Twice().eval(), torch.rand(9, 1, 2, 2)
     assert len(neurons(convert(ann, x))) == 3
     quantised = use_qcfs(ann, 2)
-    assert len({id(m) for m in quantised.modules() if isinstance(m, QCFS)}) == 3 and len(neurons(convert(quantised))) == 3
+    assert (
+        len({id(m) for m in quantised.modules() if isinstance(m, QCFS)}) == 3
+        and len(neurons(convert(quantised))) == 3
+    )

@@ -16,13 +16,34 @@ from torch import nn
 
 from neurobridge.core.paths import project_root
 from neurobridge.core.train import evaluating
-from neurobridge.cornet.fast import flat_weights, for_inference, for_training, minimal_filter, one_product, winograd, winograd_weights
-from neurobridge.cornet.models import AREAS, cornet_r, cornet_rt, cornet_s, cornet_z, load_official, official_checkpoint
+from neurobridge.cornet.fast import (
+    flat_weights,
+    for_inference,
+    for_training,
+    minimal_filter,
+    one_product,
+    winograd,
+    winograd_weights,
+)
+from neurobridge.cornet.models import (
+    AREAS,
+    cornet_r,
+    cornet_rt,
+    cornet_s,
+    cornet_z,
+    load_official,
+    official_checkpoint,
+)
 from neurobridge.cornet.variants import FIGURE_4, RECIPES, cornet_variant
 
 GOLDEN = project_root() / "tests" / "golden"
 MAKERS = {"s": cornet_s, "z": cornet_z, "r": cornet_r, "rt": cornet_rt}
-SMALL = {"s": dict(width=4, classes=10), "z": dict(width=4, classes=10), "r": dict(width=4, classes=10), "rt": dict(width=4, classes=10)}
+SMALL = {
+    "s": dict(width=4, classes=10),
+    "z": dict(width=4, classes=10),
+    "r": dict(width=4, classes=10),
+    "rt": dict(width=4, classes=10),
+}
 pytestmark = pytest.mark.usefixtures("same_numbers")
 
 
@@ -55,22 +76,40 @@ def small(name):
 @pytest.fixture(scope="module", params=list(MAKERS))
 def official(request):
     model = MAKERS[request.param]()
-    return request.param, load_official(model, {f"module.{k}": v for k, v in golden_weights(model).items()})
+    return request.param, load_official(
+        model, {f"module.{k}": v for k, v in golden_weights(model).items()}
+    )
 
 
 def check_golden(name, states, logits):
     with np.load(GOLDEN / f"cornet_{name}_seed0.npz") as golden:
-        assert {f"{a}.{t}" for a, t in states} == {key.rsplit(".", 1)[0] for key in golden.files if key != "logits"}
+        assert {f"{a}.{t}" for a, t in states} == {
+            key.rsplit(".", 1)[0] for key in golden.files if key != "logits"
+        }
         for (area, step), x in states.items():
-            found = {"mean": x.double().mean((1, 2, 3)), "std": x.double().std((1, 2, 3), correction=0), "head": x[:, :4, :3, :3]}
+            found = {
+                "mean": x.double().mean((1, 2, 3)),
+                "std": x.double().std((1, 2, 3), correction=0),
+                "head": x[:, :4, :3, :3],
+            }
             for what, value in found.items():
                 expected = golden[f"{area}.{step}.{what}"]
-                np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max(), err_msg=f"{area}.{step}.{what}")
-        np.testing.assert_allclose(logits, golden["logits"], rtol=1e-4, atol=1e-4 * np.abs(golden["logits"]).max())
+                np.testing.assert_allclose(
+                    value,
+                    expected,
+                    rtol=1e-4,
+                    atol=1e-4 * np.abs(expected).max(),
+                    err_msg=f"{area}.{step}.{what}",
+                )
+        np.testing.assert_allclose(
+            logits, golden["logits"], rtol=1e-4, atol=1e-4 * np.abs(golden["logits"]).max()
+        )
 
 
 def golden_images():
-    return torch.from_numpy(np.random.default_rng(0).standard_normal((2, 3, 224, 224)).astype(np.float32))
+    return torch.from_numpy(
+        np.random.default_rng(0).standard_normal((2, 3, 224, 224)).astype(np.float32)
+    )
 
 
 def test_golden(official):
@@ -85,7 +124,10 @@ def test_names_and_shapes(official):
     name, model = official
     expected = json.loads((GOLDEN / "cornet_state_dict_keys.json").read_text())[name.upper()]
     assert {k: list(v.shape) for k, v in model.state_dict().items()} == expected
-    assert sum(p.numel() for p in model.parameters()) == {"s": 53_416_616, "z": 2_071_656, "r": 5_208_936, "rt": 5_208_936}[name]
+    assert (
+        sum(p.numel() for p in model.parameters())
+        == {"s": 53_416_616, "z": 2_071_656, "r": 5_208_936, "rt": 5_208_936}[name]
+    )
 
 
 def test_the_fast_form_is_golden_too():
@@ -101,7 +143,11 @@ def test_initial_weights():
             expected = (2 / (module.kernel_size[0] ** 2 * module.out_channels)) ** 0.5
             assert module.weight.std().item() == pytest.approx(expected, rel=0.03)
     z = cornet_z()
-    assert z.IT.conv.weight.abs().max().item() == pytest.approx((6 / (9 * (256 + 512))) ** 0.5, rel=0.01) and not z.decoder.linear.bias.any()
+    assert (
+        z.IT.conv.weight.abs().max().item()
+        == pytest.approx((6 / (9 * (256 + 512))) ** 0.5, rel=0.01)
+        and not z.decoder.linear.bias.any()
+    )
 
 
 # States
@@ -111,9 +157,13 @@ def test_initial_weights():
 def test_states_are_what_hooks_catch(name):
     model, caught = small(name).eval(), {}
     for area in AREAS:
-        model.get_submodule(area).output.register_forward_hook(lambda _, __, out, area=area: caught.setdefault(area, []).append(out.clone()))
+        model.get_submodule(area).output.register_forward_hook(
+            lambda _, __, out, area=area: caught.setdefault(area, []).append(out.clone())
+        )
     states = model.states(torch.randn(2, 3, 64, 64))
-    assert {(area, step) for area, outputs in caught.items() for step in range(len(outputs))} == set(states)
+    assert {
+        (area, step) for area, outputs in caught.items() for step in range(len(outputs))
+    } == set(states)
     for (area, step), x in states.items():
         assert torch.equal(caught[area][step], x)
 
@@ -132,13 +182,19 @@ def test_forward_changes_nothing(name):
 
 def test_fewer_steps_are_the_first_of_more():
     x = torch.randn(1, 3, 64, 64)
-    for model, areas in ((small("s").eval(), ("V2",)), (small("r").eval(), AREAS), (small("rt").eval(), AREAS)):
+    for model, areas in (
+        (small("s").eval(), ("V2",)),
+        (small("r").eval(), AREAS),
+        (small("rt").eval(), AREAS),
+    ):
         full = model.states(x)
         (model.V2 if areas == ("V2",) else model).times = 1 if areas == ("V2",) else 3
         short = model.states(x)
         for area in areas:
             steps = [t for a, t in short if a == area]
-            assert steps == list(range(1 if len(areas) == 1 else 3)) and all(torch.equal(short[area, t], full[area, t]) for t in steps)
+            assert steps == list(range(1 if len(areas) == 1 else 3)) and all(
+                torch.equal(short[area, t], full[area, t]) for t in steps
+            )
 
 
 @pytest.mark.parametrize("times", [0, -1, 2.0, True, "2", 99])
@@ -157,7 +213,9 @@ def test_autocast_channels_last_and_gradients(name):
     model, x = small(name), torch.randn(2, 3, 64, 64)
     model.train()
     model(x).sum().backward()
-    silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    silent = [
+        n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()
+    ]
     assert silent == []
     model.eval()
     with torch.no_grad():
@@ -174,15 +232,22 @@ def test_one_graph(name):
     "A compiler can follow the whole forward without a break (the graph is run as it is: no C compiler is needed)."
     model, x = small(name).eval(), torch.randn(1, 3, 32, 32)
     torch._dynamo.reset()
-    torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(x), model(x), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        torch.compile(model, backend="eager", fullgraph=True)(x), model(x), rtol=1e-5, atol=1e-6
+    )
 
 
-@pytest.mark.skipif(shutil.which("cc") is None and shutil.which("g++") is None, reason="no C++ compiler here: torch's CPU compiler needs one")
+@pytest.mark.skipif(
+    shutil.which("cc") is None and shutil.which("g++") is None,
+    reason="no C++ compiler here: torch's CPU compiler needs one",
+)
 @pytest.mark.parametrize("name", MAKERS)
 def test_compiled(name):
     model, x = small(name).eval(), torch.randn(1, 3, 32, 32)
     torch._dynamo.reset()
-    torch.testing.assert_close(torch.compile(model, fullgraph=True)(x), model(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        torch.compile(model, fullgraph=True)(x), model(x), rtol=1e-4, atol=1e-4
+    )
 
 
 # Checkpoints
@@ -195,7 +260,10 @@ def saved(tmp_path, model, prefix="module.", entry=True, **more):
 
 
 @pytest.mark.parametrize("name", MAKERS)
-@pytest.mark.parametrize(("prefix", "entry", "legacy"), [("module.", True, False), ("module.", True, True), ("", False, False)])
+@pytest.mark.parametrize(
+    ("prefix", "entry", "legacy"),
+    [("module.", True, False), ("module.", True, True), ("", False, False)],
+)
 def test_an_official_file_loads(name, prefix, entry, legacy, tmp_path):
     donor, model = small(name), small(name)
     optimizer = torch.optim.SGD(donor.parameters(), lr=0.1, momentum=0.9)
@@ -204,10 +272,18 @@ def test_an_official_file_loads(name, prefix, entry, legacy, tmp_path):
     optimizer.step()
     held = {prefix + k: v for k, v in donor.state_dict().items()}
     if entry:
-        held = {"flags": argparse.Namespace(lr=0.1, model=name), "epoch": 42, "state_dict": held, "optimizer": optimizer.state_dict()}
+        held = {
+            "flags": argparse.Namespace(lr=0.1, model=name),
+            "epoch": 42,
+            "state_dict": held,
+            "optimizer": optimizer.state_dict(),
+        }
     torch.save(held, tmp_path / "file.pth", _use_new_zipfile_serialization=not legacy)
     assert load_official(model, tmp_path / "file.pth") is model
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), donor.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.state_dict().values(), donor.state_dict().values(), strict=True)
+    )
 
 
 def unchanged(model, checkpoint, match):
@@ -226,7 +302,9 @@ def test_files_that_are_refused(tmp_path):
         path.write_bytes(whole[:cut])
         unchanged(small("z"), path, "file.pth .*get it again|file.pth is damaged")
     state = small("z").state_dict()
-    unchanged(small("z"), {k: v for k, v in state.items() if k != "V4.conv.bias"}, "1 names are missing")
+    unchanged(
+        small("z"), {k: v for k, v in state.items() if k != "V4.conv.bias"}, "1 names are missing"
+    )
     unchanged(small("z"), state | {"V5.conv.bias": torch.zeros(1)}, "1 are unknown")
     unchanged(small("z"), {"state_dict": [1, 2]}, "no weights")
     unchanged(small("z"), {}, "no weights")
@@ -263,18 +341,27 @@ def test_downloads_are_checked(tmp_path, monkeypatch):
 
 def test_published_variants():
     "Parameter counts of the authors' circuits with other steps and bottlenecks."
+
     def count(**variant):
         with torch.device("meta"):
             return sum(p.numel() for p in cornet_s(**variant).parameters())
 
-    steps = {(1, 1, 1): 53_391_272, (2, 2, 2): 53_407_400, (4, 4, 4): 53_439_656, (4, 8, 4): 53_458_088, (10, 10, 10): 53_536_424}
+    steps = {
+        (1, 1, 1): 53_391_272,
+        (2, 2, 2): 53_407_400,
+        (4, 4, 4): 53_439_656,
+        (4, 8, 4): 53_458_088,
+        (10, 10, 10): 53_536_424,
+    }
     assert {times: count(times=times) for times in steps} == steps
     assert [count(scale=s) for s in (1, 2, 6)] == [4_875_944, 14_863_016, 116_742_824]
 
 
 @pytest.mark.parametrize("name", FIGURE_4)
 def test_every_variant_learns_with_every_parameter(name):
-    net = cornet_variant(**dict(width=4, in_channels=1, classes=3, small_images=True) | FIGURE_4[name].settings)
+    net = cornet_variant(
+        **dict(width=4, in_channels=1, classes=3, small_images=True) | FIGURE_4[name].settings
+    )
     F.cross_entropy(net(torch.randn(8, 1, 28, 28)), torch.arange(8) % 3).backward()
     assert [n for n, p in net.named_parameters() if p.grad is None] == []
     assert net.areas == (("V1", "V2", "V4", "pIT", "IT") if name == "five areas" else AREAS)
@@ -282,7 +369,19 @@ def test_every_variant_learns_with_every_parameter(name):
     assert name == "published" or repr(net) != repr(published) or name in ("soft gate",)
 
 
-@pytest.mark.parametrize("wrong", [dict(loop="conv3"), dict(gate=None), dict(convs=1), dict(norm="layer"), dict(areas=3), dict(times=(2, 4)), dict(times=(0, 1, 1)), dict(scale=0)])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(loop="conv3"),
+        dict(gate=None),
+        dict(convs=1),
+        dict(norm="layer"),
+        dict(areas=3),
+        dict(times=(2, 4)),
+        dict(times=(0, 1, 1)),
+        dict(scale=0),
+    ],
+)
 def test_variants_that_do_not_exist(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         cornet_s(**wrong)
@@ -295,7 +394,10 @@ def test_recipes():
     np.testing.assert_allclose(rates, [0.1 * 0.1 ** (e // 20) for e in range(43)])
     for name, lr in (("z", 0.01), ("r", 0.1), ("rt", 0.1)):
         t = RECIPES[f"imagenet-{name}"].training
-        np.testing.assert_allclose([t["lr"] * t["schedule"](e / 25) for e in range(25)], [lr * 0.1 ** (e // 10) for e in range(25)])
+        np.testing.assert_allclose(
+            [t["lr"] * t["schedule"](e / 25) for e in range(25)],
+            [lr * 0.1 ** (e // 10) for e in range(25)],
+        )
 
 
 # The fast forms
@@ -305,30 +407,50 @@ def test_recipes():
 @given(st.integers(1, 4), st.integers(1, 11), st.integers(1, 11), st.integers(1, 3))
 def test_winograd_is_the_convolution(m, height, width, images):
     "Values and gradients in double precision, for any size and tile."
-    x, weight = torch.randn(images, 3, height, width, dtype=torch.float64, requires_grad=True), torch.randn(2, 3, 3, 3, dtype=torch.float64, requires_grad=True)
+    x, weight = (
+        torch.randn(images, 3, height, width, dtype=torch.float64, requires_grad=True),
+        torch.randn(2, 3, 3, 3, dtype=torch.float64, requires_grad=True),
+    )
     plain = F.conv2d(x, weight, padding=1)
     ours = winograd(x.permute(0, 2, 3, 1), winograd_weights(weight, m), m).permute(0, 3, 1, 2)
     g = torch.randn_like(plain)
-    for a, b in zip((ours, *torch.autograd.grad(ours, (x, weight), g)), (plain, *torch.autograd.grad(plain, (x, weight), g)), strict=True):
+    for a, b in zip(
+        (ours, *torch.autograd.grad(ours, (x, weight), g)),
+        (plain, *torch.autograd.grad(plain, (x, weight), g)),
+        strict=True,
+    ):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(1, 3), st.integers(1, 11), st.integers(1, 11), st.integers(1, 3), st.integers(1, 40))
+@given(
+    st.integers(1, 3), st.integers(1, 11), st.integers(1, 11), st.integers(1, 3), st.integers(1, 40)
+)
 def test_one_product_is_the_convolution(stride, height, width, images, rows):
     "Values and gradients in double precision, for any size, in any number of parts."
-    x, weight = torch.randn(images, height, width, 3, dtype=torch.float64, requires_grad=True), torch.randn(2, 3, 3, 3, dtype=torch.float64, requires_grad=True)
+    x, weight = (
+        torch.randn(images, height, width, 3, dtype=torch.float64, requires_grad=True),
+        torch.randn(2, 3, 3, 3, dtype=torch.float64, requires_grad=True),
+    )
     plain = F.conv2d(x.permute(0, 3, 1, 2), weight, stride=stride, padding=1).permute(0, 2, 3, 1)
     with mock.patch("neurobridge.cornet.fast._ROWS", rows):
         ours = one_product(x, flat_weights(weight), stride)
         g = torch.randn_like(plain)
-        for a, b in zip((ours, *torch.autograd.grad(ours, (x, weight), g)), (plain, *torch.autograd.grad(plain, (x, weight), g)), strict=True):
+        for a, b in zip(
+            (ours, *torch.autograd.grad(ours, (x, weight), g)),
+            (plain, *torch.autograd.grad(plain, (x, weight), g)),
+            strict=True,
+        ):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
 def test_weights_of_another_layer_are_refused():
     x = torch.randn(1, 4, 4, 3)
-    for act in (lambda: one_product(x, torch.ones(2, 18)), lambda: one_product(x, torch.ones(2, 27), 0), lambda: winograd(x, torch.ones(36, 2, 5))):
+    for act in (
+        lambda: one_product(x, torch.ones(2, 18)),
+        lambda: one_product(x, torch.ones(2, 27), 0),
+        lambda: winograd(x, torch.ones(36, 2, 5)),
+    ):
         with pytest.raises(ValueError, match=r"expected x \[N, H, W, C\]"):
             act()
 
@@ -359,20 +481,27 @@ def test_folded_is_the_model(size, settings):
     found = fast.states(x)
     assert list(found) == list(expected)
     for key, state in expected.items():
-        torch.testing.assert_close(found[key], state, rtol=1e-4, atol=1e-4 * state.abs().max().item())
+        torch.testing.assert_close(
+            found[key], state, rtol=1e-4, atol=1e-4 * state.abs().max().item()
+        )
     torch.testing.assert_close(fast(x), logits, rtol=1e-4, atol=1e-4 * logits.abs().max().item())
 
 
 def test_fast_training_is_training():
     "Three steps of SGD: the same losses; and the parameters are the original's own."
     losses = []
-    x, y = torch.randn(6, 3, 40, 40, dtype=torch.float64), torch.arange(6) % 3  # in float32 roundings grow over the steps
+    x, y = (
+        torch.randn(6, 3, 40, 40, dtype=torch.float64),
+        torch.arange(6) % 3,
+    )  # in float32 roundings grow over the steps
     for form in (lambda net: net, for_training):
         with torch.random.fork_rng():
             torch.manual_seed(1)
             net = cornet_variant(width=4, classes=3, small_images=True).double()
         model = form(net)
-        assert [a is b for a, b in zip(model.parameters(), net.parameters(), strict=True)] == [True] * len(list(net.parameters()))
+        assert [a is b for a, b in zip(model.parameters(), net.parameters(), strict=True)] == [
+            True
+        ] * len(list(net.parameters()))
         optimizer, seen = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9), []
         for _ in range(3):
             optimizer.zero_grad()

@@ -22,19 +22,47 @@ pair = st.tuples(st.integers(1, 3), st.integers(1, 3))
 @st.composite
 def convolutions(draw):
     groups = draw(st.integers(1, 3))
-    conv = nn.Conv2d(groups * draw(st.integers(1, 2)), groups * draw(st.integers(1, 2)), draw(pair), stride=draw(pair), dilation=draw(pair),
-                     padding=draw(st.sampled_from([0, (1, 0), (2, 3), "valid"])), groups=groups, bias=draw(st.booleans()))
+    conv = nn.Conv2d(
+        groups * draw(st.integers(1, 2)),
+        groups * draw(st.integers(1, 2)),
+        draw(pair),
+        stride=draw(pair),
+        dilation=draw(pair),
+        padding=draw(st.sampled_from([0, (1, 0), (2, 3), "valid"])),
+        groups=groups,
+        bias=draw(st.booleans()),
+    )
     height, width = draw(st.integers(3, 7)), draw(st.integers(3, 7))
     pad = (0, 0) if conv.padding == "valid" else conv.padding
-    assume(all(size + 2 * p >= d * (k - 1) + 1 for size, p, d, k in zip((height, width), pad, conv.dilation, conv.kernel_size, strict=True)))
+    assume(
+        all(
+            size + 2 * p >= d * (k - 1) + 1
+            for size, p, d, k in zip(
+                (height, width), pad, conv.dilation, conv.kernel_size, strict=True
+            )
+        )
+    )
     density, seed = draw(st.floats(0, 1)), draw(st.integers(0, 2**31))
-    x = (torch.rand(draw(st.integers(1, 3)), conv.in_channels, height, width, generator=torch.Generator().manual_seed(seed)) < density).float()
+    x = (
+        torch.rand(
+            draw(st.integers(1, 3)),
+            conv.in_channels,
+            height,
+            width,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        < density
+    ).float()
     return conv, x
 
 
 def synapses_by_loops(conv, x):
     "Every synapse of every output, one after the other; padding is no input."
-    (sy, sx), (dy, dx), (py, px) = conv.stride, conv.dilation, (0, 0) if conv.padding == "valid" else conv.padding
+    (sy, sx), (dy, dx), (py, px) = (
+        conv.stride,
+        conv.dilation,
+        (0, 0) if conv.padding == "valid" else conv.padding,
+    )
     shape, total, used = conv(x[:1]).shape[1:], 0, 0
     inputs, outputs = conv.in_channels // conv.groups, conv.out_channels // conv.groups
     image = x.sum(0).numpy()
@@ -76,15 +104,21 @@ def test_rows_of_one_convolution(case):
         conv(x)
     dense = counter.get_total_flops() / 2
     row = synops(nn.Sequential(conv), x, images=1).loc["0"]
-    assert (row.AC, row.MAC, row.spikes_in) == (used, 0, x.sum()) and row.average == pytest.approx(dense * x.mean().item(), rel=1e-5)
+    assert (row.AC, row.MAC, row.spikes_in) == (used, 0, x.sum()) and row.average == pytest.approx(
+        dense * x.mean().item(), rel=1e-5
+    )
     row = synops(nn.Sequential(conv), x + 2, images=1).loc["0"]
     assert (row.AC, row.MAC, row.average, row.spikes_in) == (0, total * len(x), dense, 0)
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 4), st.integers(1, 4), st.integers(0, 1000))
+@given(
+    st.integers(1, 5), st.integers(1, 5), st.integers(1, 4), st.integers(1, 4), st.integers(0, 1000)
+)
 def test_linear_layers(n_in, n_out, steps, images, seed):
-    x = (torch.rand(steps, images, n_in, generator=torch.Generator().manual_seed(seed)) < 0.5).float()
+    x = (
+        torch.rand(steps, images, n_in, generator=torch.Generator().manual_seed(seed)) < 0.5
+    ).float()
     layer = nn.Sequential(nn.Linear(n_in, n_out))
     assert synops(layer, x, images=images).AC["0"] * images == pytest.approx(x.sum().item() * n_out)
     assert synops(layer, x + 0.5, images=images).MAC["0"] == steps * n_in * n_out
@@ -102,16 +136,24 @@ def test_large_counts_are_exact():
     assert crossed(nn.Conv2d(65, 1, 1), x) == x.numel() > 2**24 and x.numel() % 2
 
 
-@pytest.mark.parametrize("build", [
-    lambda neuron: spiking_convnet(neuron, T=1, width=4), lambda neuron: spiking_resnet18(neuron, in_channels=1, classes=5, T=1, width=4, small_images=True),
-])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda neuron: spiking_convnet(neuron, T=1, width=4),
+        lambda neuron: spiking_resnet18(
+            neuron, in_channels=1, classes=5, T=1, width=4, small_images=True
+        ),
+    ],
+)
 def test_ann_against_torchs_counter(build):
     ann, x = build(nn.ReLU).eval(), torch.randn(3, 1, 16, 16)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         ann(x)
     table = synops(ann, x)
     assert table.average.sum() * 3 == counter.get_total_flops() / 2
-    assert (table.AC == 0).all() and (table.MAC <= table.average).all() and (table.updates == 0).all()
+    assert (
+        (table.AC == 0).all() and (table.MAC <= table.average).all() and (table.updates == 0).all()
+    )
 
 
 def test_energy_is_what_was_asked_for():
@@ -158,7 +200,11 @@ def test_membrane_readout_is_one_linear_layer_an_image():
             return self.readout(self.neuron(x))
 
     table = synops(Net(), torch.randn(5, 3, 6))
-    assert list(table.index) == ["neuron", "readout"] and table.AC["readout"] == 0 and table.MAC["readout"] == 24
+    assert (
+        list(table.index) == ["neuron", "readout"]
+        and table.AC["readout"] == 0
+        and table.MAC["readout"] == 24
+    )
 
 
 def test_recurrent_use_is_added_up():
@@ -184,7 +230,11 @@ def test_the_model_is_left_as_it_was():
     net.stem.eval()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     synops(net, torch.randn(2, 1, 8, 8))
-    assert net.training and not net.stem.training and not any(module._forward_hooks for module in net.modules())
+    assert (
+        net.training
+        and not net.stem.training
+        and not any(module._forward_hooks for module in net.modules())
+    )
     for name, value in net.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
     with pytest.raises(ValueError, match="TimeNet"):
@@ -201,13 +251,26 @@ class Hidden(nn.Module):
         return nn.functional.linear(x, self.linear.weight)
 
 
-@pytest.mark.parametrize("model, batch, kind, message", [
-    (nn.Sequential(nn.Conv3d(1, 1, 1)), torch.rand(1, 1, 2, 2, 2), TypeError, "'0', a Conv3d"),
-    (nn.Sequential(nn.LayerNorm(4)), torch.rand(1, 4), TypeError, "LayerNorm"),
-    (Hidden(), torch.rand(3, 4), ValueError, "'linear' was never called"),
-    (nn.Sequential(nn.Linear(4, 2), LIF()), torch.rand(5, 3, 4), ValueError, r"\(5, 3, 2\), not \[N, classes\]"),
-    (nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect")), torch.ones(1, 1, 5, 5), ValueError, "'reflect'"),
-])
+@pytest.mark.parametrize(
+    "model, batch, kind, message",
+    [
+        (nn.Sequential(nn.Conv3d(1, 1, 1)), torch.rand(1, 1, 2, 2, 2), TypeError, "'0', a Conv3d"),
+        (nn.Sequential(nn.LayerNorm(4)), torch.rand(1, 4), TypeError, "LayerNorm"),
+        (Hidden(), torch.rand(3, 4), ValueError, "'linear' was never called"),
+        (
+            nn.Sequential(nn.Linear(4, 2), LIF()),
+            torch.rand(5, 3, 4),
+            ValueError,
+            r"\(5, 3, 2\), not \[N, classes\]",
+        ),
+        (
+            nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect")),
+            torch.ones(1, 1, 5, 5),
+            ValueError,
+            "'reflect'",
+        ),
+    ],
+)
 def test_refusals(model, batch, kind, message):
     with pytest.raises(kind, match=message):
         synops(model, batch)
@@ -226,7 +289,11 @@ def test_sequences_need_the_number_of_images():
     assert table.MAC["conv"] == 4 * 2 * 9 * 9 and table.updates["neuron"] == 4 * 2 * 9
 
 
-SPARSE = [lambda law: MaskedLinear(ensemble_mask(12, 8, **law)), lambda law: EnsembleLinear(12, 8, **law), lambda law: EnsembleConv2d(12, 8, 2, stride=2, padding=1, **law)]
+SPARSE = [
+    lambda law: MaskedLinear(ensemble_mask(12, 8, **law)),
+    lambda law: EnsembleLinear(12, 8, **law),
+    lambda law: EnsembleConv2d(12, 8, 2, stride=2, padding=1, **law),
+]
 
 
 @pytest.mark.parametrize("make", SPARSE)
@@ -241,7 +308,9 @@ def test_sparse_layers_count_their_live_edges(make, law):
     x = (torch.rand(shape, generator=torch.Generator().manual_seed(law["seed"])) < 0.4).float()
     one = torch.zeros_like(x[:1], requires_grad=True)
     answers = layer(one).flatten()
-    reach = sum((torch.autograd.grad(answer, one, retain_graph=True)[0] != 0).double() for answer in answers)
+    reach = sum(
+        (torch.autograd.grad(answer, one, retain_graph=True)[0] != 0).double() for answer in answers
+    )
     row = synops(nn.Sequential(layer), x, images=1).loc["0"]
     assert (row.AC, row.MAC, row.spikes_in) == ((reach * x).sum(), 0, x.sum())
     assert synops(nn.Sequential(layer), x + 2, images=1).MAC["0"] == reach.sum() * len(x)

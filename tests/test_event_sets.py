@@ -67,27 +67,52 @@ def undisturbed(pictures, tmp_path_factory):
 
 def test_every_picture_becomes_odgs_events_or_a_note(pictures, undisturbed):
     table = [json.loads(line) for line in (undisturbed / "files.jsonl").read_text().splitlines()]
-    assert len(table) == 16 and [r["file"] for r in table[:2]] == ["train/class0/class0_0.npz", "train/class0/class0_1.npz"]
-    assert {r["source"]: r["status"] for r in table if r["status"] != "made"} == {"train/cat/train_00.png": "unreadable", "train/dog/train_01.png": "too few events"}
-    assert "cannot be read as an image" in table[0]["note"] and str(pictures) not in (undisturbed / "files.jsonl").read_text()
+    assert len(table) == 16 and [r["file"] for r in table[:2]] == [
+        "train/class0/class0_0.npz",
+        "train/class0/class0_1.npz",
+    ]
+    assert {r["source"]: r["status"] for r in table if r["status"] != "made"} == {
+        "train/cat/train_00.png": "unreadable",
+        "train/dog/train_01.png": "too few events",
+    }
+    assert (
+        "cannot be read as an image" in table[0]["note"]
+        and str(pictures) not in (undisturbed / "files.jsonl").read_text()
+    )
     for r in table:
         assert (undisturbed / r["file"]).exists() == (r["status"] == "made")
         if r["status"] == "made":
             events, scaled = odg(Image.open(pictures / r["source"]), side=60, margin=2)
             there = load_es(undisturbed / r["file"])
-            assert np.array_equal(there.x, events.x) and np.array_equal(there.t, events.t) and (r["rows"], r["columns"], r["events"]) == (*scaled, len(events))
+            assert (
+                np.array_equal(there.x, events.x)
+                and np.array_equal(there.t, events.t)
+                and (r["rows"], r["columns"], r["events"]) == (*scaled, len(events))
+            )
             assert r["source"].split("/")[1] == ("cat", "dog", "emu")[r["label"]]
 
 
 def test_the_lists_are_as_the_authors_loaders_read_them(undisturbed):
     for split, count in (("train", 10), ("val", 4)):
-        rows = [line.split(" ") for line in (undisturbed / f"{split}label.txt").read_text().splitlines()]
-        assert len(rows) == count and all(len(row) == 4 and (undisturbed / row[0]).exists() for row in rows)
+        rows = [
+            line.split(" ") for line in (undisturbed / f"{split}label.txt").read_text().splitlines()
+        ]
+        assert len(rows) == count and all(
+            len(row) == 4 and (undisturbed / row[0]).exists() for row in rows
+        )
         if split == "train":
             assert all(row[0].split("/")[1] == f"class{row[1]}" for row in rows)
         else:
-            assert [row[0] for row in rows] == ["val/val_00.npz", "val/val_03.npz", "val/val_01.npz", "val/val_02.npz"]
-    assert json.loads((undisturbed / "manifest.json").read_text())["parameters"] == {"threshold": 0.18, **SMALL}
+            assert [row[0] for row in rows] == [
+                "val/val_00.npz",
+                "val/val_03.npz",
+                "val/val_01.npz",
+                "val/val_02.npz",
+            ]
+    assert json.loads((undisturbed / "manifest.json").read_text())["parameters"] == {
+        "threshold": 0.18,
+        **SMALL,
+    }
 
 
 def test_names_that_two_classes_share(tmp_path):
@@ -96,7 +121,10 @@ def test_names_that_two_classes_share(tmp_path):
             (tmp_path / split / name).mkdir(parents=True)
             Image.fromarray(picture(1)).save(tmp_path / split / name / "0.png")
     table = convert_images(tmp_path, tmp_path / "out", workers=1, **SMALL)
-    assert table.file.tolist()[2:] == ["val/class0_0.npz", "val/class1_0.npz"] and (table.status == "made").all()
+    assert (
+        table.file.tolist()[2:] == ["val/class0_0.npz", "val/class1_0.npz"]
+        and (table.status == "made").all()
+    )
 
 
 def test_the_number_of_processes_changes_nothing(pictures, undisturbed, tmp_path):
@@ -112,37 +140,65 @@ def wait_for(condition, seconds=60):
 
 
 @pytest.mark.parametrize("lines, workers", [(1, 1), (5, 2), (9, 2)])
-def test_a_killed_conversion_continues_to_the_same_folder(pictures, undisturbed, tmp_path, monkeypatch, lines, workers):
-    monkeypatch.setattr(event_sets, "odg", lambda *a: (time.sleep(0.05), odg(*a))[1])       # slow enough to be hit
+def test_a_killed_conversion_continues_to_the_same_folder(
+    pictures, undisturbed, tmp_path, monkeypatch, lines, workers
+):
+    monkeypatch.setattr(
+        event_sets, "odg", lambda *a: (time.sleep(0.05), odg(*a))[1]
+    )  # slow enough to be hit
     monkeypatch.setattr(event_sets, "_spread", functools.partial(event_sets._spread, portion=1))
     target, journal = tmp_path / "events", tmp_path / "events/files.jsonl"
-    child = FORK.Process(target=convert_images, args=(pictures, target), kwargs={"workers": workers, **SMALL})
+    child = FORK.Process(
+        target=convert_images, args=(pictures, target), kwargs={"workers": workers, **SMALL}
+    )
     child.start()
     wait_for(lambda: journal.exists() and journal.read_text().count("\n") >= lines)
     family = Path(f"/proc/{child.pid}/task/{child.pid}/children")
     grandchildren = family.read_text().split() if family.exists() else []
     child.kill()
     child.join()
-    assert child.exitcode == -signal.SIGKILL and len(grandchildren) == (workers if workers > 1 else 0)
+    assert child.exitcode == -signal.SIGKILL and len(grandchildren) == (
+        workers if workers > 1 else 0
+    )
     found = {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in target.rglob("*.npz")}
-    assert lines <= len(journal.read_text().splitlines()) < 16 and not (target / "trainlabel.txt").exists()
+    assert (
+        lines <= len(journal.read_text().splitlines()) < 16
+        and not (target / "trainlabel.txt").exists()
+    )
     with journal.open("a") as file:
-        file.write('{"file": "train/class0/class0_2.npz", "sour')                          # a line that was cut off
+        file.write('{"file": "train/class0/class0_2.npz", "sour')  # a line that was cut off
     (target / ".class0_1.npz.abc.part").write_bytes(b"half")
     done = {json.loads(line)["file"] for line in journal.read_text().splitlines()[:-1]}
     convert_images(pictures, target, workers=2, **SMALL)
     assert tree(target) == tree(undisturbed)
-    kept = [p for p, was in found.items() if p.exists() and (p.stat().st_ino, p.stat().st_mtime_ns) == was]
-    assert {p.relative_to(target).as_posix() for p in kept} >= {f for f in done if (target / f).exists()}   # what was on record was not made again
-    wait_for(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in grandchildren))
+    kept = [
+        p
+        for p, was in found.items()
+        if p.exists() and (p.stat().st_ino, p.stat().st_mtime_ns) == was
+    ]
+    assert {p.relative_to(target).as_posix() for p in kept} >= {
+        f for f in done if (target / f).exists()
+    }  # what was on record was not made again
+    wait_for(
+        lambda: (
+            not any(
+                Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes()
+                for pid in grandchildren
+            )
+        )
+    )
 
 
-def test_a_worker_that_is_killed_stops_the_whole_with_a_message(pictures, undisturbed, tmp_path, monkeypatch):
+def test_a_worker_that_is_killed_stops_the_whole_with_a_message(
+    pictures, undisturbed, tmp_path, monkeypatch
+):
     parent = os.getpid()
+
     def deadly(photo, *rest):
         if os.getpid() != parent and np.asarray(photo)[0, 0, 0] == picture(7)[0, 0, 0]:
             os.kill(os.getpid(), signal.SIGKILL)
         return odg(photo, *rest)
+
     with monkeypatch.context() as patch:
         patch.setattr(event_sets, "odg", deadly)
         with pytest.raises(RuntimeError, match="a worker process was killed"):
@@ -175,7 +231,10 @@ def test_a_picture_that_was_repaired_is_taken_and_one_that_changed(pictures, tmp
     Image.fromarray(picture(55)).save(source / "train/cat/train_00.png")
     Image.new("RGB", (40, 30)).save(source / "train/cat/train_03.png")
     table = convert_images(source, tmp_path / "events", workers=1, **SMALL).set_index("source")
-    assert table.status["train/cat/train_00.png"] == "made" and table.status["train/cat/train_03.png"] == "too few events"
+    assert (
+        table.status["train/cat/train_00.png"] == "made"
+        and table.status["train/cat/train_03.png"] == "too few events"
+    )
     assert not (tmp_path / "events" / table.file["train/cat/train_03.png"]).exists()
     convert_images(source, tmp_path / "anew", workers=1, **SMALL)
     assert tree(tmp_path / "anew") == tree(tmp_path / "events")
@@ -207,7 +266,11 @@ def test_what_is_refused(pictures, undisturbed, tmp_path):
 
 
 def test_one_at_a_time(undisturbed):
-    with event_sets._alone(undisturbed), pytest.raises(RuntimeError, match="another process is converting"), event_sets._alone(undisturbed, patience=0.2):
+    with (
+        event_sets._alone(undisturbed),
+        pytest.raises(RuntimeError, match="another process is converting"),
+        event_sets._alone(undisturbed, patience=0.2),
+    ):
         pass
     with event_sets._alone(undisturbed, patience=0):
         pass
@@ -216,6 +279,7 @@ def test_one_at_a_time(undisturbed):
 def test_a_full_disk_is_an_error_and_not_a_note(pictures, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
+
     monkeypatch.setattr(event_sets, "save_es", full)
     with pytest.raises(OSError, match="No space left"):
         convert_images(pictures, tmp_path / "events", workers=1, **SMALL)
@@ -242,15 +306,34 @@ def test_videos(tmp_path):
     source = _clips(tmp_path / "clips")
     (source / "left/three.mp4").write_bytes(b"no film")
     table = convert_videos(source, tmp_path / "one", mode="random", size=(20, 30), workers=1)
-    assert table.file.tolist() == ["left/one.npz", "left/three.npz", "left/two.npz", "right/one.npz", "right/two.npz"]
-    assert table.status.tolist() == ["made", "unreadable", "made", "made", "made"] and table.label.tolist() == [0, 0, 0, 1, 1]
+    assert table.file.tolist() == [
+        "left/one.npz",
+        "left/three.npz",
+        "left/two.npz",
+        "right/one.npz",
+        "right/two.npz",
+    ]
+    assert table.status.tolist() == [
+        "made",
+        "unreadable",
+        "made",
+        "made",
+        "made",
+    ] and table.label.tolist() == [0, 0, 0, 1, 1]
     convert_videos(source, tmp_path / "two", mode="random", size=(20, 30), workers=2)
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
     one, two = load_ucf(tmp_path / "one/left/one.npz"), load_ucf(tmp_path / "one/left/two.npz")
-    assert one != two and (one.height, one.width) == (20, 30)                               # the same film, thresholds of its own
+    assert one != two and (one.height, one.width) == (
+        20,
+        30,
+    )  # the same film, thresholds of its own
     (tmp_path / "one/left/three.npz").unlink(missing_ok=True)
     data = EventDataset(tmp_path / "one", load_ucf, steps=30, span=(0, 30))
-    assert len(data) == 4 and data.classes == ["left", "right"] and torch.equal(data[0][0], to_frames(one, steps=30, span=(0, 30)))
+    assert (
+        len(data) == 4
+        and data.classes == ["left", "right"]
+        and torch.equal(data[0][0], to_frames(one, steps=30, span=(0, 30)))
+    )
 
 
 # ---- data sets
@@ -270,13 +353,24 @@ def authors_loader(root, line):
 def test_frames_are_those_of_the_authors_loader(undisturbed):
     data = EventDataset(undisturbed / "trainlabel.txt", binary=True)
     lines = (undisturbed / "trainlabel.txt").read_text().splitlines()
-    assert len(data) == len(lines) == 10 and data.classes == ["cat", "dog", "emu"] and data.sensor == (224, 224)
+    assert (
+        len(data) == len(lines) == 10
+        and data.classes == ["cat", "dog", "emu"]
+        and data.sensor == (224, 224)
+    )
     for (frames, label), line in zip(data, lines, strict=False):
         theirs, their_label = authors_loader(undisturbed, line)
         assert np.array_equal(frames.transpose(0, 1), theirs) and label == their_label
     x, y = data.tensors()
-    assert x.shape == (10, 8, 2, 224, 224) and torch.equal(x[3], data[3][0]) and torch.equal(y, data.y)
-    assert not np.array_equal(EventDataset(undisturbed / "trainlabel.txt", lambda path, scaled: load_es(path))[0][0][..., :224, :224], x[0])
+    assert (
+        x.shape == (10, 8, 2, 224, 224) and torch.equal(x[3], data[3][0]) and torch.equal(y, data.y)
+    )
+    assert not np.array_equal(
+        EventDataset(undisturbed / "trainlabel.txt", lambda path, scaled: load_es(path))[0][0][
+            ..., :224, :224
+        ],
+        x[0],
+    )
 
 
 @pytest.fixture
@@ -287,7 +381,10 @@ def recordings(tmp_path):
         t = np.sort(rng.integers(0, 200, 60))
         path = tmp_path / "recordings" / ("a", "b")[i % 2] / f"{i}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_es(path, Events(t, rng.integers(0, 9, 60), rng.integers(0, 6, 60), rng.integers(0, 2, 60), 6, 9))
+        save_es(
+            path,
+            Events(t, rng.integers(0, 9, 60), rng.integers(0, 6, 60), rng.integers(0, 2, 60), 6, 9),
+        )
     (tmp_path / "recordings/a/.hidden").write_text("")
     return tmp_path / "recordings"
 
@@ -299,22 +396,35 @@ def small(path):
 
 def test_three_arrangements(recordings):
     folder = EventDataset(recordings, small, steps=5)
-    assert len(folder) == 8 and folder.classes == ["a", "b"] and folder.y.tolist() == [0] * 4 + [1] * 4
+    assert (
+        len(folder) == 8 and folder.classes == ["a", "b"] and folder.y.tolist() == [0] * 4 + [1] * 4
+    )
     pairs = EventDataset([(args[0], label) for args, label in folder.items], small, steps=5)
     assert all(torch.equal(a, b) and i == j for (a, i), (b, j) in zip(folder, pairs, strict=False))
     for (path,), _ in folder.items:
         e = small(path)
-        assert torch.equal(folder[folder.items.index(((path,), int(path.parent.name == "b")))][0], to_frames(e, steps=5)) and folder[0][0].sum() == 60
+        assert (
+            torch.equal(
+                folder[folder.items.index(((path,), int(path.parent.name == "b")))][0],
+                to_frames(e, steps=5),
+            )
+            and folder[0][0].sum() == 60
+        )
     with pytest.raises(IndexError):
         folder[8]
 
 
 def test_the_cache_gives_what_the_files_give(recordings, tmp_path):
-    plain, cached = EventDataset(recordings, small), EventDataset(recordings, small, cache=tmp_path / "cache")
+    plain, cached = (
+        EventDataset(recordings, small),
+        EventDataset(recordings, small, cache=tmp_path / "cache"),
+    )
     for data in (cached, EventDataset(recordings, small, cache=tmp_path / "cache", workers=2)):
         assert torch.equal(data.tensors()[0], plain.tensors()[0])
     assert len(list((tmp_path / "cache").iterdir())) == 1
-    batches = [torch.cat([x for x, _ in DataLoader(data, 3, num_workers=2)]) for data in (plain, cached)]
+    batches = [
+        torch.cat([x for x, _ in DataLoader(data, 3, num_workers=2)]) for data in (plain, cached)
+    ]
     assert torch.equal(batches[0], batches[1]) and torch.equal(batches[0], plain.tensors()[0])
     assert torch.equal(cached[-1][0], plain[-1][0])
 
@@ -325,7 +435,10 @@ def _open_cache(recordings, cache, answer):
 
 def test_many_processes_build_one_cache_at_once(recordings, tmp_path):
     answers = FORK.Queue()
-    children = [FORK.Process(target=_open_cache, args=(recordings, tmp_path / "cache", answers)) for _ in range(4)]
+    children = [
+        FORK.Process(target=_open_cache, args=(recordings, tmp_path / "cache", answers))
+        for _ in range(4)
+    ]
     for child in children:
         child.start()
     assert [answers.get(timeout=60) for _ in children] == [480.0] * 4
@@ -345,7 +458,9 @@ def test_a_hurt_cache_is_noticed_anywhere(recordings, tmp_path):
         for _ in range(rng.integers(1, 4) if len(hurt) == len(whole) else 0):
             hurt[rng.integers(len(hurt))] ^= rng.integers(1, 256)
         file.write_bytes(hurt)
-        assert torch.equal(EventDataset(recordings, small, cache=tmp_path / "cache").tensors()[0], true)
+        assert torch.equal(
+            EventDataset(recordings, small, cache=tmp_path / "cache").tensors()[0], true
+        )
 
 
 def other(path):
@@ -354,9 +469,18 @@ def other(path):
 
 def test_another_cut_another_cache(recordings, tmp_path):
     cache = tmp_path / "cache"
-    made = [EventDataset(recordings, cache=cache, **options)._cache.path for options in (
-        {"read": small}, {"read": small, "steps": 9}, {"read": small, "span": (0, 200)}, {"read": small, "binary": True}, {"read": other},
-        {"read": functools.partial(cut_to, 40)}, {"read": functools.partial(cut_to, 41)})]
+    made = [
+        EventDataset(recordings, cache=cache, **options)._cache.path
+        for options in (
+            {"read": small},
+            {"read": small, "steps": 9},
+            {"read": small, "span": (0, 200)},
+            {"read": small, "binary": True},
+            {"read": other},
+            {"read": functools.partial(cut_to, 40)},
+            {"read": functools.partial(cut_to, 41)},
+        )
+    ]
     assert len(set(made)) == len(made) == 7
     path = recordings / "a/0.npz"
     before = EventDataset(recordings, small, cache=cache)
@@ -364,7 +488,10 @@ def test_another_cut_another_cache(recordings, tmp_path):
     after = EventDataset(recordings, small, cache=cache)
     assert after._cache.path != before._cache.path and after[0][0].sum() == 1
     (recordings / "b/9.npz").write_bytes(path.read_bytes())
-    assert EventDataset(recordings, small, cache=cache)._cache.path not in (before._cache.path, after._cache.path)
+    assert EventDataset(recordings, small, cache=cache)._cache.path not in (
+        before._cache.path,
+        after._cache.path,
+    )
 
 
 def cut_to(count, path):
@@ -374,13 +501,23 @@ def cut_to(count, path):
 def test_augmentation_differs_each_time_and_repeats_with_torchs_seed(recordings):
     def thin(events, rng):
         return events[rng.random(len(events)) < 0.5]
+
     data = EventDataset(recordings, small, steps=3, augment=thin)
+
     def drawn(workers):
         torch.manual_seed(0)
-        return torch.cat([x for x, _ in DataLoader(data, 2, num_workers=workers)] + [x for x, _ in DataLoader(data, 2, num_workers=workers)])
+        return torch.cat(
+            [x for x, _ in DataLoader(data, 2, num_workers=workers)]
+            + [x for x, _ in DataLoader(data, 2, num_workers=workers)]
+        )
+
     for workers in (0, 2):
         first = drawn(workers)
-        assert torch.equal(drawn(workers), first) and not torch.equal(first[:8], first[8:]) and len({x.sum().item() for x in first}) > 3
+        assert (
+            torch.equal(drawn(workers), first)
+            and not torch.equal(first[:8], first[8:])
+            and len({x.sum().item() for x in first}) > 3
+        )
     assert (EventDataset(recordings, small, steps=3).tensors()[0].sum((1, 2, 3, 4)) == 60).all()
 
 
@@ -397,12 +534,19 @@ def test_what_data_sets_refuse(recordings, tmp_path):
         EventDataset(tmp_path / "none")
     with pytest.raises(DataError, match="labels from 0"):
         EventDataset([(recordings / "a/0.npz", -1)], small)
+
     def sized(path):
         e = load_es(path)
         return Events(e.t, e.x, e.y, e.p, 6, 9 + (path.name == "4.npz"))
-    with pytest.raises(DataError, match=r"4\.npz is a recording of 6×10 pixels, the first one of 6×9"):
+
+    with pytest.raises(
+        DataError, match=r"4\.npz is a recording of 6×10 pixels, the first one of 6×9"
+    ):
         EventDataset(recordings, sized).tensors()
-    save_es(tmp_path / "many.npz", Events(np.zeros(300, int), np.zeros(300, int), np.zeros(300, int), np.ones(300, int), 6, 9))
+    save_es(
+        tmp_path / "many.npz",
+        Events(np.zeros(300, int), np.zeros(300, int), np.zeros(300, int), np.ones(300, int), 6, 9),
+    )
     with pytest.raises(DataError, match="300 events in one frame"):
         EventDataset([(tmp_path / "many.npz", 0)], small, steps=2)[0]
     assert EventDataset([(tmp_path / "many.npz", 0)], small, steps=2, binary=True)[0][0].sum() == 1
@@ -412,7 +556,9 @@ def test_what_data_sets_refuse(recordings, tmp_path):
     assert not list((tmp_path / "cache").glob("*.bin"))
     size = (6, 9)
     with pytest.raises(ValueError, match="whose source can be told"):
-        EventDataset(recordings, lambda path: Events([0], [0], [0], [0], *size), cache=tmp_path / "cache")
+        EventDataset(
+            recordings, lambda path: Events([0], [0], [0], [0], *size), cache=tmp_path / "cache"
+        )
     with pytest.raises(ValueError, match="one of the two"):
         EventDataset(recordings, small, augment=lambda e, rng: e, cache=tmp_path / "cache")
 
@@ -422,11 +568,24 @@ def test_nmnist_as_it_lies_on_disk():
     folder = data_root() / "NMNIST" / "Train"
     if not folder.is_dir():
         pytest.skip(f"no {folder}: set NEUROBRIDGE_DATA")
+
     def read(path):
         b = np.frombuffer(path.read_bytes(), np.uint8).reshape(-1, 5).astype(np.int64)
-        return Events(np.maximum.accumulate((b[:, 2] & 127) << 16 | b[:, 3] << 8 | b[:, 4]), b[:, 0], b[:, 1], b[:, 2] >> 7, 34, 34)
+        return Events(
+            np.maximum.accumulate((b[:, 2] & 127) << 16 | b[:, 3] << 8 | b[:, 4]),
+            b[:, 0],
+            b[:, 1],
+            b[:, 2] >> 7,
+            34,
+            34,
+        )
+
     data = EventDataset(folder, read, steps=8)
-    assert data.classes == [str(digit) for digit in range(10)] and len(data) == 200 and data[0][0].shape == (8, 2, 34, 34)
+    assert (
+        data.classes == [str(digit) for digit in range(10)]
+        and len(data) == 200
+        and data[0][0].shape == (8, 2, 34, 34)
+    )
     with contextlib.suppress(ModuleNotFoundError):  # the package's own reader, the default
         assert torch.equal(EventDataset(folder, steps=8)[5][0], data[5][0])
 
@@ -439,7 +598,9 @@ def test_the_view_of_the_authors_is_exported(undisturbed):
 
 def test_ucf_files_of_many_steps(tmp_path):
     save_ucf(tmp_path / "e.npz", Events([0, 5], [0, 1], [0, 1], [1, 0], 2, 2), steps=6)
-    assert EventDataset([(tmp_path / "e.npz", 0)], load_ucf, steps=6, span=(0, 6))[0][0].sum((1, 2, 3)).tolist() == [1, 0, 0, 0, 0, 1]
+    assert EventDataset([(tmp_path / "e.npz", 0)], load_ucf, steps=6, span=(0, 6))[0][0].sum(
+        (1, 2, 3)
+    ).tolist() == [1, 0, 0, 0, 0, 1]
 
 
 def test_training_on_a_set_is_training_on_its_tensors(recordings):
@@ -455,5 +616,8 @@ def test_training_on_a_set_is_training_on_its_tensors(recordings):
         seed_everything(0)
         nets.append(spiking_convnet(LIF, in_channels=2, classes=2, width=4))
         fit(nets[-1], train, train, epochs=2, lr=0.01, batch_size=4)
-    assert all(torch.equal(a, b) for a, b in zip(nets[0].state_dict().values(), nets[1].state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(nets[0].state_dict().values(), nets[1].state_dict().values(), strict=True)
+    )
     assert evaluate(nets[0], data) == evaluate(nets[1], Sequences(*data.tensors()))

@@ -51,7 +51,11 @@ def lived_in(net):
 def fused(net):
     net = copy.deepcopy(net)
     for module in list(net.modules()):
-        if isinstance(module, nn.Sequential) and len(module) == 2 and isinstance(module[1], nn.BatchNorm2d):
+        if (
+            isinstance(module, nn.Sequential)
+            and len(module) == 2
+            and isinstance(module[1], nn.BatchNorm2d)
+        ):
             module[0], module[1] = fuse_conv_bn_eval(*module), nn.Identity()
     return net
 
@@ -73,7 +77,11 @@ def euler(node, current, dt):
     "NIR's equations, Euler's rule, double precision, one neuron."
     v, out = 0.0, []
     for i in current:
-        v = v + dt / node.tau[0] * (node.v_leak[0] - v + node.r[0] * i) if isinstance(node, nir.LIF) else v + dt * node.r[0] * i
+        v = (
+            v + dt / node.tau[0] * (node.v_leak[0] - v + node.r[0] * i)
+            if isinstance(node, nir.LIF)
+            else v + dt * node.r[0] * i
+        )
         out.append(v > node.v_threshold[0])
         v = node.v_reset[0] if out[-1] else v
     return np.array(out)
@@ -81,16 +89,25 @@ def euler(node, current, dt):
 
 def lone(node):
     shape = np.array(node.v_threshold.shape)
-    return nir.NIRGraph({"input": nir.Input(shape), "n": node, "output": nir.Output(shape)}, [("input", "n"), ("n", "output")])
+    return nir.NIRGraph(
+        {"input": nir.Input(shape), "n": node, "output": nir.Output(shape)},
+        [("input", "n"), ("n", "output")],
+    )
 
 
 # Neurons
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.one_of(st.integers(1, 10**6).map(lambda k: k / 10**6), st.floats(2**-13, 1, width=32)), st.floats(0.01, 10), st.sampled_from([1e-4, 1e-3, 1.0]))
+@given(
+    st.one_of(st.integers(1, 10**6).map(lambda k: k / 10**6), st.floats(2**-13, 1, width=32)),
+    st.floats(0.01, 10),
+    st.sampled_from([1e-4, 1e-3, 1.0]),
+)
 def test_settings_survive(decay, v_th, dt):
-    layer = from_nir(to_nir(nn.Sequential(LIF(decay, v_th)), torch.rand(2, 1, 3), dt)).get_submodule("0")
+    layer = from_nir(
+        to_nir(nn.Sequential(LIF(decay, v_th)), torch.rand(2, 1, 3), dt)
+    ).get_submodule("0")
     assert np.float32(layer.decay) == np.float32(decay) and layer.settings["v_th"] == v_th
     assert layer.decay == decay or decay != round(decay, 15)
     assert (layer.settings["reset"], layer.output) == ("hard", "spike")
@@ -113,12 +130,18 @@ def monitored_membranes(layer, x):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.floats(0.1, 5), st.floats(1e-4, 1e-2, exclude_min=True), st.booleans(), st.integers(0, 1000))
+@given(
+    st.floats(0.1, 5), st.floats(1e-4, 1e-2, exclude_min=True), st.booleans(), st.integers(0, 1000)
+)
 def test_input_gain_of_other_writers(r, tau, leaky, seed):
     "R = 1, say: the threshold takes it up."
     assume(tau > 1.01e-4)
     one = np.ones(1)
-    node = nir.LIF(tau=tau * one, r=r * one, v_leak=0 * one, v_threshold=0.7 * one) if leaky else nir.IF(r=r / tau * one, v_threshold=0.7 * one)
+    node = (
+        nir.LIF(tau=tau * one, r=r * one, v_leak=0 * one, v_threshold=0.7 * one)
+        if leaky
+        else nir.IF(r=r / tau * one, v_threshold=0.7 * one)
+    )
     net, x = from_nir(lone(node)), normal(60, 1, 1, seed=seed).double() * 5 * tau / 1e-4
     h, out = monitored_membranes(net.get_submodule("n"), x)
     assume((h - net.get_submodule("n").settings["v_th"]).abs().min() > 1e-9)
@@ -131,19 +154,43 @@ def test_learned_decay_is_written_at_its_value():
     same(from_nir(to_nir(nn.Sequential(layer), x))(x), layer(x).detach())
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"v_leak": 0.1}, "v_leak = 0.1"), ({"v_reset": -0.2}, "v_reset = -0.2"), ({"tau": 9e-5}, "leaves a decay of -0.11"), ({"tau": np.inf}, "input gain"),
-    ({"r": -1.0}, "input gain"), ({"v_threshold": -1.0}, "v_th is -"), ({"tau": np.nan}, "decay of nan"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"v_leak": 0.1}, "v_leak = 0.1"),
+        ({"v_reset": -0.2}, "v_reset = -0.2"),
+        ({"tau": 9e-5}, "leaves a decay of -0.11"),
+        ({"tau": np.inf}, "input gain"),
+        ({"r": -1.0}, "input gain"),
+        ({"v_threshold": -1.0}, "v_th is -"),
+        ({"tau": np.nan}, "decay of nan"),
+    ],
+)
 def test_neurons_refused(change, message):
-    full = {key: np.full(2, value) for key, value in ({"tau": 2e-4, "r": 2.0, "v_leak": 0.0, "v_reset": 0.0, "v_threshold": 0.5} | change).items()}
-    with pytest.raises(ValueError, match=f"from_nir: node 'n' .*{message}" if "v_th is" not in message else message):
+    full = {
+        key: np.full(2, value)
+        for key, value in (
+            {"tau": 2e-4, "r": 2.0, "v_leak": 0.0, "v_reset": 0.0, "v_threshold": 0.5} | change
+        ).items()
+    }
+    with pytest.raises(
+        ValueError, match=f"from_nir: node 'n' .*{message}" if "v_th is" not in message else message
+    ):
         from_nir(lone(nir.LIF(**full)))
 
 
 @pytest.mark.parametrize("key", ["tau", "r", "v_leak", "v_reset", "v_threshold"])
 def test_uneven_layers_refused(key):
-    full = {name: np.full(2, value) for name, value in {"tau": 2e-4, "r": 2.0, "v_leak": 0.0, "v_reset": 0.0, "v_threshold": 0.5}.items()}
+    full = {
+        name: np.full(2, value)
+        for name, value in {
+            "tau": 2e-4,
+            "r": 2.0,
+            "v_leak": 0.0,
+            "v_reset": 0.0,
+            "v_threshold": 0.5,
+        }.items()
+    }
     full[key] = full[key] + np.array([0, 0.25])
     with pytest.raises(ValueError, match=f"2 values of {key}"):
         from_nir(lone(nir.LIF(**full)))
@@ -154,11 +201,21 @@ def test_uneven_layers_refused(key):
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 3), st.integers(1, 2), st.integers(1, 2), *[st.tuples(st.integers(1, 3), st.integers(1, 3))] * 3, st.sampled_from([0, 1, (2, 0), "valid", "same"]), st.booleans())
+@given(
+    st.integers(1, 3),
+    st.integers(1, 2),
+    st.integers(1, 2),
+    *[st.tuples(st.integers(1, 3), st.integers(1, 3))] * 3,
+    st.sampled_from([0, 1, (2, 0), "valid", "same"]),
+    st.booleans(),
+)
 def test_convolutions(groups, n_in, n_out, kernel, stride, dilation, padding, bias):
     stride = 1 if padding == "same" else stride
     conv = nn.Conv2d(groups * n_in, groups * n_out, kernel, stride, padding, dilation, groups, bias)
-    net, x = Wired(lambda self, x: over_time(self.conv, x), conv=conv), normal(2, 2, groups * n_in, 7, 8)
+    net, x = (
+        Wired(lambda self, x: over_time(self.conv, x), conv=conv),
+        normal(2, 2, groups * n_in, 7, 8),
+    )
     graph = to_nir(net, x)
     same(from_nir(graph)(x), net(x))
     assert tuple(graph.nodes["conv"].output_type["output"]) == tuple(net(x).shape[2:])
@@ -167,7 +224,10 @@ def test_convolutions(groups, n_in, n_out, kernel, stride, dilation, padding, bi
 @pytest.mark.parametrize("groups, kernel", [(2, 3), (1, (3, 2))])
 def test_convolutions_that_nir_reads_only_unchecked(groups, kernel, tmp_path):
     "The package nir infers wrong types for groups and oblong kernels; its reader has to be told not to check."
-    net, x = Wired(lambda self, x: over_time(self.conv, x), conv=nn.Conv2d(2, 4, kernel, groups=groups)), normal(2, 2, 2, 7, 7)
+    net, x = (
+        Wired(lambda self, x: over_time(self.conv, x), conv=nn.Conv2d(2, 4, kernel, groups=groups)),
+        normal(2, 2, 2, 7, 7),
+    )
     same(from_nir(through_a_file(to_nir(net, x), tmp_path, type_check=False))(x), net(x))
 
 
@@ -178,7 +238,10 @@ def test_adaptive_pooling_at_every_size():
             layer, x = nn.AdaptiveAvgPool2d(out), (normal(2, 3, 1, size, size) > 0).float()
             net = Wired(lambda self, x: over_time(self.layer, x), layer=layer)
             windows = [((i * size) // out, -(-(i + 1) * size // out)) for i in range(out)]
-            equal = len({b - a for a, b in windows}) == 1 and len({b[0] - a[0] for a, b in zip(windows, windows[1:], strict=False)}) <= 1
+            equal = (
+                len({b - a for a, b in windows}) == 1
+                and len({b[0] - a[0] for a, b in zip(windows, windows[1:], strict=False)}) <= 1
+            )
             if equal:
                 torch.testing.assert_close(from_nir(to_nir(net, x))(x), net(x), rtol=1e-6, atol=0)
             else:
@@ -186,12 +249,24 @@ def test_adaptive_pooling_at_every_size():
                     to_nir(net, x)
 
 
-@pytest.mark.parametrize("layer, shape", [
-    (nn.Linear(6, 4), (6,)), (nn.Linear(6, 4, bias=False), (6,)), (nn.AvgPool2d(2), (3, 6, 6)), (nn.AvgPool2d((3, 2), (1, 2), (1, 0)), (2, 6, 7)),
-    (nn.AdaptiveAvgPool2d(1), (3, 5, 7)), (nn.AdaptiveAvgPool2d((None, 2)), (3, 5, 6)), (nn.AdaptiveAvgPool2d(4), (3, 4, 4)), (nn.Flatten(), (2, 3, 4)),
-])
+@pytest.mark.parametrize(
+    "layer, shape",
+    [
+        (nn.Linear(6, 4), (6,)),
+        (nn.Linear(6, 4, bias=False), (6,)),
+        (nn.AvgPool2d(2), (3, 6, 6)),
+        (nn.AvgPool2d((3, 2), (1, 2), (1, 0)), (2, 6, 7)),
+        (nn.AdaptiveAvgPool2d(1), (3, 5, 7)),
+        (nn.AdaptiveAvgPool2d((None, 2)), (3, 5, 6)),
+        (nn.AdaptiveAvgPool2d(4), (3, 4, 4)),
+        (nn.Flatten(), (2, 3, 4)),
+    ],
+)
 def test_other_layers(layer, shape, tmp_path):
-    net, x = Wired(lambda self, x: over_time(self.layer, x), layer=layer, neuron=LIF()), (normal(3, 2, *shape) > 0).float()
+    net, x = (
+        Wired(lambda self, x: over_time(self.layer, x), layer=layer, neuron=LIF()),
+        (normal(3, 2, *shape) > 0).float(),
+    )
     with torch.no_grad():
         graph = to_nir(nn.Sequential(LIF(0.5), net), x)
         same(from_nir(through_a_file(graph, tmp_path))(x), net(LIF(0.5)(x)))
@@ -200,7 +275,13 @@ def test_other_layers(layer, shape, tmp_path):
 @pytest.mark.parametrize("affine, bias", [(True, True), (False, False), (True, False)])
 def test_norms_behind_linear_layers(affine, bias):
     linear, norm = nn.Linear(5, 4, bias=bias), nn.BatchNorm1d(4, affine=affine)
-    net = lived_in(Wired(lambda self, x: over_time(nn.Sequential(self.linear, self.norm), x), linear=linear, norm=norm))
+    net = lived_in(
+        Wired(
+            lambda self, x: over_time(nn.Sequential(self.linear, self.norm), x),
+            linear=linear,
+            norm=norm,
+        )
+    )
     node = to_nir(net, normal(2, 2, 5)).nodes["linear"]
     if affine:
         expected = fuse_linear_bn_eval(linear, norm)
@@ -215,14 +296,26 @@ def test_norms_behind_linear_layers(affine, bias):
 
 
 def mlp():
-    return nn.Sequential(nn.Linear(6, 12), LIF(), nn.Linear(12, 8, bias=False), LIF(decay=0.9, v_th=1.0), RateReadout(8, 3))
+    return nn.Sequential(
+        nn.Linear(6, 12),
+        LIF(),
+        nn.Linear(12, 8, bias=False),
+        LIF(decay=0.9, v_th=1.0),
+        RateReadout(8, 3),
+    )
 
 
 def networks():
     convnet = partial(spiking_convnet, T=4, width=4, classes=3)
     return {
-        "convnet": (convnet(), (1, 12, 12)), "integrators": (convnet(partial(LIF, decay=1.0)), (1, 8, 8)), "pooled to one": (convnet(pool=1), (1, 8, 8)),
-        "resnet": (spiking_resnet18(width=4, in_channels=2, classes=3, T=4, small_images=True), (2, 8, 8)), "mlp": (mlp(), (6,)),
+        "convnet": (convnet(), (1, 12, 12)),
+        "integrators": (convnet(partial(LIF, decay=1.0)), (1, 8, 8)),
+        "pooled to one": (convnet(pool=1), (1, 8, 8)),
+        "resnet": (
+            spiking_resnet18(width=4, in_channels=2, classes=3, T=4, small_images=True),
+            (2, 8, 8),
+        ),
+        "mlp": (mlp(), (6,)),
     }
 
 
@@ -240,7 +333,12 @@ def test_a_folded_network_makes_the_journey_without_losing_a_bit(name, tmp_path)
             assert torch.equal(theirs[layer.replace(".", "_")].spikes, record.spikes)
         second = to_nir(again, x)
         same(from_nir(second)(x), net(x))
-    for node, value in [(n, v) for n in graph.nodes for v in vars(graph.nodes[n]).items() if isinstance(v[1], np.ndarray)]:
+    for node, value in [
+        (n, v)
+        for n in graph.nodes
+        for v in vars(graph.nodes[n]).items()
+        if isinstance(v[1], np.ndarray)
+    ]:
         np.testing.assert_array_equal(getattr(second.nodes[node], value[0]), value[1])
     assert set(second.edges) == set(graph.edges)
 
@@ -295,8 +393,15 @@ def test_a_graph_can_be_trained_further():
 
 def test_only_the_examples_shape_matters():
     net = spiking_convnet(width=4).eval()
-    a, b = to_nir(net, torch.full((1, 1, 1, 8, 8), torch.nan)), to_nir(net, direct(normal(2, 1, 8, 8), 9))
-    assert a.edges == b.edges and all(np.array_equal(a.nodes[n].weight, b.nodes[n].weight) for n in a.nodes if hasattr(a.nodes[n], "weight"))
+    a, b = (
+        to_nir(net, torch.full((1, 1, 1, 8, 8), torch.nan)),
+        to_nir(net, direct(normal(2, 1, 8, 8), 9)),
+    )
+    assert a.edges == b.edges and all(
+        np.array_equal(a.nodes[n].weight, b.nodes[n].weight)
+        for n in a.nodes
+        if hasattr(a.nodes[n], "weight")
+    )
 
 
 # Wiring
@@ -313,21 +418,35 @@ def test_sums_of_three_and_reshapings():
         total += x
         return self.neuron(total.reshape(-1, 4).view(*x.shape[:2], 4).contiguous().clone())
 
-    net, x = Wired(run, a=nn.Linear(4, 4), b=nn.Linear(4, 4), neuron=LIF(), drop=nn.Dropout()), normal(5, 2, 4)
+    net, x = (
+        Wired(run, a=nn.Linear(4, 4), b=nn.Linear(4, 4), neuron=LIF(), drop=nn.Dropout()),
+        normal(5, 2, 4),
+    )
     graph = to_nir(net, x)
     assert wiring(graph, "neuron") == ["a", "b", "input"]
     same(from_nir(graph)(x), net(x))
 
 
 def test_pythons_sum_and_a_sum_at_the_end():
-    net, x = Wired(lambda self, x: sum([self.a(x), self.b(x)]), a=nn.Linear(4, 4), b=LIF()), normal(5, 2, 4)
+    net, x = (
+        Wired(lambda self, x: sum([self.a(x), self.b(x)]), a=nn.Linear(4, 4), b=LIF()),
+        normal(5, 2, 4),
+    )
     graph = to_nir(net, x)
     assert wiring(graph, "output") == ["a", "b"]
     same(from_nir(graph)(x), net(x))
 
 
 def test_names_that_clash():
-    net = nn.ModuleDict({"input": nn.Linear(4, 4), "output": LIF(), "a_b": nn.Linear(4, 4), "a": nn.ModuleDict({"b": LIF()}), "sources": nn.Linear(4, 4)})
+    net = nn.ModuleDict(
+        {
+            "input": nn.Linear(4, 4),
+            "output": LIF(),
+            "a_b": nn.Linear(4, 4),
+            "a": nn.ModuleDict({"b": LIF()}),
+            "sources": nn.Linear(4, 4),
+        }
+    )
     layers = [net["input"], net["output"], net["a_b"], net["a"]["b"], net["sources"], net["output"]]
 
     def run(self, x):
@@ -341,8 +460,19 @@ def test_names_that_clash():
     same(from_nir(graph)(x), wired(x))
     renamed = to_nir(nn.Sequential(), x)
     assert renamed.edges == [("input", "output")]
-    names = ["in", *(f"{name}{end}" for end in ("", "_") for name in ("forward", "sources", "places", "type", "a.b", "a_b")), "out"]
-    nodes = {name: nir.Linear(2 * np.eye(4, dtype=np.float32)) for name in names[1:-1]} | {"in": nir.Input(np.array([4])), "out": nir.Output(np.array([4]))}
+    names = [
+        "in",
+        *(
+            f"{name}{end}"
+            for end in ("", "_")
+            for name in ("forward", "sources", "places", "type", "a.b", "a_b")
+        ),
+        "out",
+    ]
+    nodes = {name: nir.Linear(2 * np.eye(4, dtype=np.float32)) for name in names[1:-1]} | {
+        "in": nir.Input(np.array([4])),
+        "out": nir.Output(np.array([4])),
+    }
     same(from_nir(nir.NIRGraph(nodes, list(zip(names[:-1], names[1:], strict=True))))(x), 2**12 * x)
 
 
@@ -360,36 +490,116 @@ def folded_in_time(self, x):
     return over_time(self.layer, x)
 
 
-@pytest.mark.parametrize("net, shape, message", [
-    (nn.Sequential(LIF(reset="soft")), (4,), "'0', a LIF, resets by subtraction"),
-    (nn.Sequential(LIF(output="analogue")), (4,), "'0', a LIF, sends on its membrane"),
-    (nn.Sequential(nn.ReLU()), (4,), "'0', a ReLU, uses 'relu'"),
-    (nn.Sequential(nn.Conv2d(1, 1, 3)), (5, 5), "time folded into the batch.*direct"),
-    (Wired(folded_in_time, layer=LIF()), (4,), "time in front"),
-    (Wired(folded_in_time, layer=nn.MaxPool2d(2)), (1, 4, 4), "'layer', a MaxPool2d, uses '.*max_pool2d.*'"),
-    (Wired(folded_in_time, layer=nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular")), (1, 5, 5), "padding_mode 'circular'"),
-    (Wired(folded_in_time, layer=nn.AvgPool2d(2, ceil_mode=True)), (1, 5, 5), "ceil_mode"),
-    (Wired(folded_in_time, layer=nn.AdaptiveAvgPool2d(3)), (1, 6, 5), "5 pixels to 3 with unequal windows"),
-    (Wired(folded_in_time, layer=nn.BatchNorm2d(1)), (1, 5, 5), "'layer', a BatchNorm2d, can't be folded"),
-    (Wired(folded_in_time, layer=nn.Sequential(nn.Conv2d(1, 1, 3), nn.BatchNorm2d(1, track_running_stats=False))), (1, 5, 5), "no running statistics"),
-    (Wired(lambda self, x: self.layer(x), layer=nn.Linear(4, 4)), (3, 4), "flatten first"),
-    (Wired(lambda self, x: self.layer(x + 1), layer=LIF()), (4,), "adds a constant"),
-    (Wired(lambda self, x: self.layer(x + x[:1]), layer=LIF()), (4,), "'__getitem__'"),
-    (Wired(lambda self, x: self.layer(x + x), layer=LIF()), (4,), "adds a tensor to itself"),
-    (Wired(lambda self, x: self.layer(x * 2), layer=LIF()), (4,), "the Wired uses 'mul'"),
-    (Wired(lambda self, x: self.layer(x + torch.ones(2, 3, 4)), layer=LIF()), (4,), "doesn't come from the input"),
-    (Wired(lambda self, x: self.layer(torch.ones(2, 3, 4)), layer=LIF()), (4,), "doesn't come from the input"),
-    (Wired(lambda self, x: torch.stack([self.layer(x_t) for x_t in x.unbind(0)]), layer=nn.Linear(4, 4)), (4,), "doesn't come from the input"),
-    (Wired(lambda self, x: self.layer(x, v0=torch.zeros(3, 4)), layer=LIF()), (4,), "a state"),
-    (Wired(lambda self, x: self.layer(nn.functional.dropout(x, 0.5, training=True)), layer=LIF()), (4,), "'dropout'"),
-    (Wired(lambda self, x: self.layer(x).mean(0), layer=LIF()), (4,), "ends with a mean over time"),
-    (Wired(lambda self, x: self.layer(x).mean(1), layer=LIF()), (4,), "'mean'"),
-    (Wired(lambda self, x: self.layer(self.layer(x.mean(0))), layer=nn.Linear(4, 4)), (4,), "follows the mean over time"),
-    (Wired(lambda self, x: self.layer(x.mean(0)) + x.mean(0), layer=nn.Linear(4, 4)), (4,), "after the mean over time"),
-    (Wired(lambda self, x: over_time(self.norm, over_time(self.conv, x) + x), conv=nn.Conv2d(1, 1, 1), norm=nn.BatchNorm2d(1)), (1, 3, 3), "can't be folded"),
-    (Wired(lambda self, x: (lambda y: over_time(self.norm, y) + over_time(self.next, y))(over_time(self.conv, x)), conv=nn.Conv2d(1, 1, 1), norm=nn.BatchNorm2d(1), next=nn.Conv2d(1, 1, 1)),
-     (1, 3, 3), "'next', a Conv2d, uses a tensor that doesn't come"),
-])
+@pytest.mark.parametrize(
+    "net, shape, message",
+    [
+        (nn.Sequential(LIF(reset="soft")), (4,), "'0', a LIF, resets by subtraction"),
+        (nn.Sequential(LIF(output="analogue")), (4,), "'0', a LIF, sends on its membrane"),
+        (nn.Sequential(nn.ReLU()), (4,), "'0', a ReLU, uses 'relu'"),
+        (nn.Sequential(nn.Conv2d(1, 1, 3)), (5, 5), "time folded into the batch.*direct"),
+        (Wired(folded_in_time, layer=LIF()), (4,), "time in front"),
+        (
+            Wired(folded_in_time, layer=nn.MaxPool2d(2)),
+            (1, 4, 4),
+            "'layer', a MaxPool2d, uses '.*max_pool2d.*'",
+        ),
+        (
+            Wired(folded_in_time, layer=nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular")),
+            (1, 5, 5),
+            "padding_mode 'circular'",
+        ),
+        (Wired(folded_in_time, layer=nn.AvgPool2d(2, ceil_mode=True)), (1, 5, 5), "ceil_mode"),
+        (
+            Wired(folded_in_time, layer=nn.AdaptiveAvgPool2d(3)),
+            (1, 6, 5),
+            "5 pixels to 3 with unequal windows",
+        ),
+        (
+            Wired(folded_in_time, layer=nn.BatchNorm2d(1)),
+            (1, 5, 5),
+            "'layer', a BatchNorm2d, can't be folded",
+        ),
+        (
+            Wired(
+                folded_in_time,
+                layer=nn.Sequential(
+                    nn.Conv2d(1, 1, 3), nn.BatchNorm2d(1, track_running_stats=False)
+                ),
+            ),
+            (1, 5, 5),
+            "no running statistics",
+        ),
+        (Wired(lambda self, x: self.layer(x), layer=nn.Linear(4, 4)), (3, 4), "flatten first"),
+        (Wired(lambda self, x: self.layer(x + 1), layer=LIF()), (4,), "adds a constant"),
+        (Wired(lambda self, x: self.layer(x + x[:1]), layer=LIF()), (4,), "'__getitem__'"),
+        (Wired(lambda self, x: self.layer(x + x), layer=LIF()), (4,), "adds a tensor to itself"),
+        (Wired(lambda self, x: self.layer(x * 2), layer=LIF()), (4,), "the Wired uses 'mul'"),
+        (
+            Wired(lambda self, x: self.layer(x + torch.ones(2, 3, 4)), layer=LIF()),
+            (4,),
+            "doesn't come from the input",
+        ),
+        (
+            Wired(lambda self, x: self.layer(torch.ones(2, 3, 4)), layer=LIF()),
+            (4,),
+            "doesn't come from the input",
+        ),
+        (
+            Wired(
+                lambda self, x: torch.stack([self.layer(x_t) for x_t in x.unbind(0)]),
+                layer=nn.Linear(4, 4),
+            ),
+            (4,),
+            "doesn't come from the input",
+        ),
+        (Wired(lambda self, x: self.layer(x, v0=torch.zeros(3, 4)), layer=LIF()), (4,), "a state"),
+        (
+            Wired(
+                lambda self, x: self.layer(nn.functional.dropout(x, 0.5, training=True)),
+                layer=LIF(),
+            ),
+            (4,),
+            "'dropout'",
+        ),
+        (
+            Wired(lambda self, x: self.layer(x).mean(0), layer=LIF()),
+            (4,),
+            "ends with a mean over time",
+        ),
+        (Wired(lambda self, x: self.layer(x).mean(1), layer=LIF()), (4,), "'mean'"),
+        (
+            Wired(lambda self, x: self.layer(self.layer(x.mean(0))), layer=nn.Linear(4, 4)),
+            (4,),
+            "follows the mean over time",
+        ),
+        (
+            Wired(lambda self, x: self.layer(x.mean(0)) + x.mean(0), layer=nn.Linear(4, 4)),
+            (4,),
+            "after the mean over time",
+        ),
+        (
+            Wired(
+                lambda self, x: over_time(self.norm, over_time(self.conv, x) + x),
+                conv=nn.Conv2d(1, 1, 1),
+                norm=nn.BatchNorm2d(1),
+            ),
+            (1, 3, 3),
+            "can't be folded",
+        ),
+        (
+            Wired(
+                lambda self, x: (lambda y: over_time(self.norm, y) + over_time(self.next, y))(
+                    over_time(self.conv, x)
+                ),
+                conv=nn.Conv2d(1, 1, 1),
+                norm=nn.BatchNorm2d(1),
+                next=nn.Conv2d(1, 1, 1),
+            ),
+            (1, 3, 3),
+            "'next', a Conv2d, uses a tensor that doesn't come",
+        ),
+    ],
+)
 def test_refused(net, shape, message):
     with pytest.raises(ValueError, match=f"to_nir: .*{message}"):
         to_nir(net, torch.rand(4, 2, *shape))
@@ -409,13 +619,33 @@ def graph_of(nodes, edges):
 EYE = nir.Linear(np.eye(2, dtype=np.float32))
 
 
-@pytest.mark.parametrize("graph, message", [
-    (graph_of({"a": EYE, "b": EYE}, [("input", "a"), ("a", "b"), ("b", "a"), ("b", "output")]), "recurrent .*a -> b -> a|recurrent .*b -> a -> b"),
-    (graph_of({"a": EYE, "b": EYE}, [("input", "a"), ("b", "output")]), "'b' has no incoming edge"),
-    (graph_of({"a": nir.Input(np.array([2]))}, [("input", "output")]), "2 inputs and 1 outputs"),
-    (graph_of({"a": nir.Scale(np.ones(2))}, [("input", "a"), ("a", "output")]), "'a' is a Scale"),
-    (graph_of({"a": nir.Delay(np.ones(2))}, [("input", "a"), ("a", "output")]), "'a' is a Delay"),
-])
+@pytest.mark.parametrize(
+    "graph, message",
+    [
+        (
+            graph_of(
+                {"a": EYE, "b": EYE}, [("input", "a"), ("a", "b"), ("b", "a"), ("b", "output")]
+            ),
+            "recurrent .*a -> b -> a|recurrent .*b -> a -> b",
+        ),
+        (
+            graph_of({"a": EYE, "b": EYE}, [("input", "a"), ("b", "output")]),
+            "'b' has no incoming edge",
+        ),
+        (
+            graph_of({"a": nir.Input(np.array([2]))}, [("input", "output")]),
+            "2 inputs and 1 outputs",
+        ),
+        (
+            graph_of({"a": nir.Scale(np.ones(2))}, [("input", "a"), ("a", "output")]),
+            "'a' is a Scale",
+        ),
+        (
+            graph_of({"a": nir.Delay(np.ones(2))}, [("input", "a"), ("a", "output")]),
+            "'a' is a Delay",
+        ),
+    ],
+)
 def test_graphs_refused(graph, message):
     with pytest.raises(ValueError, match=f"from_nir: .*{message}"):
         from_nir(graph)
@@ -435,7 +665,10 @@ def test_without_the_package(monkeypatch):
     "The module is run anew where nir can't be imported: it loads, and both functions say what to install."
     monkeypatch.setitem(sys.modules, "nir", None)
     module = runpy.run_module("neurobridge.snn.exchange")
-    for call in (lambda: module["to_nir"](nn.Sequential(LIF()), torch.rand(2, 1, 3)), lambda: module["from_nir"](None)):
+    for call in (
+        lambda: module["to_nir"](nn.Sequential(LIF()), torch.rand(2, 1, 3)),
+        lambda: module["from_nir"](None),
+    ):
         with pytest.raises(ImportError, match=r"pip install 'neurobridge\[exchange\]'"):
             call()
 
@@ -449,10 +682,18 @@ def snntorch():
     return pytest.importorskip("snntorch", reason="needs pip install nirtorch snntorch")
 
 
-@pytest.mark.parametrize("build, shape", [
-    (lambda: spiking_convnet(T=4, width=4), (1, 8, 8)), (lambda: spiking_convnet(partial(LIF, decay=0.9, v_th=0.3), T=4, width=4), (1, 8, 8)),
-    (lambda: spiking_resnet18(width=4, in_channels=1, classes=10, T=4, small_images=True), (1, 8, 8)), (mlp, (6,)),
-])
+@pytest.mark.parametrize(
+    "build, shape",
+    [
+        (lambda: spiking_convnet(T=4, width=4), (1, 8, 8)),
+        (lambda: spiking_convnet(partial(LIF, decay=0.9, v_th=0.3), T=4, width=4), (1, 8, 8)),
+        (
+            lambda: spiking_resnet18(width=4, in_channels=1, classes=10, T=4, small_images=True),
+            (1, 8, 8),
+        ),
+        (mlp, (6,)),
+    ],
+)
 def test_snntorch_fires_the_same_spikes(snntorch, build, shape, tmp_path, capsys):
     "One item at a time, since snnTorch's flattening takes the batch axis along."
     from snntorch.import_nir import import_from_nir
@@ -464,7 +705,11 @@ def test_snntorch_fires_the_same_spikes(snntorch, build, shape, tmp_path, capsys
         ours, theirs, state, answers = from_nir(graph).eval(), import_from_nir(graph), None, []
         for name, module in theirs.named_modules():
             if isinstance(module, snntorch.Leaky):
-                module.register_forward_hook(lambda m, a, out, name=name, found=spikes: found.setdefault(name, []).append(out))
+                module.register_forward_hook(
+                    lambda m, a, out, name=name, found=spikes: found.setdefault(name, []).append(
+                        out
+                    )
+                )
         with torch.no_grad(), monitor(ours) as seen:
             logits = ours(x)
             for x_t in x:
@@ -472,7 +717,9 @@ def test_snntorch_fires_the_same_spikes(snntorch, build, shape, tmp_path, capsys
                 answers.append(answer)
         assert len(seen) == len(spikes) and sum(record.counts.sum() for record in seen.values()) > 0
         for name, record in seen.items():
-            assert torch.equal(torch.stack(spikes[name if name in spikes else f"_{name}"]) > 0, record.spikes)
+            assert torch.equal(
+                torch.stack(spikes[name if name in spikes else f"_{name}"]) > 0, record.spikes
+            )
         torch.testing.assert_close(torch.stack(answers).mean(0).reshape(logits.shape), logits)
 
 
@@ -481,11 +728,20 @@ def test_snntorchs_graphs_are_read(snntorch):
     from snntorch.export_nir import export_to_nir
 
     def leaky(size):
-        return snntorch.Leaky(beta=torch.full((size,), 0.9), threshold=torch.ones(size), reset_mechanism="zero", reset_delay=False, init_hidden=True)
+        return snntorch.Leaky(
+            beta=torch.full((size,), 0.9),
+            threshold=torch.ones(size),
+            reset_mechanism="zero",
+            reset_delay=False,
+            init_hidden=True,
+        )
 
     torch.manual_seed(0)
     theirs = nn.Sequential(nn.Linear(6, 20), leaky(20), nn.Linear(20, 4), leaky(4))
-    ours, x = from_nir(export_to_nir(theirs, torch.randn(1, 6), ignore_dims=[0])), normal(40, 5, 6) * 2
+    ours, x = (
+        from_nir(export_to_nir(theirs, torch.randn(1, 6), ignore_dims=[0])),
+        normal(40, 5, 6) * 2,
+    )
     for module in (theirs[1], theirs[3]):
         module.reset_mem()
     with torch.no_grad():

@@ -52,7 +52,12 @@ def is_whole(content):
 def test_two_writers_killed_at_random_moments(tmp_path):
     path, rng, seen = tmp_path / "f", random.Random(0), set()
     for turn in range(15):
-        writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(1_000_000 * (2 * turn + i))]) for i in range(2)]
+        writers = [
+            subprocess.Popen(
+                [sys.executable, "-c", WRITER, str(path), str(1_000_000 * (2 * turn + i))]
+            )
+            for i in range(2)
+        ]
         try:
             until = time.monotonic() + 60
             while not path.exists() or int(path.read_bytes()[:10]) < 2_000_000 * turn:
@@ -91,7 +96,9 @@ def test_killed_before_any_system_call(tmp_path):
     found = []
     for n in range(1, 20):
         (tmp_path / "f").write_text("old")
-        ended = subprocess.run([sys.executable, "-c", FATAL, str(tmp_path / "f"), str(n)], timeout=60)
+        ended = subprocess.run(
+            [sys.executable, "-c", FATAL, str(tmp_path / "f"), str(n)], timeout=60
+        )
         found.append((tmp_path / "f").read_text())
         assert found[-1] in ("old", "new" * 9999)
         if ended.returncode == 0:
@@ -135,12 +142,17 @@ def test_a_folder_is_not_replaced(tmp_path):
     with pytest.raises(OSError) as error, atomic_write(tmp_path / "f") as file:
         file.write("x")
     assert (tmp_path / "f" / "inside").is_dir() and not parts(tmp_path)
-    assert str(error.value) == f"[Errno 21] Is a directory: '{tmp_path / 'f'}'"  # and not the hidden file beside it
+    assert (
+        str(error.value) == f"[Errno 21] Is a directory: '{tmp_path / 'f'}'"
+    )  # and not the hidden file beside it
 
 
 @pytest.mark.parametrize("mode", ["a", "ab", "x", "r", "r+", "w+", "wt", ""])
 def test_other_modes_are_refused_before_anything_is_made(tmp_path, mode):
-    with pytest.raises(ValueError, match=re.escape(f"mode is '{mode}'")), atomic_write(tmp_path / "deep" / "f", mode):
+    with (
+        pytest.raises(ValueError, match=re.escape(f"mode is '{mode}'")),
+        atomic_write(tmp_path / "deep" / "f", mode),
+    ):
         pass
     assert not list(tmp_path.iterdir())
 
@@ -163,7 +175,11 @@ def test_content_is_private_until_it_is_whole(tmp_path):
     with atomic_write(tmp_path / "f") as file:
         file.write("secret")
         (part,) = tmp_path.iterdir()
-        assert part.name.startswith(".f.") and part.suffix == ".part" and part.stat().st_mode & 0o077 == 0
+        assert (
+            part.name.startswith(".f.")
+            and part.suffix == ".part"
+            and part.stat().st_mode & 0o077 == 0
+        )
 
 
 def test_threads_that_write_the_same_file(tmp_path):
@@ -184,7 +200,11 @@ def test_threads_that_write_the_same_file(tmp_path):
 
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
     max_leaves=15,
 )
@@ -206,7 +226,9 @@ def test_json_refuses_what_is_no_number(tmp_path, value, inside):
     assert read_json(tmp_path / "f") == "old" and not parts(tmp_path)
 
 
-@pytest.mark.parametrize("value", [np.float32("nan"), np.float16("inf"), torch.tensor(float("nan"))], ids=repr)
+@pytest.mark.parametrize(
+    "value", [np.float32("nan"), np.float16("inf"), torch.tensor(float("nan"))], ids=repr
+)
 def test_json_refuses_nan_of_any_library(tmp_path, value):
     with pytest.raises((ValueError, TypeError)):
         write_json(tmp_path / "f", {"loss": value})
@@ -227,7 +249,9 @@ def test_paths_become_text(tmp_path):
 
 
 def test_every_truncation_is_named(tmp_path):
-    write_json(tmp_path / "whole", {"accuracy": 0.91, "arms": ["scratch", "µ"], "n": 3, "seed": None})
+    write_json(
+        tmp_path / "whole", {"accuracy": 0.91, "arms": ["scratch", "µ"], "n": 3, "seed": None}
+    )
     content = (tmp_path / "whole").read_bytes().rstrip()
     path = tmp_path / "damaged.json"
     for length in range(len(content)):
@@ -256,10 +280,16 @@ def test_an_absent_record_is_not_called_damaged(tmp_path):
 
 
 @any_folder
-@given(st.binary(max_size=1000), st.sampled_from(["sha256", "md5", "sha1", "sha512", "blake2b"]), st.integers(1, 3000))
+@given(
+    st.binary(max_size=1000),
+    st.sampled_from(["sha256", "md5", "sha1", "sha512", "blake2b"]),
+    st.integers(1, 3000),
+)
 def test_hash_equals_hashlib(tmp_path, content, algorithm, times):
     (tmp_path / "f").write_bytes(content * times)
-    assert file_hash(tmp_path / "f", algorithm) == hashlib.new(algorithm, content * times).hexdigest()
+    assert (
+        file_hash(tmp_path / "f", algorithm) == hashlib.new(algorithm, content * times).hexdigest()
+    )
     assert file_hash(tmp_path / "f") == hashlib.sha256(content * times).hexdigest()
 
 
@@ -290,15 +320,32 @@ def checkout(folder, text="[DEFAULT]\nlib_name = neurobridge\n"):
 def test_the_nearest_checkout_upwards_wins(outside, monkeypatch):
     upper, inner = checkout(outside / "a"), checkout(outside / "a" / "b" / "c")
     (inner / "nbs" / "deep").mkdir(parents=True)
-    assert project_root(upper / "b") == upper == project_root(upper / "not" / "there") == project_root(str(upper))
+    assert (
+        project_root(upper / "b")
+        == upper
+        == project_root(upper / "not" / "there")
+        == project_root(str(upper))
+    )
     assert project_root(inner / "nbs" / "deep") == inner
     monkeypatch.chdir(inner / "nbs")
-    assert project_root() == inner == project_root("deep") and data_root() == inner / "data" and runs_root() == inner / "runs"
+    assert (
+        project_root() == inner == project_root("deep")
+        and data_root() == inner / "data"
+        and runs_root() == inner / "runs"
+    )
     (outside / "link").symlink_to(inner / "nbs")
     assert project_root(outside / "link") == inner
 
 
-@pytest.mark.parametrize("text", ["[DEFAULT]\nlib_name = other\n", "", "lib_name = neurobridge_fork\n", "lib_name = my_neurobridge\n# neurobridge"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[DEFAULT]\nlib_name = other\n",
+        "",
+        "lib_name = neurobridge_fork\n",
+        "lib_name = my_neurobridge\n# neurobridge",
+    ],
+)
 def test_settings_of_another_project_are_passed_over(outside, text):
     other = checkout(outside / "a" / "other", text)
     assert project_root(other) == ROOT
@@ -314,34 +361,66 @@ def test_unreadable_settings_are_passed_over(outside):
 
 
 def test_outside_of_any_checkout_an_editable_installation_leads_home(outside):
-    assert project_root() == ROOT and data_root() == (ROOT / "data").resolve() and runs_root() == (ROOT / "runs").resolve()
+    assert (
+        project_root() == ROOT
+        and data_root() == (ROOT / "data").resolve()
+        and runs_root() == (ROOT / "runs").resolve()
+    )
 
 
-def test_outside_of_any_checkout_an_installed_package_writes_where_it_is_called(outside, monkeypatch):
+def test_outside_of_any_checkout_an_installed_package_writes_where_it_is_called(
+    outside, monkeypatch
+):
     (outside / "lib" / "neurobridge").mkdir(parents=True)
     shutil.copy(neurobridge.__file__, outside / "lib" / "neurobridge")
-    shutil.copytree(Path(neurobridge.__file__).parent / "core", outside / "lib" / "neurobridge" / "core", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        Path(neurobridge.__file__).parent / "core",
+        outside / "lib" / "neurobridge" / "core",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
     (outside / "work").mkdir()
     ask = "import neurobridge.core.paths as p; print(p.__file__, p.project_root(), p.data_root(), p.runs_root(), sep='\\n')"
     env = {**os.environ, "PYTHONPATH": str(outside / "lib")}
-    said = subprocess.run([sys.executable, "-c", ask], cwd=outside / "work", env=env, capture_output=True, text=True, check=True).stdout.split()
+    said = subprocess.run(
+        [sys.executable, "-c", ask],
+        cwd=outside / "work",
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
     work = (outside / "work").resolve()
-    assert said == [str(outside / "lib" / "neurobridge" / "core" / "paths.py"), str(work), str(work / "data"), str(work / "runs")]
+    assert said == [
+        str(outside / "lib" / "neurobridge" / "core" / "paths.py"),
+        str(work),
+        str(work / "data"),
+        str(work / "runs"),
+    ]
     checkout(outside / "work")
     (outside / "work" / "deep").mkdir()
-    said = subprocess.run([sys.executable, "-c", ask], cwd=outside / "work" / "deep", env=env, capture_output=True, text=True, check=True).stdout.split()
+    said = subprocess.run(
+        [sys.executable, "-c", ask],
+        cwd=outside / "work" / "deep",
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
     assert said[1:] == [str(work), str(work / "data"), str(work / "runs")]
 
 
-@pytest.mark.parametrize("argument, variable, expected", [
-    ("given", "set", "given"),
-    ("given", None, "given"),
-    (Path("given"), "set", "given"),
-    (None, "set", "set"),
-    (None, "set/../deeper", "deeper"),
-    (None, "", "project/data"),
-    (None, None, "project/data"),
-])
+@pytest.mark.parametrize(
+    "argument, variable, expected",
+    [
+        ("given", "set", "given"),
+        ("given", None, "given"),
+        (Path("given"), "set", "given"),
+        (None, "set", "set"),
+        (None, "set/../deeper", "deeper"),
+        (None, "", "project/data"),
+        (None, None, "project/data"),
+    ],
+)
 def test_argument_then_environment_then_project(outside, monkeypatch, argument, variable, expected):
     checkout(outside / "project")
     (outside / "project" / "nbs").mkdir()
@@ -350,7 +429,11 @@ def test_argument_then_environment_then_project(outside, monkeypatch, argument, 
         monkeypatch.setenv("NEUROBRIDGE_RUNS", str(outside / variable) if variable else "")
     monkeypatch.chdir(outside / "project" / "nbs")
     if argument:
-        assert data_root(outside / argument) == data_root(f"../../{argument}") == (outside / expected).resolve()
+        assert (
+            data_root(outside / argument)
+            == data_root(f"../../{argument}")
+            == (outside / expected).resolve()
+        )
     else:
         assert data_root() == (outside / expected).resolve()
         assert runs_root() == (outside / expected.replace("data", "runs")).resolve()

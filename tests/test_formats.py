@@ -22,7 +22,10 @@ from neurobridge.data.formats import iter_events, read_events
 from neurobridge.data.images import DataError
 
 SAMPLES = data_root() / "event_formats"
-needs_samples = pytest.mark.skipif(not SAMPLES.exists(), reason="the sample files are not here: they lie in event_formats, in the folder that NEUROBRIDGE_DATA names")
+needs_samples = pytest.mark.skipif(
+    not SAMPLES.exists(),
+    reason="the sample files are not here: they lie in event_formats, in the folder that NEUROBRIDGE_DATA names",
+)
 
 
 # Writers: struct and loops, nothing of the reader's
@@ -40,30 +43,65 @@ def write_nmnist(path, e):
 
 
 def write_dat(path, e):
-    rows = [struct.pack("<II", t, x | y << 14 | p << 28) for t, x, y, p in zip(e.t.tolist(), e.x.tolist(), e.y.tolist(), e.p.tolist(), strict=True)]
-    path.write_bytes(f"% Data file\n% Height {e.height}\n% Width {e.width}\n".encode() + bytes([12, 8]) + b"".join(rows))
+    rows = [
+        struct.pack("<II", t, x | y << 14 | p << 28)
+        for t, x, y, p in zip(e.t.tolist(), e.x.tolist(), e.y.tolist(), e.p.tolist(), strict=True)
+    ]
+    path.write_bytes(
+        f"% Data file\n% Height {e.height}\n% Width {e.width}\n".encode()
+        + bytes([12, 8])
+        + b"".join(rows)
+    )
 
 
 def write_aedat2(path, e):
     davis = (e.height, e.width) != (128, 128)
-    out = bytearray(b"#!AER-DAT2.0\r\n# AEChip: eu.seebetter.ini.chips.davis.Davis346red\r\n" if davis else b"#!AER-DAT2.0\r\n# AEChip: DVS128\r\n#End Of ASCII Header\r\n")
-    for i, (t, x, y, p) in enumerate(zip(e.t.tolist(), e.x.tolist(), e.y.tolist(), e.p.tolist(), strict=True)):
+    out = bytearray(
+        b"#!AER-DAT2.0\r\n# AEChip: eu.seebetter.ini.chips.davis.Davis346red\r\n"
+        if davis
+        else b"#!AER-DAT2.0\r\n# AEChip: DVS128\r\n#End Of ASCII Header\r\n"
+    )
+    for i, (t, x, y, p) in enumerate(
+        zip(e.t.tolist(), e.x.tolist(), e.y.tolist(), e.p.tolist(), strict=True)
+    ):
         right, up = e.width - 1 - x, e.height - 1 - y
         if i % 3 == 0:
-            out += struct.pack(">II", (1 << 31 | 5 << 12) if davis else 1 << 15, t)  # a sample of a pixel, or a trigger
-        out += struct.pack(">II", (up << 22 | right << 12 | p << 11) if davis else (up << 8 | right << 1 | 1 - p), t)
+            out += struct.pack(
+                ">II", (1 << 31 | 5 << 12) if davis else 1 << 15, t
+            )  # a sample of a pixel, or a trigger
+        out += struct.pack(
+            ">II",
+            (up << 22 | right << 12 | p << 11) if davis else (up << 8 | right << 1 | 1 - p),
+            t,
+        )
     path.write_bytes(out)
 
 
 def write_aedat3(path, e):
-    out, at = bytearray(b"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 1: DAVIS346\r\n#!END-HEADER\r\n"), 0
+    out, at = (
+        bytearray(b"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 1: DAVIS346\r\n#!END-HEADER\r\n"),
+        0,
+    )
     while at < len(e):
         overflow = int(e.t[at]) >> 31
         part = [i for i in range(at, min(at + 7, len(e))) if int(e.t[i]) >> 31 == overflow]
-        rows = [struct.pack("<Ii", int(e.x[i]) << 17 | int(e.y[i]) << 2 | int(e.p[i]) << 1 | 1, int(e.t[i]) & 0x7FFFFFFF) for i in part]
+        rows = [
+            struct.pack(
+                "<Ii",
+                int(e.x[i]) << 17 | int(e.y[i]) << 2 | int(e.p[i]) << 1 | 1,
+                int(e.t[i]) & 0x7FFFFFFF,
+            )
+            for i in part
+        ]
         rows.insert(1, struct.pack("<Ii", 9 << 17, 0))  # an invalid event
-        out += struct.pack("<hhiiiiii", 2, 1, 12, 0, 0, 2, 2, 2) + bytes(24)  # a packet of something else
-        out += struct.pack("<hhiiiiii", 1, 1, 8, 4, overflow, len(rows) + 2, len(rows), len(part)) + b"".join(rows) + bytes(16)
+        out += struct.pack("<hhiiiiii", 2, 1, 12, 0, 0, 2, 2, 2) + bytes(
+            24
+        )  # a packet of something else
+        out += (
+            struct.pack("<hhiiiiii", 1, 1, 8, 4, overflow, len(rows) + 2, len(rows), len(part))
+            + b"".join(rows)
+            + bytes(16)
+        )
         at = part[-1] + 1
     path.write_bytes(out)
 
@@ -83,12 +121,18 @@ def table(fields):
     start = 4 + 2 * len(layout)
     head = struct.pack(f"<HH{len(layout)}H", start, len(inline), *layout)
     inline[:4] = struct.pack("<i", start)
-    return head + bytes(inline), start, [None if place is None else start + place for place in places]
+    return (
+        head + bytes(inline),
+        start,
+        [None if place is None else start + place for place in places],
+    )
 
 
 def flat(identifier, fields, children=None):
     "A flatbuffer, its size first. A field that is a pair (count, bytes) is a vector; `children` are tables of a vector in field 0."
-    body, start, places = table([field if field is None or isinstance(field, bytes) else bytes(4) for field in fields])
+    body, start, places = table(
+        [field if field is None or isinstance(field, bytes) else bytes(4) for field in fields]
+    )
     out = bytearray(struct.pack("<I4s", 8 + start, identifier) + body)
     for field, place in zip(fields, places, strict=True):
         if isinstance(field, tuple):
@@ -107,20 +151,41 @@ def fold(data, method):
     import lz4.frame
     import zstandard
 
-    return data if method == 0 else lz4.frame.compress(data) if method < 3 else zstandard.ZstdCompressor().compress(data)
+    return (
+        data
+        if method == 0
+        else lz4.frame.compress(data)
+        if method < 3
+        else zstandard.ZstdCompressor().compress(data)
+    )
 
 
 def write_aedat4(path, e, method=1, packet=7, promised=None):
-    names = "".join(f'<node name="{i}"><attr key="typeIdentifier">{kind}</attr><node name="info"><attr key="sizeX">{e.width}</attr><attr key="sizeY">{e.height}</attr></node></node>' for i, kind in enumerate(("IMUS", "EVTS")))
+    names = "".join(
+        f'<node name="{i}"><attr key="typeIdentifier">{kind}</attr><node name="info"><attr key="sizeX">{e.width}</attr><attr key="sizeY">{e.height}</attr></node></node>'
+        for i, kind in enumerate(("IMUS", "EVTS"))
+    )
     text = f'<dv version="2.0"><node name="outInfo">{names}</node></dv>'.encode()
     body, rows = bytearray(), []
     for at in range(0, len(e), packet):
         part = e[at : at + packet]
-        records = b"".join(struct.pack("<qhhB3x", *map(int, row)) for row in zip(part.t, part.x, part.y, part.p, strict=True))
-        for stream, kind, count, data in ((0, b"IMUS", 1, bytes(16)), (1, b"EVTS", len(part), records)):
+        records = b"".join(
+            struct.pack("<qhhB3x", *map(int, row))
+            for row in zip(part.t, part.x, part.y, part.p, strict=True)
+        )
+        for stream, kind, count, data in (
+            (0, b"IMUS", 1, bytes(16)),
+            (1, b"EVTS", len(part), records),
+        ):
             data = fold(flat(kind, [(count, data)]), method)
             body += struct.pack("<ii", stream, len(data)) + data
-            rows.append([struct.pack("<q", 0), struct.pack("<ii", stream, len(data)), struct.pack("<q", count)])
+            rows.append(
+                [
+                    struct.pack("<q", 0),
+                    struct.pack("<ii", stream, len(data)),
+                    struct.pack("<q", count),
+                ]
+            )
     head = flat(b"IOHE", [struct.pack("<i", method), bytes(8), (len(text), text)])
     end = 14 + len(head) + len(body)
     head = flat(b"IOHE", [struct.pack("<i", method), struct.pack("<q", end), (len(text), text)])
@@ -130,10 +195,15 @@ def write_aedat4(path, e, method=1, packet=7, promised=None):
 
 
 def write_evt2(path, e):
-    out, high = bytearray(f"% evt 2.0\n% format EVT2;height={e.height};width={e.width}\n% end\n".encode()), None
+    out, high = (
+        bytearray(f"% evt 2.0\n% format EVT2;height={e.height};width={e.width}\n% end\n".encode()),
+        None,
+    )
     for t, x, y, p in zip(e.t.tolist(), e.x.tolist(), e.y.tolist(), e.p.tolist(), strict=True):
         while high != t >> 6:
-            high = t >> 6 if high is None else min(high + (1 << 26), t >> 6)  # the counter is sent often enough to be unwrapped
+            high = (
+                t >> 6 if high is None else min(high + (1 << 26), t >> 6)
+            )  # the counter is sent often enough to be unwrapped
             out += struct.pack("<I", 8 << 28 | high & 0xFFFFFFF) + struct.pack("<I", 10 << 28)
         out += struct.pack("<I", p << 28 | (t & 63) << 22 | x << 11 | y)
     path.write_bytes(out)
@@ -151,19 +221,40 @@ def groups(e, width):
 
 
 def write_evt21(path, e, swapped=False):
-    out, high = bytearray(f"% evt 2.1\n% geometry {e.width}x{e.height}\n{'% endianness legacy' if swapped else '% x y'}\n% end\n".encode()), None
+    out, high = (
+        bytearray(
+            f"% evt 2.1\n% geometry {e.width}x{e.height}\n{'% endianness legacy' if swapped else '% x y'}\n% end\n".encode()
+        ),
+        None,
+    )
     for t, y, p, columns in groups(e, 32):
         words = []
         while high != t >> 6:
             high = t >> 6 if high is None else min(high + (1 << 26), t >> 6)
             words.append(8 << 60 | (high & 0xFFFFFFF) << 32)
-        words.append(p << 60 | (t & 63) << 54 | columns[0] << 43 | y << 32 | sum(1 << x - columns[0] for x in columns))
-        out += b"".join(struct.pack("<II", word >> 32, word & 0xFFFFFFFF) if swapped else struct.pack("<Q", word) for word in words)
+        words.append(
+            p << 60
+            | (t & 63) << 54
+            | columns[0] << 43
+            | y << 32
+            | sum(1 << x - columns[0] for x in columns)
+        )
+        out += b"".join(
+            struct.pack("<II", word >> 32, word & 0xFFFFFFFF)
+            if swapped
+            else struct.pack("<Q", word)
+            for word in words
+        )
     path.write_bytes(out)
 
 
 def write_evt3(path, e):
-    out, high, low, row = bytearray(f"% evt 3.0\n% format EVT3;height={e.height};width={e.width}\n% end\n".encode()), None, None, None
+    out, high, low, row = (
+        bytearray(f"% evt 3.0\n% format EVT3;height={e.height};width={e.width}\n% end\n".encode()),
+        None,
+        None,
+        None,
+    )
     out += struct.pack("<H", 0x2000 | 5)  # before any time: can't be an event
 
     def put(kind, value):
@@ -206,8 +297,18 @@ def write_hdf5(path, e, layout="events/t"):
         seconds = layout == "events/ts"
         group = book.create_group("events") if layout.startswith("events") else book
         offset = int(e.t[0]) if layout == "dsec" or layout == "events/dsec" else 0
-        for name, values in (("t", e.t / 1e6 if seconds else e.t - offset), ("x", e.x), ("y", e.y), ("p", e.p.astype(bool) if seconds else 2 * e.p - 1)):
-            group.create_dataset(name + ("s" if seconds else ""), data=values, chunks=(min(16, len(e)),), compression="gzip")
+        for name, values in (
+            ("t", e.t / 1e6 if seconds else e.t - offset),
+            ("x", e.x),
+            ("y", e.y),
+            ("p", e.p.astype(bool) if seconds else 2 * e.p - 1),
+        ):
+            group.create_dataset(
+                name + ("s" if seconds else ""),
+                data=values,
+                chunks=(min(16, len(e)),),
+                compression="gzip",
+            )
         if offset:
             book["t_offset"] = offset
             book["ms_to_idx"] = np.arange(3)
@@ -233,24 +334,40 @@ def recordings(draw, sensor, longest):
     t += first - t[0]
     x, y, p = rng.integers(0, sensor[1], n), rng.integers(0, sensor[0], n), rng.integers(0, 2, n)
     if draw(st.booleans()):  # a dense row, so that vectors are long
-        x, y, p = np.sort(rng.choice(sensor[1], n, replace=sensor[1] < n)), np.full(n, y[0]), np.full(n, p[0])
+        x, y, p = (
+            np.sort(rng.choice(sensor[1], n, replace=sensor[1] < n)),
+            np.full(n, y[0]),
+            np.full(n, p[0]),
+        )
         x = x if draw(st.booleans()) else np.minimum(x[0] + np.arange(n), sensor[1] - 1)
     return Events(t, x, y, p, *sensor)
 
 
 @pytest.mark.parametrize("name", WRITERS)
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_every_format_gives_back_what_was_written(name, tmp_path, monkeypatch, data):
     write, sensor, longest = WRITERS[name]
     events, path = data.draw(recordings(sensor, longest)), tmp_path / name
-    monkeypatch.setattr(formats, "_BLOCK", data.draw(st.sampled_from([3, 16, 1 << 16])))  # state must survive the ends of blocks
+    monkeypatch.setattr(
+        formats, "_BLOCK", data.draw(st.sampled_from([3, 16, 1 << 16]))
+    )  # state must survive the ends of blocks
     write(path, events)
     assert read_events(path) == events
     chunk = data.draw(st.integers(1, 70))
     pieces = list(iter_events(path, chunk))
-    assert [len(piece) for piece in pieces[:-1]] == [chunk] * (len(pieces) - 1) and 0 < len(pieces[-1]) <= chunk
-    assert Events(*(np.concatenate([getattr(piece, part) for piece in pieces]) for part in "txyp"), *sensor) == events
+    assert [len(piece) for piece in pieces[:-1]] == [chunk] * (len(pieces) - 1) and 0 < len(
+        pieces[-1]
+    ) <= chunk
+    assert (
+        Events(
+            *(np.concatenate([getattr(piece, part) for piece in pieces]) for part in "txyp"),
+            *sensor,
+        )
+        == events
+    )
 
 
 def test_overflow_of_nmnist(tmp_path):
@@ -271,9 +388,27 @@ def test_es_imagenet(tmp_path):
 # for a turn of 4,096 µs; the file's own high parts say otherwise). DAT: expelliarmus 1.1.12. AEDAT 4: aedat 2.3.0, dv-processing 2.0.4.
 # N-MNIST: the published Matlab reader's arithmetic, in a loop here.
 GOLDEN = {
-    "evt3_sample.raw": (219596, (11718656, 874, 200, 0), (11727457, 1218, 572, 1), (2574324900467, 159113225, 85638051, 115532), (720, 1280)),
-    "sample_ncars.dat": (2009, (0, 25, 8, 0), (99952, 75, 28, 1), (98196680, 93457, 40463, 1350), (42, 78)),
-    "sample.aedat4": (111954, (1605537493718345, 154, 204, 0), (1605537494308262, 88, 237, 1), (179746344603429281628, 18342405, 15105898, 55023), (240, 320)),
+    "evt3_sample.raw": (
+        219596,
+        (11718656, 874, 200, 0),
+        (11727457, 1218, 572, 1),
+        (2574324900467, 159113225, 85638051, 115532),
+        (720, 1280),
+    ),
+    "sample_ncars.dat": (
+        2009,
+        (0, 25, 8, 0),
+        (99952, 75, 28, 1),
+        (98196680, 93457, 40463, 1350),
+        (42, 78),
+    ),
+    "sample.aedat4": (
+        111954,
+        (1605537493718345, 154, 204, 0),
+        (1605537494308262, 88, 237, 1),
+        (179746344603429281628, 18342405, 15105898, 55023),
+        (240, 320),
+    ),
 }
 
 
@@ -295,7 +430,9 @@ def test_nmnist_bit_by_bit():
         bits = f"{int.from_bytes(content[i : i + 5], 'big'):040b}"
         expected.append((int(bits[17:], 2), int(bits[:8], 2), int(bits[8:16], 2), int(bits[16])))
     e = read_events(path)
-    assert list(zip(e.t.tolist(), e.x.tolist(), e.y.tolist(), e.p.tolist(), strict=True)) == expected
+    assert (
+        list(zip(e.t.tolist(), e.x.tolist(), e.y.tolist(), e.p.tolist(), strict=True)) == expected
+    )
 
 
 @needs_samples
@@ -304,7 +441,9 @@ def test_a_header_alone_is_no_recording():
         read_events(SAMPLES / "sample_aedat_header.aedat")
 
 
-@pytest.mark.skipif(not (data_root() / "NMNIST").exists(), reason="N-MNIST is not here: set NEUROBRIDGE_DATA")
+@pytest.mark.skipif(
+    not (data_root() / "NMNIST").exists(), reason="N-MNIST is not here: set NEUROBRIDGE_DATA"
+)
 def test_all_of_nmnist():
     files = sorted((data_root() / "NMNIST").rglob("*.bin"))
     assert files and all(len(read_events(file)) == file.stat().st_size // 5 for file in files)
@@ -321,7 +460,11 @@ def damaged(content, rng):
         case "cut":
             content = content[:start]
         case "flip":
-            for at in (rng.integers(0, n, rng.integers(1, 9)) if rng.random() < 0.6 else rng.integers(0, min(n, 300), rng.integers(1, 4))):
+            for at in (
+                rng.integers(0, n, rng.integers(1, 9))
+                if rng.random() < 0.6
+                else rng.integers(0, min(n, 300), rng.integers(1, 4))
+            ):
                 content[at] ^= 1 << int(rng.integers(0, 8))
         case "zero":
             content[start : start + length] = bytes(len(content[start : start + length]))
@@ -335,7 +478,14 @@ def damaged(content, rng):
     return bytes(content)
 
 
-ROOM = {".bin": 1 / 5, ".dat": 1 / 8, ".aedat": 1 / 8, ".aedat4": 255 / 16, ".raw": 6, ".npz": 1032}  # events that a byte has room for, at most
+ROOM = {
+    ".bin": 1 / 5,
+    ".dat": 1 / 8,
+    ".aedat": 1 / 8,
+    ".aedat4": 255 / 16,
+    ".raw": 6,
+    ".npz": 1032,
+}  # events that a byte has room for, at most
 
 
 def most_memory(forget=False):
@@ -350,9 +500,15 @@ def most_memory(forget=False):
 
 def damage_them(paths, times, folder, report):
     "In a process of its own: damage each file so many times and read it; what comes back must be a recording with room in the file, or a DataError."
-    resource.setrlimit(resource.RLIMIT_CPU, (90, 90))  # seconds of work, not of waiting: a loop without end is killed, a busy machine is not
+    resource.setrlimit(
+        resource.RLIMIT_CPU, (90, 90)
+    )  # seconds of work, not of waiting: a loop without end is killed, a busy machine is not
     for path in paths:
-        content, outcome, name = path.read_bytes(), {"refused": 0, "read": 0, "same": 0}, folder / f"damaged{path.suffix}"
+        content, outcome, name = (
+            path.read_bytes(),
+            {"refused": 0, "read": 0, "same": 0},
+            folder / f"damaged{path.suffix}",
+        )
         whole, rng = None, np.random.default_rng(0)
         try:
             whole = read_events(path)
@@ -364,8 +520,19 @@ def damage_them(paths, times, folder, report):
             name.write_bytes(changed)
             try:
                 e = read_events(name)
-                assert 0 < len(e) <= ROOM[path.suffix] * len(changed) and 0 < e.height <= 2**15 and 0 < e.width <= 2**15
-                assert (e.t[1:] >= e.t[:-1]).all() and e.x.min() >= 0 and e.y.min() >= 0 and e.x.max() < e.width and e.y.max() < e.height and set(e.p.tolist()) <= {0, 1}
+                assert (
+                    0 < len(e) <= ROOM[path.suffix] * len(changed)
+                    and 0 < e.height <= 2**15
+                    and 0 < e.width <= 2**15
+                )
+                assert (
+                    (e.t[1:] >= e.t[:-1]).all()
+                    and e.x.min() >= 0
+                    and e.y.min() >= 0
+                    and e.x.max() < e.width
+                    and e.y.max() < e.height
+                    and set(e.p.tolist()) <= {0, 1}
+                )
                 if i % 10 == 0:
                     assert sum(map(len, iter_events(name, 1000, (e.height, e.width)))) == len(e)
                 outcome["read"] += 1
@@ -380,14 +547,22 @@ def damage_them(paths, times, folder, report):
 
 def survive(paths, times, folder, seconds=600):
     report = folder / "report.jsonl"
-    child = multiprocessing.get_context("spawn").Process(target=damage_them, args=(paths, times, folder, report))
+    child = multiprocessing.get_context("spawn").Process(
+        target=damage_them, args=(paths, times, folder, report)
+    )
     child.start()
     child.join(seconds)
     hung = child.is_alive()
     child.kill() if hung else None
-    outcomes = {row["name"]: row for row in map(json.loads, report.read_text().splitlines())} if report.exists() else {}
+    outcomes = (
+        {row["name"]: row for row in map(json.loads, report.read_text().splitlines())}
+        if report.exists()
+        else {}
+    )
     assert not hung, f"still at work after {seconds} s, done with {list(outcomes)}"
-    assert child.exitcode == 0, f"the reader ended with {child.exitcode} (a negative number is a signal), done with {list(outcomes)}"
+    assert child.exitcode == 0, (
+        f"the reader ended with {child.exitcode} (a negative number is a signal), done with {list(outcomes)}"
+    )
     return outcomes
 
 
@@ -402,8 +577,14 @@ def test_damaged_samples(tmp_path):
     outcomes = survive([*paths, short], 500, tmp_path)
     assert len(outcomes) == 5
     for name, outcome in outcomes.items():
-        assert outcome["refused"] + outcome["read"] == 500 and outcome["refused"] > 100 and outcome["megabytes"] < 200, (name, outcome)
-    assert outcomes["sample_aedat_header.aedat"]["read"] <= 5  # a few bytes of text torn apart can look like an event
+        assert (
+            outcome["refused"] + outcome["read"] == 500
+            and outcome["refused"] > 100
+            and outcome["megabytes"] < 200
+        ), (name, outcome)
+    assert (
+        outcomes["sample_aedat_header.aedat"]["read"] <= 5
+    )  # a few bytes of text torn apart can look like an event
 
 
 def test_damaged_files_of_every_format(tmp_path):
@@ -414,19 +595,38 @@ def test_damaged_files_of_every_format(tmp_path):
         if name.endswith(("h5", "hdf5")):
             continue
         t = np.sort(rng.integers(0, min(longest, 1 << 23), n))
-        write(tmp_path / "files" / name, Events(t, rng.integers(0, sensor[1], n), rng.integers(0, sensor[0], n), rng.integers(0, 2, n), *sensor))
+        write(
+            tmp_path / "files" / name,
+            Events(
+                t,
+                rng.integers(0, sensor[1], n),
+                rng.integers(0, sensor[0], n),
+                rng.integers(0, 2, n),
+                *sensor,
+            ),
+        )
         paths.append(tmp_path / "files" / name)
     outcomes = survive(paths, 100, tmp_path)
     assert set(outcomes) == {path.name for path in paths} and len(paths) == 13
     for name, outcome in outcomes.items():
         assert outcome["refused"] > 10 and outcome["megabytes"] < 200, (name, outcome)
     assert outcomes["own.npz"]["read"] == outcomes["own.npz"]["same"]  # a zip has checksums
-    assert all(outcomes[name]["refused"] > 50 for name in WRITERS if name.endswith((".aedat4", "three.aedat", ".npz")))  # formats with lengths and counts
+    assert all(
+        outcomes[name]["refused"] > 50
+        for name in WRITERS
+        if name.endswith((".aedat4", "three.aedat", ".npz"))
+    )  # formats with lengths and counts
 
 
 def some(n, sensor, seed=0, longest=5000):
     rng = np.random.default_rng(seed)
-    return Events(np.sort(rng.integers(0, longest, n)), rng.integers(0, sensor[1], n), rng.integers(0, sensor[0], n), rng.integers(0, 2, n), *sensor)
+    return Events(
+        np.sort(rng.integers(0, longest, n)),
+        rng.integers(0, sensor[1], n),
+        rng.integers(0, sensor[0], n),
+        rng.integers(0, 2, n),
+        *sensor,
+    )
 
 
 @pytest.mark.parametrize("name", ["four.aedat4", "zstd.aedat4", "own.npz"])
@@ -440,7 +640,10 @@ def test_every_cut_shows_where_a_format_has_an_end(name, tmp_path):
             read_events(tmp_path / name)
 
 
-@pytest.mark.parametrize("name, size", [("nmnist.bin", 5), ("dat.dat", 8), ("davis.aedat", 8), ("evt2.raw", 4), ("evt3.raw", 2)])
+@pytest.mark.parametrize(
+    "name, size",
+    [("nmnist.bin", 5), ("dat.dat", 8), ("davis.aedat", 8), ("evt2.raw", 4), ("evt3.raw", 2)],
+)
 def test_a_cut_inside_a_record_is_refused(name, size, tmp_path):
     write, sensor, _ = WRITERS[name]
     write(tmp_path / name, events := some(20, sensor))
@@ -454,7 +657,14 @@ def test_a_cut_inside_a_record_is_refused(name, size, tmp_path):
             assert read_events(tmp_path / name) == events[: len(read_events(tmp_path / name))]
 
 
-@pytest.mark.parametrize("change", [lambda rows: rows[:-2], lambda rows: rows + rows[-1:], lambda rows: [*rows[:-1], [*rows[-1][:2], struct.pack("<q", 99)]]])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rows: rows[:-2],
+        lambda rows: rows + rows[-1:],
+        lambda rows: [*rows[:-1], [*rows[-1][:2], struct.pack("<q", 99)]],
+    ],
+)
 def test_aedat4_is_held_against_its_table_of_contents(change, tmp_path):
     write_aedat4(tmp_path / "a.aedat4", some(30, (260, 346)), promised=change)
     with pytest.raises(DataError, match="table of contents"):
@@ -474,7 +684,9 @@ def test_an_npz_that_claims_too_much(tmp_path):
     head += b" " * (118 - 1 - len(head)) + b"\n"
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as package:
         for name in "txyp":
-            package.writestr(f"{name}.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head)
+            package.writestr(
+                f"{name}.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head
+            )
     with pytest.raises(DataError, match=r"claims shape \(1000000000000,\)"):
         read_events(tmp_path / "a.npz")
 
@@ -482,19 +694,42 @@ def test_an_npz_that_claims_too_much(tmp_path):
 def test_disorder_is_refused_or_sorted(tmp_path):
     events = some(50, (240, 304), longest=50)
     order = np.random.default_rng(1).permutation(50)
-    rows = np.stack([events.t, events.x.astype(int) | events.y.astype(int) << 14 | events.p.astype(int) << 28], 1)[order].astype("<u4")
+    rows = np.stack(
+        [events.t, events.x.astype(int) | events.y.astype(int) << 14 | events.p.astype(int) << 28],
+        1,
+    )[order].astype("<u4")
     path = tmp_path / "a.dat"
     path.write_bytes(b"% Height 240\n% Width 304\n" + bytes([0, 8]) + rows.tobytes())
-    for call in (lambda: read_events(path), lambda: list(iter_events(path, 1)), lambda: list(iter_events(path, 100))):
+    for call in (
+        lambda: read_events(path),
+        lambda: list(iter_events(path, 1)),
+        lambda: list(iter_events(path, 100)),
+    ):
         with pytest.raises(DataError, match=r"a\.dat.*backwards.*sort=True"):
             call()
     back = read_events(path, sort=True)
     stable = order[np.argsort(events.t[order], kind="stable")]
-    assert back == Events(events.t[stable], events.x[stable], events.y[stable], events.p[stable], 240, 304)
+    assert back == Events(
+        events.t[stable], events.x[stable], events.y[stable], events.p[stable], 240, 304
+    )
 
 
-@pytest.mark.parametrize("content, message", [(b"", "it is empty"), (b"RIFF1234", "begins with"), (b"% evt 3.0\n% end\n", "no events"), (b"% evt 3.0\n% geometry 4x4\n% end\n" + struct.pack("<HHH", 0x8000, 0, 0x2009), "x lies in"),
-                                              (b"% evt 3.0\n% geometry 4x4\n% end\n" + struct.pack("<H", 0x9000), "kind 9"), (b"%\n\x05\x08", "type 5"), (b"#!AER-DAT3.1\r\n", "no end"), (b"#!AER-DAT1.0\r\n", "begins with")])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "it is empty"),
+        (b"RIFF1234", "begins with"),
+        (b"% evt 3.0\n% end\n", "no events"),
+        (
+            b"% evt 3.0\n% geometry 4x4\n% end\n" + struct.pack("<HHH", 0x8000, 0, 0x2009),
+            "x lies in",
+        ),
+        (b"% evt 3.0\n% geometry 4x4\n% end\n" + struct.pack("<H", 0x9000), "kind 9"),
+        (b"%\n\x05\x08", "type 5"),
+        (b"#!AER-DAT3.1\r\n", "no end"),
+        (b"#!AER-DAT1.0\r\n", "begins with"),
+    ],
+)
 def test_one_clear_error(content, message, tmp_path):
     for suffix in (".raw", ".dat"):
         path = tmp_path / f"a{suffix}"
@@ -509,7 +744,9 @@ def test_missing_files_chunks_and_sensors(tmp_path):
         read_events(tmp_path / "none.raw")
     path = tmp_path / "a.dat"
     path.write_bytes(b"%\n" + bytes([0, 8]) + struct.pack("<II", 5, 7 | 3 << 14))
-    assert (read_events(path).height, read_events(path).width) == (4, 8) and read_events(path, (50, 60)).width == 60
+    assert (read_events(path).height, read_events(path).width) == (4, 8) and read_events(
+        path, (50, 60)
+    ).width == 60
     with pytest.raises(DataError, match="give sensor"):
         next(iter_events(path))
     with pytest.raises(ValueError, match="chunk is 0"):

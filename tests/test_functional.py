@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from neurobridge.g2g.functional import BINS, control_groups, first_order_groups, functional_graph, response_curve, simulate_ensembles, sttc
+from neurobridge.g2g.functional import (
+    BINS,
+    control_groups,
+    first_order_groups,
+    functional_graph,
+    response_curve,
+    simulate_ensembles,
+    sttc,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread", "same_numbers")
 
@@ -27,9 +35,15 @@ def formula(a, b, dt, frames, directed):
 
 @st.composite
 def rasters(draw):
-    frames, seed, density = draw(st.integers(1, 40)), draw(st.integers(0, 999)), draw(st.sampled_from([0.0, 0.05, 0.3, 0.8, 1.0]))
+    frames, seed, density = (
+        draw(st.integers(1, 40)),
+        draw(st.integers(0, 999)),
+        draw(st.sampled_from([0.0, 0.05, 0.3, 0.8, 1.0])),
+    )
     rng = np.random.default_rng(seed)
-    return [torch.from_numpy(rng.random((frames, draw(st.integers(1, 4)))) < density) for _ in range(2)]
+    return [
+        torch.from_numpy(rng.random((frames, draw(st.integers(1, 4)))) < density) for _ in range(2)
+    ]
 
 
 @settings(max_examples=60, deadline=None)
@@ -40,7 +54,9 @@ def test_all_pairs_against_the_formula(pair, dt, directed):
     for i, x in enumerate(a.t()):
         for j, y in enumerate(b.t()):
             if x.any() and y.any():
-                assert found[i, j].item() == pytest.approx(formula(np.flatnonzero(x), np.flatnonzero(y), dt, len(a), directed), abs=1e-12)
+                assert found[i, j].item() == pytest.approx(
+                    formula(np.flatnonzero(x), np.flatnonzero(y), dt, len(a), directed), abs=1e-12
+                )
             else:
                 assert found[i, j].isnan()
 
@@ -51,7 +67,9 @@ def test_time_turned_round_turns_the_direction(pair, dt):
     "a before b, read backwards, is b before a; and without a direction nothing changes."
     a, b = pair
     torch.testing.assert_close(sttc(a.flip(0), b.flip(0), dt), sttc(b, a, dt).t(), equal_nan=True)
-    torch.testing.assert_close(sttc(a, b, dt, directed=False), sttc(b, a, dt, directed=False).t(), equal_nan=True)
+    torch.testing.assert_close(
+        sttc(a, b, dt, directed=False), sttc(b, a, dt, directed=False).t(), equal_nan=True
+    )
     torch.testing.assert_close(sttc(a, b, 0), sttc(b, a, 0).t(), equal_nan=True)
 
 
@@ -63,14 +81,18 @@ def test_landmarks():
     assert (sttc(x, late, 2).diagonal() > 0.8).all() and (sttc(late, x, 1).diagonal() < 0.5).all()
     assert sttc(torch.ones(9), torch.ones(9)).item() == 1
     apart = torch.tensor([[1, 0], [0, 1]] * 50)
-    assert sttc(apart[:, 0], apart[:, 1]).item() == -0.5                        # P = 0 and T = 1/2 on both sides
+    assert sttc(apart[:, 0], apart[:, 1]).item() == -0.5  # P = 0 and T = 1/2 on both sides
 
 
 def test_independent_neurons_have_none_on_average():
-    x = torch.rand(20_000, 12) < torch.linspace(0.01, 0.3, 12)                  # rates that would pull a count of coincidences along
+    x = torch.rand(20_000, 12) < torch.linspace(
+        0.01, 0.3, 12
+    )  # rates that would pull a count of coincidences along
     for dt in (0, 3):
         off = sttc(x, x, dt)[~torch.eye(12, dtype=torch.bool)]
-        assert off.abs().max() < 0.15 and off.mean().abs() < 0.01               # the rarest neuron has two hundred spikes
+        assert (
+            off.abs().max() < 0.15 and off.mean().abs() < 0.01
+        )  # the rarest neuron has two hundred spikes
 
 
 def test_a_delay_has_a_direction():
@@ -86,7 +108,13 @@ def test_silent_neurons_have_no_edges():
     x[:, 1] = False
     x[:, 3] = x[:, 0]
     graph = functional_graph(x, shifts=20)
-    assert not graph.edges[1].any() and not graph.edges[:, 1].any() and graph.edges[0, 3] and graph.edges[3, 0] and not graph.edges.diagonal().any()
+    assert (
+        not graph.edges[1].any()
+        and not graph.edges[:, 1].any()
+        and graph.edges[0, 3]
+        and graph.edges[3, 0]
+        and not graph.edges.diagonal().any()
+    )
     groups = first_order_groups(graph)
     assert groups[0, 3] and not groups[1].any()
 
@@ -97,7 +125,9 @@ def test_neurons_may_come_in_any_order():
     a, b = functional_graph(x, shifts=5), functional_graph(x[:, order], shifts=5)
     torch.testing.assert_close(b.sttc, a.sttc[order][:, order], equal_nan=True)
     again = functional_graph(x, shifts=5)
-    assert torch.equal(a.edges, again.edges) and not torch.equal(a.z, functional_graph(x, shifts=5, seed=1).z)
+    assert torch.equal(a.edges, again.edges) and not torch.equal(
+        a.z, functional_graph(x, shifts=5, seed=1).z
+    )
 
 
 def test_planted_ensembles_are_found_and_nothing_where_nothing_is():
@@ -105,16 +135,26 @@ def test_planted_ensembles_are_found_and_nothing_where_nothing_is():
     same = (member[:, None] == member) & (member >= 0) & ~torch.eye(80, dtype=torch.bool)
     pairs = torch.triu(torch.ones_like(same), 1)
     graph = functional_graph(x, shifts=20)
-    assert roc_auc_score(same[pairs], graph.sttc[pairs]) > 0.95 and graph.edges[same].float().mean() > 0.9 and graph.edges[~same].float().mean() < 0.04
+    assert (
+        roc_auc_score(same[pairs], graph.sttc[pairs]) > 0.95
+        and graph.edges[same].float().mean() > 0.9
+        and graph.edges[~same].float().mean() < 0.04
+    )
     null = functional_graph(simulate_ensembles(80, 6000, 5, 8, follow=0.0, seed=2)[0], shifts=20)
     assert null.edges.float().mean() < 0.04
 
 
 def test_the_simulation_is_what_it_says():
     "Without noise every spike is noted, and rates are those asked for."
-    x, member = simulate_ensembles(100, 20_000, 4, 10, rate=0.01, active=0.05, follow=0.4, noise=0.0)
-    assert (member == -1).sum() == 60 and (member.bincount(minlength=5)[:4] if (member >= 0).all() else (member + 1).bincount()[1:]).tolist() == [10] * 4
-    assert x[:, 40:].float().mean().item() == pytest.approx(0.01, abs=0.001) and x[:, :40].float().mean().item() == pytest.approx(0.01 + 0.05 * 0.4, abs=0.003)
+    x, member = simulate_ensembles(
+        100, 20_000, 4, 10, rate=0.01, active=0.05, follow=0.4, noise=0.0
+    )
+    assert (member == -1).sum() == 60 and (
+        member.bincount(minlength=5)[:4] if (member >= 0).all() else (member + 1).bincount()[1:]
+    ).tolist() == [10] * 4
+    assert x[:, 40:].float().mean().item() == pytest.approx(0.01, abs=0.001) and x[
+        :, :40
+    ].float().mean().item() == pytest.approx(0.01 + 0.05 * 0.4, abs=0.003)
     noisy, _ = simulate_ensembles(100, 20_000, 4, 10, noise=0.3)
     assert noisy.float().mean() > 2 * x.float().mean()
 
@@ -123,7 +163,10 @@ def test_the_simulation_is_what_it_says():
 @given(st.integers(0, 999), st.integers(2, 6), st.integers(1, 30))
 def test_curve_against_loops(seed, n, frames):
     rng = np.random.default_rng(seed)
-    x, groups = torch.from_numpy(rng.random((frames, n)) < 0.4), torch.from_numpy(rng.random((n, n)) < 0.5)
+    x, groups = (
+        torch.from_numpy(rng.random((frames, n)) < 0.4),
+        torch.from_numpy(rng.random((n, n)) < 0.5),
+    )
     groups[0, -1] = True
     counts, hits = np.zeros(len(BINS) - 1), np.zeros(len(BINS) - 1)
     for t in range(frames):
@@ -145,17 +188,33 @@ def test_controls_have_the_sizes_and_not_the_members(seed, n, density):
     groups = torch.rand(n, n, generator=torch.Generator().manual_seed(seed)) < density
     groups.fill_diagonal_(False)
     free, outside = control_groups(groups, seed=seed), control_groups(groups, "others", seed=seed)
-    assert torch.equal(free.sum(1), groups.sum(1)) and not free.diagonal().any() and not outside.diagonal().any() and not (outside & groups).any()
+    assert (
+        torch.equal(free.sum(1), groups.sum(1))
+        and not free.diagonal().any()
+        and not outside.diagonal().any()
+        and not (outside & groups).any()
+    )
     assert torch.equal(outside.sum(1), torch.minimum(groups.sum(1), n - 1 - groups.sum(1)))
 
 
-@pytest.mark.parametrize("call, match", [
-    (lambda: sttc(torch.rand(5), torch.ones(5)), "0 or 1"), (lambda: sttc(torch.ones(5), torch.ones(4)), "equal lengths"), (lambda: sttc(torch.ones(5), torch.ones(5), -1), "dt is -1"),
-    (lambda: sttc(torch.ones(2, 2, 2), torch.ones(2)), "time first"), (lambda: functional_graph(torch.zeros(0, 3)), "time first"),
-    (lambda: functional_graph(torch.full((4, 2), float("nan"))), "0 or 1"), (lambda: functional_graph(torch.ones(4, 2), shifts=1), "at least 2 shifts"),
-    (lambda: response_curve(torch.ones(4, 2), torch.zeros(2, 2, dtype=torch.bool)), "0 of them with a group"), (lambda: control_groups(torch.ones(2, 2, dtype=torch.bool), "few"), "few"),
-    (lambda: simulate_ensembles(10, 100, 2, 6), "don't fit"),
-])
+@pytest.mark.parametrize(
+    "call, match",
+    [
+        (lambda: sttc(torch.rand(5), torch.ones(5)), "0 or 1"),
+        (lambda: sttc(torch.ones(5), torch.ones(4)), "equal lengths"),
+        (lambda: sttc(torch.ones(5), torch.ones(5), -1), "dt is -1"),
+        (lambda: sttc(torch.ones(2, 2, 2), torch.ones(2)), "time first"),
+        (lambda: functional_graph(torch.zeros(0, 3)), "time first"),
+        (lambda: functional_graph(torch.full((4, 2), float("nan"))), "0 or 1"),
+        (lambda: functional_graph(torch.ones(4, 2), shifts=1), "at least 2 shifts"),
+        (
+            lambda: response_curve(torch.ones(4, 2), torch.zeros(2, 2, dtype=torch.bool)),
+            "0 of them with a group",
+        ),
+        (lambda: control_groups(torch.ones(2, 2, dtype=torch.bool), "few"), "few"),
+        (lambda: simulate_ensembles(10, 100, 2, 6), "don't fit"),
+    ],
+)
 def test_what_cannot_be_is_refused(call, match):
     with pytest.raises(ValueError, match=match):
         call()

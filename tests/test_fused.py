@@ -21,7 +21,17 @@ from neurobridge.snn.backends import which_backend
 from neurobridge.snn.lif import LIF, lif
 from neurobridge.snn.surrogate import atan, gaussian, rectangle, sigmoid, triangle
 
-SURROGATES = [rectangle(), rectangle(0.3), triangle(), triangle(0.7), atan(), sigmoid(), sigmoid(9.0), gaussian(), gaussian(0.4, 0.2)]
+SURROGATES = [
+    rectangle(),
+    rectangle(0.3),
+    triangle(),
+    triangle(0.7),
+    atan(),
+    sigmoid(),
+    sigmoid(9.0),
+    gaussian(),
+    gaussian(0.4, 0.2),
+]
 LAYOUTS = ["plain", "turned", "sliced", "every other step", "same image", "offset"]
 HAS_COMPILER = fused.fused_available(torch.zeros(1))
 BACKENDS = ["torch"] + ["fused"] * HAS_COMPILER
@@ -30,8 +40,10 @@ needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="no C compiler here
 
 def laid_out(shape, layout, dtype, generator):
     "Random numbers of the shape, but not the way torch would put them into memory."
+
     def random(*s):
         return torch.randn(s, generator=generator).to(dtype)
+
     if layout == "turned":
         return random(shape[0], *shape[:0:-1]).permute(0, *range(len(shape) - 1, 0, -1))
     if layout == "sliced" and len(shape) > 1:
@@ -57,15 +69,19 @@ def cases(draw):
         "shape": (draw(st.integers(1, 20)), *neurons),
         "layout": draw(st.sampled_from(LAYOUTS)),
         "grad_layout": draw(st.sampled_from(LAYOUTS)),
-        "dtype": draw(st.sampled_from([torch.float32, torch.float32, torch.float64, torch.bfloat16])),
+        "dtype": draw(
+            st.sampled_from([torch.float32, torch.float32, torch.float64, torch.bfloat16])
+        ),
         "decay": draw(st.sampled_from(["number", tuple(decay_shape), ()])),
         "started": draw(st.booleans()),
         "backend": draw(st.sampled_from(BACKENDS)),
         "seed": draw(st.integers(0, 2**31)),
         "v_th": draw(st.sampled_from([0.5, 1.0, 0.1])),
         "settings": {
-            "reset": draw(st.sampled_from(["hard", "soft"])), "detach_reset": draw(st.booleans()),
-            "output": draw(st.sampled_from(["spike", "membrane"])), "surrogate": draw(st.sampled_from(SURROGATES)),
+            "reset": draw(st.sampled_from(["hard", "soft"])),
+            "detach_reset": draw(st.booleans()),
+            "output": draw(st.sampled_from(["spike", "membrane"])),
+            "surrogate": draw(st.sampled_from(SURROGATES)),
         },
     }
 
@@ -83,7 +99,9 @@ def close(a, b, scale, dtype):
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 8e-3}[dtype]
     assert a.shape == b.shape and a.dtype == b.dtype
     if b.numel():
-        assert ((a - b).abs() <= tolerance * (scale + b.abs())).all(), f"off by {((a - b).abs() / (scale + b.abs() + 1e-30)).max():.2g}"
+        assert ((a - b).abs() <= tolerance * (scale + b.abs())).all(), (
+            f"off by {((a - b).abs() / (scale + b.abs() + 1e-30)).max():.2g}"
+        )
 
 
 @settings(max_examples=200, deadline=None)
@@ -92,27 +110,57 @@ def test_equals_reference(case):
     gen = torch.Generator().manual_seed(case["seed"])
     shape, dtype, options = case["shape"], case["dtype"], case["settings"] | {"v_th": case["v_th"]}
     state = torch.promote_types(dtype, torch.float32)
-    x, g = laid_out(shape, case["layout"], dtype, gen), laid_out(shape, case["grad_layout"], dtype, gen)
+    x, g = (
+        laid_out(shape, case["layout"], dtype, gen),
+        laid_out(shape, case["grad_layout"], dtype, gen),
+    )
     v0 = torch.randn(shape[1:], generator=gen).to(state) if case["started"] else None
     g_last = torch.randn(shape[1:], generator=gen).to(state)
-    decay = 0.25 if case["decay"] == "number" else (torch.rand(case["decay"], generator=gen) * 0.98 + 0.01).to(state)
+    decay = (
+        0.25
+        if case["decay"] == "number"
+        else (torch.rand(case["decay"], generator=gen) * 0.98 + 0.01).to(state)
+    )
     out, v, grads = outcome(x, decay, v0, g, g_last, options, case["backend"])
-    every = torch.as_tensor(decay, dtype=state).expand(shape[1:]).clone()      # one decay a neuron, so that sums are known
-    ref_out, ref_v, (ref_x, ref_decay, *ref_v0) = outcome(x, every, v0, g, g_last, options, "reference")
-    assert torch.equal(out, ref_out) and torch.equal(v, ref_v) and out.dtype == dtype and v.dtype == state
+    every = (
+        torch.as_tensor(decay, dtype=state).expand(shape[1:]).clone()
+    )  # one decay a neuron, so that sums are known
+    ref_out, ref_v, (ref_x, ref_decay, *ref_v0) = outcome(
+        x, every, v0, g, g_last, options, "reference"
+    )
+    assert (
+        torch.equal(out, ref_out)
+        and torch.equal(v, ref_v)
+        and out.dtype == dtype
+        and v.dtype == state
+    )
     size = ref_x.abs().max().item() if ref_x.numel() else 0
     close(grads[0], ref_x, size, dtype)
     if isinstance(decay, torch.Tensor):
-        size = ref_decay.abs().sum_to_size(decay.shape) + (ref_decay.abs().max() if ref_decay.numel() else 0)     # a sum over steps that may cancel
-        close(grads[1], ref_decay.double().sum_to_size(decay.shape).to(state), size, torch.float32 if state == torch.float32 else dtype)
+        size = ref_decay.abs().sum_to_size(decay.shape) + (
+            ref_decay.abs().max() if ref_decay.numel() else 0
+        )  # a sum over steps that may cancel
+        close(
+            grads[1],
+            ref_decay.double().sum_to_size(decay.shape).to(state),
+            size,
+            torch.float32 if state == torch.float32 else dtype,
+        )
     if v0 is not None:
-        close(grads[-1], ref_v0[0], ref_v0[0].abs().max() if v0.numel() else 0, torch.float32 if state == torch.float32 else dtype)
+        close(
+            grads[-1],
+            ref_v0[0],
+            ref_v0[0].abs().max() if v0.numel() else 0,
+            torch.float32 if state == torch.float32 else dtype,
+        )
 
 
 @settings(max_examples=50, deadline=None)
 @given(cases(), st.data())
 def test_chunks_equal_one_call(case, data):
-    x = laid_out(case["shape"], case["layout"], case["dtype"], torch.Generator().manual_seed(case["seed"]))
+    x = laid_out(
+        case["shape"], case["layout"], case["dtype"], torch.Generator().manual_seed(case["seed"])
+    )
     cut = data.draw(st.integers(0, len(x)))
     options = case["settings"] | {"backend": case["backend"], "v_th": case["v_th"]}
     whole, v_whole = lif(x, **options)
@@ -132,22 +180,33 @@ def test_gradcheck(backend, reset, decay):
     torch.manual_seed(1)
     leaves = [torch.randn(6, 2, 3), torch.rand(decay) * 0.5 + 0.3, torch.randn(2, 3)]
     leaves = [a.double().requires_grad_() for a in leaves]
-    assert torch.autograd.gradcheck(lambda x, d, v: lif(x, d, v0=v, reset=reset, output="membrane", backend=backend), leaves)
+    assert torch.autograd.gradcheck(
+        lambda x, d, v: lif(x, d, v0=v, reset=reset, output="membrane", backend=backend), leaves
+    )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_golden(backend):
     "Spikes and gradients of other people's programs."
-    golden = {k: torch.from_numpy(v) for k, v in np.load(project_root() / "tests" / "golden" / "lif_seed0.npz").items()}
+    golden = {
+        k: torch.from_numpy(v)
+        for k, v in np.load(project_root() / "tests" / "golden" / "lif_seed0.npz").items()
+    }
     theirs = dict(decay=0.5, v_th=1.0, surrogate=atan(2.0))
-    for (name, options), prefix in itertools.product({
-        "pipes": {}, "sj_hard": theirs | dict(detach_reset=False), "sj_hard_detach": theirs,
-        "sj_soft": theirs | dict(reset="soft", detach_reset=False), "sj_soft_detach": theirs | dict(reset="soft"),
-    }.items(), ("T6", "T17")):
+    for (name, options), prefix in itertools.product(
+        {
+            "pipes": {},
+            "sj_hard": theirs | dict(detach_reset=False),
+            "sj_hard_detach": theirs,
+            "sj_soft": theirs | dict(reset="soft", detach_reset=False),
+            "sj_soft_detach": theirs | dict(reset="soft"),
+        }.items(),
+        ("T6", "T17"),
+    ):
         x = golden[f"{prefix}.x"].clone().requires_grad_()
         spikes, _ = lif(x, backend=backend, **options)
         assert torch.equal(spikes, golden[f"{prefix}.{name}.spikes"])
-        grad, = torch.autograd.grad(spikes, x, golden[f"{prefix}.grad_out"])
+        (grad,) = torch.autograd.grad(spikes, x, golden[f"{prefix}.grad_out"])
         torch.testing.assert_close(grad, golden[f"{prefix}.{name}.grad_x"], rtol=1e-5, atol=1e-6)
 
 
@@ -162,7 +221,11 @@ def test_large_and_many_threads(shape):
         results.append(outcome(x, 0.5, None, g, torch.zeros(shape[1]), {}, backend))
     torch.set_num_threads(threads)
     for other in results[1:]:
-        assert torch.equal(results[0][0], other[0]) and torch.equal(results[0][1], other[1]) and torch.equal(results[0][2][0], other[2][0])
+        assert (
+            torch.equal(results[0][0], other[0])
+            and torch.equal(results[0][1], other[1])
+            and torch.equal(results[0][2][0], other[2][0])
+        )
 
 
 # ---- autograd and torch.compile
@@ -172,22 +235,26 @@ def test_large_and_many_threads(shape):
 def test_graph_kept_and_walked_twice(backend):
     x = torch.randn(5, 4, requires_grad=True)
     out, _ = lif(x, backend=backend)
-    first, = torch.autograd.grad(out.sum(), x, retain_graph=True)
-    second, = torch.autograd.grad(out.sum(), x)
+    (first,) = torch.autograd.grad(out.sum(), x, retain_graph=True)
+    (second,) = torch.autograd.grad(out.sum(), x)
     assert torch.equal(first, second) and first.abs().sum() > 0
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_gradient_of_a_gradient_is_refused(backend):
     x = torch.randn(5, 4, requires_grad=True)
-    grad, = torch.autograd.grad(lif(x, surrogate=atan(), backend=backend)[0].sum(), x, create_graph=True)
+    (grad,) = torch.autograd.grad(
+        lif(x, surrogate=atan(), backend=backend)[0].sum(), x, create_graph=True
+    )
     with pytest.raises(RuntimeError, match="gradient of a gradient; use backend='reference'"):
         grad.sum().backward()
 
 
 def test_gradient_of_a_gradient_of_the_reference():
     x = torch.randn(5, 4, requires_grad=True)
-    grad, = torch.autograd.grad(lif(x, surrogate=atan(), backend="reference")[0].sum(), x, create_graph=True)
+    (grad,) = torch.autograd.grad(
+        lif(x, surrogate=atan(), backend="reference")[0].sum(), x, create_graph=True
+    )
     grad.sum().backward()
     assert x.grad.abs().sum() > 0
 
@@ -207,7 +274,10 @@ def test_only_one_result_used(backend):
     for pick in (0, 1):
         grads = []
         for name in (backend, "reference"):
-            x, v0 = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).requires_grad_(), torch.zeros(3, requires_grad=True)
+            x, v0 = (
+                torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).requires_grad_(),
+                torch.zeros(3, requires_grad=True),
+            )
             lif(x, v0=v0, backend=name)[pick].sum().backward()
             grads.append((x.grad, v0.grad))
         torch.testing.assert_close(grads[0], grads[1])
@@ -215,22 +285,56 @@ def test_only_one_result_used(backend):
 
 def test_torch_checks_the_operation():
     x = torch.randn(4, 2, 3, 2).permute(0, 2, 3, 1).requires_grad_()
-    arguments = (x, torch.rand(3, 1, 1, requires_grad=True), torch.randn(3, 2, 2, requires_grad=True), 0.5, True, True, False, "atan", [2.0], "torch", True)
+    arguments = (
+        x,
+        torch.rand(3, 1, 1, requires_grad=True),
+        torch.randn(3, 2, 2, requires_grad=True),
+        0.5,
+        True,
+        True,
+        False,
+        "atan",
+        [2.0],
+        "torch",
+        True,
+    )
     operation = torch.ops.neurobridge.lif.default
     torch.library.opcheck(operation, arguments)
     torch.library.opcheck(operation, (*arguments[:-1], False))
-    torch.library.opcheck(operation, (torch.randn(3, 5), torch.tensor(0.3), None, 0.5, False, False, True, "rectangle", [1.0], "auto", True))
+    torch.library.opcheck(
+        operation,
+        (
+            torch.randn(3, 5),
+            torch.tensor(0.3),
+            None,
+            0.5,
+            False,
+            False,
+            True,
+            "rectangle",
+            [1.0],
+            "auto",
+            True,
+        ),
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("options", [{}, dict(learn_decay=True, reset="soft", output="analogue", surrogate=atan())])
+@pytest.mark.parametrize(
+    "options", [{}, dict(learn_decay=True, reset="soft", output="analogue", surrogate=atan())]
+)
 def test_compiled_models_stay_whole(options):
     torch._dynamo.reset()
-    model = torch.nn.Sequential(torch.nn.Linear(8, 16), LIF(**options), torch.nn.Linear(16, 4), LIF(**options))
+    model = torch.nn.Sequential(
+        torch.nn.Linear(8, 16), LIF(**options), torch.nn.Linear(16, 4), LIF(**options)
+    )
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     for steps in (5, 7):
         x = torch.randn(steps, 3, 8)
-        (a, *grads_a), (b, *grads_b) = ((y, *torch.autograd.grad(y.square().sum(), model.parameters())) for y in (m(x) for m in (model, compiled)))
+        (a, *grads_a), (b, *grads_b) = (
+            (y, *torch.autograd.grad(y.square().sum(), model.parameters()))
+            for y in (m(x) for m in (model, compiled))
+        )
         torch.testing.assert_close((a, grads_a), (b, grads_b))
     with pytest.raises(ValueError, match="NaN or infinity, first at time step 2"):
         x[2, 1, 3] = torch.nan
@@ -258,11 +362,13 @@ def test_two_python_threads():
     x = torch.randn(8, 200_000)
     alone = lif(x)[0]
     results = [None] * 4
+
     def work(i):
         for _ in range(5):
             y = x.clone().requires_grad_()
             results[i] = lif(y)[0]
             results[i].sum().backward()
+
     threads = [threading.Thread(target=work, args=(i,)) for i in range(len(results))]
     for t in threads:
         t.start()
@@ -292,7 +398,9 @@ def test_no_spike_at_the_threshold(backend):
 def test_reset_is_immediate_and_touches_only_neurons_that_spiked(backend):
     x = torch.tensor([[0.9, 0.3], [0.0, 0.0]])
     membrane, v = lif(x, decay=0.5, reset="soft", output="membrane", backend=backend)
-    torch.testing.assert_close(membrane, torch.tensor([[0.9, 0.3], [0.2, 0.15]]))      # (0.9 - 0.5) / 2: subtracted first, then leaked
+    torch.testing.assert_close(
+        membrane, torch.tensor([[0.9, 0.3], [0.2, 0.15]])
+    )  # (0.9 - 0.5) / 2: subtracted first, then leaked
     torch.testing.assert_close(v, torch.tensor([0.2, 0.15]))
 
 
@@ -314,7 +422,10 @@ def test_not_finite(backend, value, reset):
     for t, j in itertools.product((0, 3), (0, 20, 36)):
         x = torch.randn(4, 37)
         x[t, j] = value
-        with pytest.raises(ValueError, match=rf"x holds NaN or infinity, first at time step {t} \(1 of 148 values\)"):
+        with pytest.raises(
+            ValueError,
+            match=rf"x holds NaN or infinity, first at time step {t} \(1 of 148 values\)",
+        ):
             lif(x, reset=reset, backend=backend)
     with pytest.raises(ValueError, match="v0 holds NaN or infinity"):
         lif(torch.zeros(3, 37), v0=x[t], reset=reset, backend=backend)
@@ -326,12 +437,19 @@ def test_not_finite(backend, value, reset):
 def test_bad_arguments(backend):
     x = torch.randn(4, 2, 3)
     for options, error, message in (
-        (dict(x=x.long()), TypeError, "expected a floating dtype"), (dict(x=x[:0]), ValueError, "at least one time step"),
-        (dict(decay=0.0), ValueError, r"expected values in \(0, 1\]"), (dict(decay=1.1), ValueError, r"expected values in \(0, 1\]"),
-        (dict(decay=torch.tensor([0.5, 1.5, 0.2])), ValueError, r"decay lies in \[0.2, 1.5\]"), (dict(decay=torch.tensor(torch.nan)), ValueError, "nan"),
-        (dict(decay=torch.rand(2)), ValueError, "broadcasts to the neurons"), (dict(decay=torch.rand(1, 1, 2, 3)), ValueError, "broadcasts"),
-        (dict(v_th=0.0), ValueError, "above 0"), (dict(v_th=float("nan")), ValueError, "above 0"), (dict(reset="delayed"), ValueError, "reset"),
-        (dict(v0=torch.zeros(1, 3)), ValueError, "another batch size"), (dict(v0=torch.zeros(5, 2, 3)), ValueError, "another batch size"),
+        (dict(x=x.long()), TypeError, "expected a floating dtype"),
+        (dict(x=x[:0]), ValueError, "at least one time step"),
+        (dict(decay=0.0), ValueError, r"expected values in \(0, 1\]"),
+        (dict(decay=1.1), ValueError, r"expected values in \(0, 1\]"),
+        (dict(decay=torch.tensor([0.5, 1.5, 0.2])), ValueError, r"decay lies in \[0.2, 1.5\]"),
+        (dict(decay=torch.tensor(torch.nan)), ValueError, "nan"),
+        (dict(decay=torch.rand(2)), ValueError, "broadcasts to the neurons"),
+        (dict(decay=torch.rand(1, 1, 2, 3)), ValueError, "broadcasts"),
+        (dict(v_th=0.0), ValueError, "above 0"),
+        (dict(v_th=float("nan")), ValueError, "above 0"),
+        (dict(reset="delayed"), ValueError, "reset"),
+        (dict(v0=torch.zeros(1, 3)), ValueError, "another batch size"),
+        (dict(v0=torch.zeros(5, 2, 3)), ValueError, "another batch size"),
     ):
         with pytest.raises(error, match=message):
             lif(**{"x": x, "backend": backend} | options)
@@ -356,8 +474,13 @@ def test_backends_that_cannot_run():
 def run_python(code, wait=True, **environment):
     code = "import warnings\n" + textwrap.dedent(code)
     where = str(Path(neurobridge.__file__).parents[1])
-    process = subprocess.Popen([sys.executable, "-c", code], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               env=os.environ | {"PYTHONPATH": where} | environment)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"PYTHONPATH": where} | environment,
+    )
     return finished(process) if wait else process
 
 
@@ -378,7 +501,8 @@ CALL = """
 
 
 def test_without_a_compiler_one_warning(tmp_path):
-    output = run_python("""
+    output = run_python(
+        """
         import torch
         from neurobridge.snn.lif import lif
         from neurobridge.snn.backends import which_backend
@@ -392,8 +516,14 @@ def test_without_a_compiler_one_warning(tmp_path):
         print([str(w.message) for w in caught if "lif" in str(w.message)])
         try: lif(x, backend="fused")
         except RuntimeError as error: print(error)
-    """, CC="/nowhere/cc", NEUROBRIDGE_CACHE=str(tmp_path))
-    assert output.count("plain torch is used") == 1 and "install gcc or clang, or use backend='torch'" in output
+    """,
+        CC="/nowhere/cc",
+        NEUROBRIDGE_CACHE=str(tmp_path),
+    )
+    assert (
+        output.count("plain torch is used") == 1
+        and "install gcc or clang, or use backend='torch'" in output
+    )
 
 
 def test_broken_compiler(tmp_path, monkeypatch):
@@ -408,16 +538,21 @@ def test_broken_compiler(tmp_path, monkeypatch):
 def test_processes_that_build_at_once(tmp_path):
     processes = [run_python(CALL, wait=False, NEUROBRIDGE_CACHE=str(tmp_path)) for _ in range(3)]
     assert [finished(p).strip() for p in processes] == ["fused"] * 3
-    assert len(list(tmp_path.iterdir())) == 1                                          # one library, no leavings
+    assert len(list(tmp_path.iterdir())) == 1  # one library, no leavings
 
 
 @needs_compiler
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b[:9000] + bytes(64) + b[9064:]])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b[:9000] + bytes(64) + b[9064:]]
+)
 def test_damaged_cache_is_rebuilt(tmp_path, damage):
     library = fused._library(torch.float32, tmp_path)
     good = library.read_bytes()
     library.write_bytes(damage(good))
-    assert fused._library(torch.float32, tmp_path).read_bytes() == good and len(list(tmp_path.iterdir())) == 1
+    assert (
+        fused._library(torch.float32, tmp_path).read_bytes() == good
+        and len(list(tmp_path.iterdir())) == 1
+    )
 
 
 @needs_compiler
@@ -451,4 +586,6 @@ def test_portable_flags_give_the_same_bits(tmp_path, monkeypatch):
     for lib in (library, loaded):
         monkeypatch.setattr(fused, "kernel", lambda dtype, lib=lib: lib)
         results.append(outcome(x, 0.5, None, g, torch.zeros(333), dict(surrogate=atan()), "fused"))
-    assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][2][0], results[1][2][0])
+    assert torch.equal(results[0][0], results[1][0]) and torch.equal(
+        results[0][2][0], results[1][2][0]
+    )

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
-from neurobridge.g2g.layers import EnsembleConv2d, EnsembleLinear, MaskedLinear, ensemble_linear, export_weight, to_ensembles, to_masked
+from neurobridge.g2g.layers import (
+    EnsembleConv2d,
+    EnsembleLinear,
+    MaskedLinear,
+    ensemble_linear,
+    export_weight,
+    to_ensembles,
+    to_masked,
+)
 from neurobridge.g2g.wiring import density, ensemble_mask, er_mask
 
 pytestmark = pytest.mark.usefixtures("one_thread", "same_numbers")
@@ -26,16 +34,24 @@ def twin_of_gradients(layer):
 
 
 @settings(max_examples=20, deadline=None)
-@given(laws, st.integers(3, 6), st.integers(1, 6), st.sampled_from([(7,), (1,), (3, 4), (2, 3, 2), ()]))
+@given(
+    laws, st.integers(3, 6), st.integers(1, 6), st.sampled_from([(7,), (1,), (3, 4), (2, 3, 2), ()])
+)
 def test_ensembles_are_their_mask(law, a, b, lead):
     "Outputs and all gradients, for inputs of any number of axes, laid out either way in memory."
     layer = EnsembleLinear(a * law["groups"], b * law["groups"], **law).double()
     masked = to_masked(layer)
-    x, grad = torch.randn(*lead, a * law["groups"]).double(), torch.randn(*lead, b * law["groups"]).double()
+    x, grad = (
+        torch.randn(*lead, a * law["groups"]).double(),
+        torch.randn(*lead, b * law["groups"]).double(),
+    )
     turned = x.flatten(0, -2).t().contiguous().t().view(x.shape) if x.ndim > 1 else x
     for given_x in (x, turned):
         layer.zero_grad(), masked.zero_grad()
-        ours, theirs = given_x.clone(memory_format=torch.preserve_format).requires_grad_(), x.clone().requires_grad_()
+        ours, theirs = (
+            given_x.clone(memory_format=torch.preserve_format).requires_grad_(),
+            x.clone().requires_grad_(),
+        )
         y, z = layer(ours), masked(theirs)
         y.backward(grad), z.backward(grad)
         torch.testing.assert_close(y, z, rtol=1e-10, atol=1e-10)
@@ -53,7 +69,9 @@ def test_there_and_back(law, a, b):
     masked = to_masked(layer)
     again = to_masked(to_ensembles(masked))
     assert torch.equal(again.mask, masked.mask) and torch.equal(again.weight, masked.weight)
-    assert masked.edges == layer.weight.numel() and (masked.bias is None or torch.equal(again.bias, masked.bias))
+    assert masked.edges == layer.weight.numel() and (
+        masked.bias is None or torch.equal(again.bias, masked.bias)
+    )
     assert torch.equal(export_weight(layer), export_weight(masked))
 
 
@@ -63,18 +81,25 @@ def test_against_a_loop():
     expected = torch.empty(5, 9)
     for o in range(9):
         group, row = divmod(int(layer.place[o]), 3)
-        expected[:, o] = layer.bias[group, row] + sum(layer.weight[group, row, j] * x[:, i] for j, i in enumerate(layer.sources[group].tolist()))
+        expected[:, o] = layer.bias[group, row] + sum(
+            layer.weight[group, row, j] * x[:, i]
+            for j, i in enumerate(layer.sources[group].tolist())
+        )
     torch.testing.assert_close(layer(x), expected)
 
 
 def test_derivatives():
     layer = EnsembleLinear(8, 4, groups=2, p_inter=0.5, grouping="mixer", layer=1).double()
     given_to = (torch.randn(3, 8).double().requires_grad_(), layer.weight, layer.bias)
+
     def run(x, w, b):
         return ensemble_linear(x, w, layer.sources, b, layer.place)
+
     assert gradcheck(run, given_to) and gradgradcheck(run, given_to)
     masked = MaskedLinear(er_mask(8, 4, 0.4)).double()
-    assert gradcheck(lambda x, w, b: F.linear(x, w * masked.mask, b), (given_to[0], masked.weight, masked.bias))
+    assert gradcheck(
+        lambda x, w, b: F.linear(x, w * masked.mask, b), (given_to[0], masked.weight, masked.bias)
+    )
 
 
 OPTIMISERS = {
@@ -94,7 +119,11 @@ def test_dead_weights_stay_dead(name):
         optimizer.zero_grad()
         masked(torch.randn(8, 32)).square().sum().backward()
         optimizer.step()
-    held = [masked.weight, masked.weight.grad, *(v for v in optimizer.state[masked.weight].values() if torch.is_tensor(v) and v.ndim)]
+    held = [
+        masked.weight,
+        masked.weight.grad,
+        *(v for v in optimizer.state[masked.weight].values() if torch.is_tensor(v) and v.ndim),
+    ]
     assert all((tensor[~masked.mask] == 0).all() for tensor in held) and len(held) > 2
     assert (masked.weight != start)[masked.mask].all()
 
@@ -115,12 +144,19 @@ def test_both_forms_train_alike(name):
 
 def test_memory_of_a_training():
     "Parameters, gradients, moments and the wiring itself: at most 27 % of a dense layer's bytes at 25 % density."
+
     def held(layer):
         optimizer = torch.optim.Adam(layer.parameters())
         layer(torch.randn(2, 1024)).sum().backward()
         optimizer.step()
-        tensors = [*layer.parameters(), *layer.buffers(), *(p.grad for p in layer.parameters()), *(v for s in optimizer.state.values() for v in s.values())]
+        tensors = [
+            *layer.parameters(),
+            *layer.buffers(),
+            *(p.grad for p in layer.parameters()),
+            *(v for s in optimizer.state.values() for v in s.values()),
+        ]
         return sum(t.numel() * t.element_size() for t in tensors)
+
     assert held(EnsembleLinear(1024, 1024, p_inter=1 / 7)) <= 0.27 * held(nn.Linear(1024, 1024))
 
 
@@ -138,9 +174,14 @@ def test_initial_weights_fill_their_range():
     mask = torch.zeros(3, 4000, dtype=torch.bool)
     mask[0, :4000:2] = mask[1, :50] = True
     layer = MaskedLinear(mask)
-    assert 0.97 < layer.weight[0].abs().max() * 2000**0.5 <= 1 and 0.9 < layer.weight[1].abs().max() * 50**0.5 <= 1
+    assert (
+        0.97 < layer.weight[0].abs().max() * 2000**0.5 <= 1
+        and 0.9 < layer.weight[1].abs().max() * 50**0.5 <= 1
+    )
     assert torch.equal(layer(torch.randn(1, 4000))[:, 2], layer.bias[2:])
-    spread = EnsembleLinear(64, 1024).weight.detach() * EnsembleLinear(64, 1024).sources.shape[1] ** 0.5
+    spread = (
+        EnsembleLinear(64, 1024).weight.detach() * EnsembleLinear(64, 1024).sources.shape[1] ** 0.5
+    )
     assert spread.abs().max() <= 1 and abs(spread.std() - 3**-0.5) < 0.01
 
 
@@ -157,9 +198,28 @@ def test_a_state_dict_carries_the_wiring():
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.sampled_from(["index", "random", "mixer"]), st.integers(1, 3), st.integers(1, 2), st.integers(0, 1))
+@given(
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.sampled_from(["index", "random", "mixer"]),
+    st.integers(1, 3),
+    st.integers(1, 2),
+    st.integers(0, 1),
+)
 def test_convolutions(groups, a, b, grouping, kernel, stride, padding):
-    conv = EnsembleConv2d(a * groups, b * groups, kernel, groups, 1.0, 0.5, grouping, layer=1, stride=stride, padding=padding).double()
+    conv = EnsembleConv2d(
+        a * groups,
+        b * groups,
+        kernel,
+        groups,
+        1.0,
+        0.5,
+        grouping,
+        layer=1,
+        stride=stride,
+        padding=padding,
+    ).double()
     dense = torch.zeros(b * groups, a * groups, kernel, kernel).double()
     for o, row in enumerate(conv.place.tolist()):
         for j, i in enumerate(conv.sources[row // b].tolist()):
@@ -171,9 +231,18 @@ def test_convolutions(groups, a, b, grouping, kernel, stride, padding):
 @pytest.mark.filterwarnings("ignore:Sparse")
 def test_exports_multiply_alike():
     layer, x = EnsembleLinear(64, 32, p_inter=0.25), torch.randn(4, 64)
-    for form in (export_weight(layer, "csr"), export_weight(layer, "bsr"), export_weight(layer, "bsr", (2, 2))):
-        torch.testing.assert_close(form.to_dense() @ x.t() + layer.bias.flatten()[:, None], layer(x).t())
-    assert export_weight(layer, "bsr").values().shape == (layer.weight.numel() // 4, 4, 1) and not export_weight(layer).requires_grad
+    for form in (
+        export_weight(layer, "csr"),
+        export_weight(layer, "bsr"),
+        export_weight(layer, "bsr", (2, 2)),
+    ):
+        torch.testing.assert_close(
+            form.to_dense() @ x.t() + layer.bias.flatten()[:, None], layer(x).t()
+        )
+    assert (
+        export_weight(layer, "bsr").values().shape == (layer.weight.numel() // 4, 4, 1)
+        and not export_weight(layer).requires_grad
+    )
 
 
 def test_autocast_and_empty_batches():

@@ -22,8 +22,18 @@ pytestmark = pytest.mark.usefixtures("one_thread", "same_numbers")
     (0.15, 10, 1024, "dense", 2_634_762), (0.15, 10, 1024, "masked", 685_066), (0.15, 10, 1024, "er", 685_066), (0.20, 10, 1024, "masked", 799_754),
     (0.15, 100, 1024, "dense", 2_727_012), (0.15, 100, 1024, "masked", 777_316), (0.15, 10, 469, "dense", 686_157)])  # fmt: skip
 def test_published_sizes(p_inter, classes, width, form, head):
-    net = G2GNet((3, 32, 32), classes, width=width, p_inter=p_inter, form=form, groups=8 if width % 8 == 0 else 1)
-    assert abs(live_parameters(net) - live_parameters(net.encoder) - head) <= 3 and live_parameters(net.encoder) == 6_176
+    net = G2GNet(
+        (3, 32, 32),
+        classes,
+        width=width,
+        p_inter=p_inter,
+        form=form,
+        groups=8 if width % 8 == 0 else 1,
+    )
+    assert (
+        abs(live_parameters(net) - live_parameters(net.encoder) - head) <= 3
+        and live_parameters(net.encoder) == 6_176
+    )
 
 
 @given(st.integers(10, 3000), st.integers(2, 100), st.integers(1, 5))
@@ -45,11 +55,16 @@ def test_groups_stay_apart_without_foreign_edges():
     for form in ("masked", "ensembles"):
         reached = {}
         for grouping in ("index", "mixer"):
-            net = G2GNet((1, 8, 8), 3, width=64, p_inter=0, grouping=grouping, form=form, neuron=nn.Identity)
+            net = G2GNet(
+                (1, 8, 8), 3, width=64, p_inter=0, grouping=grouping, form=form, neuron=nn.Identity
+            )
             x, y = torch.rand(2, 512), torch.rand(2, 512)
             y[:, 64:] = x[:, 64:]
             reached[grouping] = ((net.layers(x) - net.layers(y)).abs() > 1e-6).any(0)
-        assert reached["index"].nonzero().flatten().tolist() == list(range(8)) and reached["mixer"].all()
+        assert (
+            reached["index"].nonzero().flatten().tolist() == list(range(8))
+            and reached["mixer"].all()
+        )
 
 
 def test_flatten_decides_what_a_group_sees():
@@ -68,7 +83,9 @@ def test_flatten_decides_what_a_group_sees():
 
 def test_a_spiking_net_sees_time():
     "Its neurons run over T steps: the same layers, stepped by hand."
-    net = G2GNet((1, 8, 8), 3, width=32, p_inter=0.2, form="ensembles", neuron=partial(LIF, decay=0.5), T=3)
+    net = G2GNet(
+        (1, 8, 8), 3, width=32, p_inter=0.2, form="ensembles", neuron=partial(LIF, decay=0.5), T=3
+    )
     x = torch.rand(4, 1, 8, 8)
     features = net.encoder(x).flatten(1)
     h = features.expand(3, 4, 512)
@@ -79,10 +96,20 @@ def test_a_spiking_net_sees_time():
 
 
 def test_wire_leaves_the_model_alone():
-    mlp = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Sequential(nn.Linear(32, 16, bias=False), nn.ReLU()), nn.Linear(16, 3))
+    mlp = nn.Sequential(
+        nn.Linear(16, 32),
+        nn.ReLU(),
+        nn.Sequential(nn.Linear(32, 16, bias=False), nn.ReLU()),
+        nn.Linear(16, 3),
+    )
     before = copy.deepcopy(mlp.state_dict())
     wired = wire(mlp, "ensembles", groups=4)
-    assert isinstance(wired[0], EnsembleLinear) and isinstance(wired[2][0], EnsembleLinear) and wired[2][0].bias is None and type(wired[3]) is nn.Linear
+    assert (
+        isinstance(wired[0], EnsembleLinear)
+        and isinstance(wired[2][0], EnsembleLinear)
+        and wired[2][0].bias is None
+        and type(wired[3]) is nn.Linear
+    )
     assert all(torch.equal(before[name], value) for name, value in mlp.state_dict().items())
     only = wire(mlp, groups=4, layers=["2.0"])
     assert type(only[0]) is nn.Linear and isinstance(only[2][0], MaskedLinear)

@@ -14,8 +14,16 @@ from neurobridge.data.i2e import i2e, i2e_kernels
 
 # The published code's table: cells of a 3×3 window numbered 1 to 9 row by row, from the -1 to the +1; the first pair of each row is the fixed
 # one, the others are equivalent; rows in the order of time.
-PUBLISHED = [[(9, 4), (6, 1)], [(4, 3), (7, 6)], [(3, 8), (2, 7)], [(8, 1), (9, 2)], [(5, 6), (1, 2), (2, 3), (4, 5), (7, 8), (8, 9)],
-             [(5, 2), (4, 1), (6, 3), (7, 4), (8, 5), (9, 6)], [(5, 3), (4, 2), (7, 5), (8, 6)], [(5, 1), (6, 2), (8, 4), (9, 5)]]
+PUBLISHED = [
+    [(9, 4), (6, 1)],
+    [(4, 3), (7, 6)],
+    [(3, 8), (2, 7)],
+    [(8, 1), (9, 2)],
+    [(5, 6), (1, 2), (2, 3), (4, 5), (7, 8), (8, 9)],
+    [(5, 2), (4, 1), (6, 3), (7, 4), (8, 5), (9, 6)],
+    [(5, 3), (4, 2), (7, 5), (8, 6)],
+    [(5, 1), (6, 2), (8, 4), (9, 5)],
+]
 
 
 def pair(kernel):
@@ -36,7 +44,9 @@ def test_the_equivalent_kernels_are_all_the_published_ones():
     assert seen == [set(pairs) for pairs in PUBLISHED]
 
 
-pictures = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 8), st.integers(1, 8)).flatmap(lambda shape: hnp.arrays(np.uint8, shape))
+pictures = st.tuples(
+    st.integers(1, 3), st.integers(1, 3), st.integers(1, 8), st.integers(1, 8)
+).flatmap(lambda shape: hnp.arrays(np.uint8, shape))
 
 
 def slowly(images, ratio, pairs):
@@ -50,7 +60,13 @@ def slowly(images, ratio, pairs):
         for t, (minus, plus) in enumerate(pairs):
             for r in range(h):
                 for c in range(w):
-                    at = [(min(max(r + (cell - 1) // 3 - 1, 0), h - 1), min(max(c + (cell - 1) % 3 - 1, 0), w - 1)) for cell in (plus, minus)]
+                    at = [
+                        (
+                            min(max(r + (cell - 1) // 3 - 1, 0), h - 1),
+                            min(max(c + (cell - 1) % 3 - 1, 0), w - 1),
+                        )
+                        for cell in (plus, minus)
+                    ]
                     change = v[at[0]] - v[at[1]]
                     frames[t, i, 0, r, c], frames[t, i, 1, r, c] = change >= least, -change >= least
     return frames
@@ -60,9 +76,18 @@ def slowly(images, ratio, pairs):
 @given(pictures, st.sampled_from([0.07, 0.12, 0.5]), st.one_of(st.none(), st.integers(0, 2**31)))
 def test_against_pixels_one_by_one(images, ratio, seed):
     pairs = [pair(k) for k in i2e_kernels(None if seed is None else np.random.default_rng(seed))]
-    frames = i2e(torch.from_numpy(images), ratio, None if seed is None else np.random.default_rng(seed))
+    frames = i2e(
+        torch.from_numpy(images), ratio, None if seed is None else np.random.default_rng(seed)
+    )
     np.testing.assert_array_equal(frames, slowly(images, ratio, pairs))
-    assert torch.equal(frames[:, 0], i2e(torch.from_numpy(images[0]), ratio, None if seed is None else np.random.default_rng(seed)))
+    assert torch.equal(
+        frames[:, 0],
+        i2e(
+            torch.from_numpy(images[0]),
+            ratio,
+            None if seed is None else np.random.default_rng(seed),
+        ),
+    )
 
 
 @settings(max_examples=25, deadline=None)
@@ -82,24 +107,44 @@ def test_odg_is_such_a_convolution():
     change = F.conv2d(picture.float()[None, None], kernels)[0]
     frames = to_frames(odg(picture.numpy(), side=64, margin=0)[0], steps=8, span=(1, 9))
     assert frames.shape == (8, 2, 66, 66)
-    assert torch.equal(torch.stack([change > 45.9, change < -45.9], 1).float(), frames[..., 2:64, 2:64])
+    assert torch.equal(
+        torch.stack([change > 45.9, change < -45.9], 1).float(), frames[..., 2:64, 2:64]
+    )
 
 
 def test_flat_pictures_are_silent_and_one_does_not_touch_the_next():
-    noise = torch.randint(0, 256, (1, 9, 9), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    noise = torch.randint(
+        0, 256, (1, 9, 9), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
     flat = torch.full_like(noise, 200)
     frames = i2e(torch.stack([flat, noise, flat]))
-    assert frames[:, [0, 2]].sum() == 0 and torch.equal(frames[:, 1], i2e(noise)) and frames.sum() > 0
+    assert (
+        frames[:, [0, 2]].sum() == 0 and torch.equal(frames[:, 1], i2e(noise)) and frames.sum() > 0
+    )
 
 
 def test_numbers_come_from_the_generator_alone():
-    images, rng = torch.randint(0, 256, (2, 3, 9, 9), generator=torch.Generator().manual_seed(0), dtype=torch.uint8), np.random.default_rng(3)
+    images, rng = (
+        torch.randint(
+            0, 256, (2, 3, 9, 9), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+        ),
+        np.random.default_rng(3),
+    )
     state = torch.get_rng_state()
     first, second = i2e(images, augment=rng), i2e(images, augment=rng)
     assert torch.equal(torch.get_rng_state(), state) and not torch.equal(first, second)
 
 
-@pytest.mark.parametrize("images, ratio", [(torch.zeros(4, 4), 0.1), (torch.zeros(2, 1, 1, 4, 4), 0.1), (torch.zeros(0, 3, 4, 4), 0.1), (torch.zeros(3, 4, 4), 0), (torch.zeros(3, 4, 4), 1)])
+@pytest.mark.parametrize(
+    "images, ratio",
+    [
+        (torch.zeros(4, 4), 0.1),
+        (torch.zeros(2, 1, 1, 4, 4), 0.1),
+        (torch.zeros(0, 3, 4, 4), 0.1),
+        (torch.zeros(3, 4, 4), 0),
+        (torch.zeros(3, 4, 4), 1),
+    ],
+)
 def test_what_is_refused(images, ratio):
     with pytest.raises(ValueError, match="i2e: images have shape"):
         i2e(images, ratio)
@@ -107,5 +152,7 @@ def test_what_is_refused(images, ratio):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_gives_the_same():
-    images = torch.randint(0, 256, (4, 3, 33, 47), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    images = torch.randint(
+        0, 256, (4, 3, 33, 47), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
     assert torch.equal(i2e(images.cuda()).cpu(), i2e(images))

@@ -35,7 +35,14 @@ LAYERS = {
 
 
 @settings(deadline=None, max_examples=100)
-@given(st.sampled_from(sorted(LAYERS)), st.integers(1, 5), st.integers(1, 4), st.integers(1, 3), st.booleans(), st.integers(0, 999))
+@given(
+    st.sampled_from(sorted(LAYERS)),
+    st.integers(1, 5),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.booleans(),
+    st.integers(0, 999),
+)
 def test_over_time_equals_a_loop(name, steps, batch, channels, contiguous, seed):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -55,7 +62,9 @@ def test_folding_copies_nothing_and_takes_features_without_space():
 
 @pytest.mark.parametrize("shape", [(), (4,)])
 def test_folding_needs_time_and_batch(shape):
-    with pytest.raises(ValueError, match=r"x has shape \(.*\); expected \[T, N, ...\], time first, then the batch"):
+    with pytest.raises(
+        ValueError, match=r"x has shape \(.*\); expected \[T, N, ...\], time first, then the batch"
+    ):
         over_time(nn.Identity(), torch.zeros(shape))
 
 
@@ -66,14 +75,20 @@ def test_folding_needs_time_and_batch(shape):
 @pytest.mark.parametrize("v_th", [0.5, 1.25])
 def test_batch_norm_over_time_batch_and_space_by_hand(steps, v_th):
     layer = conv_norm(2, 3, kernel=1, v_th=v_th).double()
-    x = torch.randn(steps, 5, 2, 4, 3, dtype=torch.float64) * 3 + torch.arange(steps).view(-1, 1, 1, 1, 1)
+    x = torch.randn(steps, 5, 2, 4, 3, dtype=torch.float64) * 3 + torch.arange(steps).view(
+        -1, 1, 1, 1, 1
+    )
     with torch.no_grad():
         out = over_time(layer, x).numpy()
     current = np.einsum("oi,tnihw->tnohw", layer[0].weight.detach().numpy()[:, :, 0, 0], x.numpy())
     mean = np.array([sum(current[:, :, c].flat) / current[:, :, c].size for c in range(3)])
-    var = np.array([sum((current[:, :, c].ravel() - mean[c]) ** 2) / current[:, :, c].size for c in range(3)])
+    var = np.array(
+        [sum((current[:, :, c].ravel() - mean[c]) ** 2) / current[:, :, c].size for c in range(3)]
+    )
     across = (slice(None), None, None)
-    np.testing.assert_allclose(out, v_th * (current - mean[across]) / np.sqrt(var + 1e-5)[across], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        out, v_th * (current - mean[across]) / np.sqrt(var + 1e-5)[across], rtol=1e-9, atol=1e-12
+    )
     n = current[:, :, 0].size
     np.testing.assert_allclose(layer[1].running_mean, 0.1 * mean, rtol=1e-9)
     np.testing.assert_allclose(layer[1].running_var, 0.9 + 0.1 * var * n / (n - 1), rtol=1e-9)
@@ -85,7 +100,14 @@ def test_batch_norm_in_evaluation_uses_what_it_has_seen():
     layer[1].running_mean += torch.tensor([1.0, 2.0, 3.0])
     layer[1].running_var *= 4
     current = torch.randn(2, 5, 2, 4, 4, dtype=torch.float64)
-    expected = (torch.einsum("oi,tnihw->tnohw", layer[0].weight[:, :, 0, 0], current) - layer[1].running_mean.view(3, 1, 1)) / math.sqrt(4 + 1e-5) / 2
+    expected = (
+        (
+            torch.einsum("oi,tnihw->tnohw", layer[0].weight[:, :, 0, 0], current)
+            - layer[1].running_mean.view(3, 1, 1)
+        )
+        / math.sqrt(4 + 1e-5)
+        / 2
+    )
     torch.testing.assert_close(over_time(layer, current), expected)
 
 
@@ -97,17 +119,33 @@ def test_conv_norm_keeps_the_picture_and_starts_at_the_threshold(kernel, stride)
     assert layer(torch.randn(2, 64, 8, 8)).shape == (2, 48, 8 // stride, 8 // stride)
     assert conv.bias is None and conv.weight.shape == (48, 64, kernel, kernel)
     assert conv.weight.std().item() == pytest.approx(math.sqrt(2 / (64 * kernel**2)), rel=0.06)
-    assert norm.weight.eq(torch.tensor(0.7)).all() and norm.bias.eq(0).all() and norm.running_mean.eq(0).all() and norm.running_var.eq(1).all()
+    assert (
+        norm.weight.eq(torch.tensor(0.7)).all()
+        and norm.bias.eq(0).all()
+        and norm.running_mean.eq(0).all()
+        and norm.running_var.eq(1).all()
+    )
 
 
 # Readouts
 
 
-@pytest.mark.parametrize("make", [RateReadout, MembraneReadout, partial(MembraneReadout, decay=0.3), partial(MembraneReadout, decay=1)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        RateReadout,
+        MembraneReadout,
+        partial(MembraneReadout, decay=0.3),
+        partial(MembraneReadout, decay=1),
+    ],
+)
 def test_a_readout_of_one_step_is_its_linear_layer(make):
     readout, x = make(6, 4), torch.randn(1, 5, 6)
     torch.testing.assert_close(readout(x), readout.linear(x[0]))
-    assert {k: tuple(v.shape) for k, v in readout.state_dict().items()} == {"linear.weight": (4, 6), "linear.bias": (4,)}
+    assert {k: tuple(v.shape) for k, v in readout.state_dict().items()} == {
+        "linear.weight": (4, 6),
+        "linear.bias": (4,),
+    }
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
@@ -119,14 +157,20 @@ def test_rate_readout_is_the_mean_of_the_answers(steps):
 @pytest.mark.parametrize("steps", [1, 2, 7])
 @pytest.mark.parametrize("decay", [0.3, 0.9, 1.0])
 def test_membrane_readout_is_a_neuron_that_never_fires(steps, decay):
-    readout, x = MembraneReadout(6, 4, decay).double(), torch.randn(steps, 5, 6, dtype=torch.float64)
+    readout, x = (
+        MembraneReadout(6, 4, decay).double(),
+        torch.randn(steps, 5, 6, dtype=torch.float64),
+    )
     v = torch.zeros(5, 4)
     for x_t in x:
         v = decay * v + readout.linear(x_t)
     torch.testing.assert_close(readout(x), v)
     torch.testing.assert_close(readout(x), lif(over_time(readout.linear, x), decay, v_th=1e9)[1])
     readout(x).sum().backward()
-    torch.testing.assert_close(readout.linear.bias.grad, torch.full((4,), 5 * sum(decay**k for k in range(steps)), dtype=torch.float64))
+    torch.testing.assert_close(
+        readout.linear.bias.grad,
+        torch.full((4,), 5 * sum(decay**k for k in range(steps)), dtype=torch.float64),
+    )
 
 
 @pytest.mark.parametrize("decay", [0, -0.1, 1.1, math.nan])
@@ -143,14 +187,19 @@ encoders = pytest.mark.parametrize("encode", [direct, poisson, latency])
 @encoders
 @pytest.mark.parametrize("steps", [0, -1])
 def test_encoders_need_a_step(encode, steps):
-    with pytest.raises(ValueError, match=f"{encode.__name__}: steps is {steps}; expected at least 1"):
+    with pytest.raises(
+        ValueError, match=f"{encode.__name__}: steps is {steps}; expected at least 1"
+    ):
         encode(torch.rand(1, 2), steps)
 
 
 @pytest.mark.parametrize("encode", [poisson, latency])
 @pytest.mark.parametrize("value", [-0.01, 1.01, 255.0, math.nan, math.inf])
 def test_encoders_need_brightness(encode, value):
-    with pytest.raises(ValueError, match=rf"{encode.__name__}: brightness lies in .*; expected \[0, 1\], so scale the image"):
+    with pytest.raises(
+        ValueError,
+        match=rf"{encode.__name__}: brightness lies in .*; expected \[0, 1\], so scale the image",
+    ):
         encode(torch.tensor([[0.5, value]]), 4)
 
 
@@ -166,18 +215,31 @@ def test_encoders_put_time_first_and_keep_the_dtype(encode, dtype):
 def test_direct_is_the_image_at_every_step_without_copies():
     image = torch.randn(2, 3) * 300
     found = direct(image, 4)
-    assert all(step.equal(image) for step in found) and found.data_ptr() == image.data_ptr() and found.stride(0) == 0
+    assert (
+        all(step.equal(image) for step in found)
+        and found.data_ptr() == image.data_ptr()
+        and found.stride(0) == 0
+    )
 
 
 def test_poisson_has_the_rate_and_the_independence_it_claims():
     "Within five standard deviations of the binomial law: for each brightness, between neighbouring steps, and between neighbouring pixels."
-    n, p = 20_000, torch.tensor([0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98, 1.0], dtype=torch.float64)
+    n, p = (
+        20_000,
+        torch.tensor([0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98, 1.0], dtype=torch.float64),
+    )
     spikes = poisson(p.float()[None], n, torch.Generator().manual_seed(0))[:, 0].double()
 
     def agrees(found, expected):
-        return ((found - expected).abs() <= 5 * (expected * (1 - expected) / (n - 1)).sqrt() + 1e-12).all()
+        return (
+            (found - expected).abs() <= 5 * (expected * (1 - expected) / (n - 1)).sqrt() + 1e-12
+        ).all()
 
-    assert agrees(spikes.mean(0), p) and agrees((spikes[1:] * spikes[:-1]).mean(0), p**2) and agrees((spikes[:, 1:] * spikes[:, :-1]).mean(0), p[1:] * p[:-1])
+    assert (
+        agrees(spikes.mean(0), p)
+        and agrees((spikes[1:] * spikes[:-1]).mean(0), p**2)
+        and agrees((spikes[:, 1:] * spikes[:, :-1]).mean(0), p[1:] * p[:-1])
+    )
 
 
 def test_poisson_draws_from_the_generator_it_is_given():
@@ -185,8 +247,12 @@ def test_poisson_draws_from_the_generator_it_is_given():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         before = torch.get_rng_state()
-        first, second, other = (poisson(image, 9, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
-        assert first.equal(second) and not first.equal(other) and torch.get_rng_state().equal(before)
+        first, second, other = (
+            poisson(image, 9, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+        )
+        assert (
+            first.equal(second) and not first.equal(other) and torch.get_rng_state().equal(before)
+        )
         mine = poisson(image, 9)
         torch.manual_seed(0)
         assert poisson(image, 9).equal(mine) and not poisson(image, 9).equal(mine)
@@ -215,7 +281,10 @@ def test_latency_is_earlier_for_brighter_pixels(pixels, steps):
 
 @pytest.mark.parametrize("brightness", [1 / 255, 1e-7, 1e-9, 1e-40])
 def test_latency_keeps_the_darkest_gray_for_last(brightness):
-    assert latency(torch.tensor([[brightness, 0.0]]), 10)[:, 0].T.tolist() == [[0.0] * 9 + [1.0], [0.0] * 10]
+    assert latency(torch.tensor([[brightness, 0.0]]), 10)[:, 0].T.tolist() == [
+        [0.0] * 9 + [1.0],
+        [0.0] * 10,
+    ]
 
 
 @pytest.mark.parametrize("dtype, steps", [(torch.bfloat16, 300), (torch.float16, 3000)])

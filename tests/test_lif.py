@@ -21,7 +21,9 @@ pytestmark = pytest.mark.usefixtures("one_thread", "same_numbers")
 
 GOLDEN = Path(__file__).parent / "golden" / "lif_seed0.npz"
 SURROGATES = [rectangle(), rectangle(0.6), triangle(0.8), atan(), sigmoid(), gaussian(0.5, 0.2)]
-backends = pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "triton"])  # Triton on a CPU: tests/test_triton.py
+backends = pytest.mark.parametrize(
+    "backend", [name for name in BACKENDS if name != "triton"]
+)  # Triton on a CPU: tests/test_triton.py
 
 
 def slope(g, u):
@@ -75,7 +77,11 @@ def laid_out(array, layout):
     "Give a tensor of equal values that is not contiguous."
     tensor = torch.from_numpy(array)
     if layout == "transposed":
-        return tensor.permute(*reversed(range(tensor.ndim))).contiguous().permute(*reversed(range(tensor.ndim)))
+        return (
+            tensor.permute(*reversed(range(tensor.ndim)))
+            .contiguous()
+            .permute(*reversed(range(tensor.ndim)))
+        )
     if layout == "strided":
         return torch.stack([tensor, torch.full_like(tensor, math.nan)], -1)[..., 0]
     if layout == "time last":
@@ -91,7 +97,11 @@ def cases(draw):
         seed=draw(st.integers(0, 2**32 - 1)),
         steps=draw(st.integers(1, 12)),
         shape=shape,
-        decay_shape=tuple(n if draw(st.booleans()) else 1 for n in shape)[draw(st.integers(0, len(shape))) :] if per_neuron else None,
+        decay_shape=tuple(n if draw(st.booleans()) else 1 for n in shape)[
+            draw(st.integers(0, len(shape))) :
+        ]
+        if per_neuron
+        else None,
         v_th=draw(st.sampled_from([0.5, 1.0, 0.3])),
         reset=draw(st.sampled_from(["hard", "soft"])),
         surrogate=draw(st.sampled_from(SURROGATES)),
@@ -109,7 +119,11 @@ def cases(draw):
 def test_the_neuron_equals_a_simulation_by_hand(backend, case):
     rng, shape = np.random.default_rng(case["seed"]), case["shape"]
     x = rng.normal(0.2, 0.6, (case["steps"], *shape))
-    decay = rng.uniform(0.05, 1, case["decay_shape"]) if case["decay_shape"] is not None else rng.choice([0.25, 0.9, 1.0])
+    decay = (
+        rng.uniform(0.05, 1, case["decay_shape"])
+        if case["decay_shape"] is not None
+        else rng.choice([0.25, 0.9, 1.0])
+    )
     v0 = rng.normal(0, 0.5, shape) if case["start"] else np.zeros(shape)
     grad_out, grad_v = rng.normal(size=x.shape), rng.normal(size=shape) * case["end"]
     law = {name: case[name] for name in ("v_th", "reset")}
@@ -118,7 +132,9 @@ def test_the_neuron_equals_a_simulation_by_hand(backend, case):
     dx, ddecay, dv0 = backpropagate(h, s, v, decay, **law, **kind, grad_out=grad_out, grad_v=grad_v)
 
     tx = laid_out(x, case["layout"]).requires_grad_()
-    tdecay = torch.tensor(decay, requires_grad=True) if case["decay_shape"] is not None else float(decay)
+    tdecay = (
+        torch.tensor(decay, requires_grad=True) if case["decay_shape"] is not None else float(decay)
+    )
     tv0 = torch.tensor(v0, requires_grad=True) if case["start"] else None
     given = {name: case[name] for name in ("v_th", "reset", "surrogate", "detach_reset", "output")}
     out, last = lif(tx, tdecay, **given, v0=tv0, backend=backend)
@@ -132,7 +148,9 @@ def test_the_neuron_equals_a_simulation_by_hand(backend, case):
     ((out * torch.tensor(grad_out)).sum() + (last * torch.tensor(grad_v)).sum()).backward()
     np.testing.assert_allclose(tx.grad, dx, rtol=1e-5, atol=1e-10)
     if case["decay_shape"] is not None:
-        np.testing.assert_allclose(tdecay.grad, summed_to(ddecay, case["decay_shape"]), rtol=1e-5, atol=1e-9)
+        np.testing.assert_allclose(
+            tdecay.grad, summed_to(ddecay, case["decay_shape"]), rtol=1e-5, atol=1e-9
+        )
     if case["start"]:
         np.testing.assert_allclose(tv0.grad, dv0, rtol=1e-5, atol=1e-10)
 
@@ -142,7 +160,9 @@ def test_the_neuron_equals_a_simulation_by_hand(backend, case):
 PIPE_S = dict(decay=0.25, v_th=0.5, reset="hard", surrogate=rectangle(), detach_reset=True)
 SPIKINGJELLY = dict(decay=0.5, v_th=1.0, surrogate=atan(2.0))
 PEERS = {"pipes": PIPE_S} | {
-    f"sj_{reset}{'_detach' * detach}": SPIKINGJELLY | dict(reset=reset, detach_reset=detach) for reset in ("hard", "soft") for detach in (False, True)
+    f"sj_{reset}{'_detach' * detach}": SPIKINGJELLY | dict(reset=reset, detach_reset=detach)
+    for reset in ("hard", "soft")
+    for detach in (False, True)
 }
 
 
@@ -160,8 +180,12 @@ def test_every_golden_number(backend):
             leaf = x.clone().requires_grad_()
             spikes, last = lif(leaf, **law, backend=backend)
             spikes.backward(grad_out)
-            torch.testing.assert_close(spikes.detach(), kept(f"{size}.{peer}.spikes"), rtol=0, atol=0)
-            torch.testing.assert_close(leaf.grad, kept(f"{size}.{peer}.grad_x"), rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(
+                spikes.detach(), kept(f"{size}.{peer}.spikes"), rtol=0, atol=0
+            )
+            torch.testing.assert_close(
+                leaf.grad, kept(f"{size}.{peer}.grad_x"), rtol=1e-5, atol=1e-6
+            )
             if peer == "pipes":
                 h, _ = lif(x, **law, output="membrane", backend=backend)
                 torch.testing.assert_close(h, kept(f"{size}.pipes.membrane"), rtol=1e-6, atol=1e-7)
@@ -169,7 +193,12 @@ def test_every_golden_number(backend):
                 after = kept(f"{size}.{peer}.v_after")
                 torch.testing.assert_close(last.detach(), after[-1], rtol=1e-6, atol=1e-6)
                 for steps in range(1, len(x)):
-                    torch.testing.assert_close(lif(x[:steps], **law, backend=backend)[1], after[steps - 1], rtol=1e-6, atol=1e-6)
+                    torch.testing.assert_close(
+                        lif(x[:steps], **law, backend=backend)[1],
+                        after[steps - 1],
+                        rtol=1e-6,
+                        atol=1e-6,
+                    )
             assert 0.05 < spikes.mean() < 0.95
     assert used == set(golden)
 
@@ -196,7 +225,11 @@ def test_streaming_in_any_pieces_is_one_call_to_the_bit(backend, data):
         "detach_reset": data.draw(st.booleans()),
         "backend": backend,
     }
-    x = torch.from_numpy(np.random.default_rng(data.draw(st.integers(0, 999))).normal(0.2, 0.6, (steps, 2, 9)).astype(np.float32)).requires_grad_()
+    x = torch.from_numpy(
+        np.random.default_rng(data.draw(st.integers(0, 999)))
+        .normal(0.2, 0.6, (steps, 2, 9))
+        .astype(np.float32)
+    ).requires_grad_()
     whole, last = lif(x, **given)
     (expected,) = torch.autograd.grad(whole.square().sum() + last.sum(), x)
     pieces, v = [], None
@@ -213,8 +246,14 @@ def test_streaming_in_any_pieces_is_one_call_to_the_bit(backend, data):
 @given(st.integers(0, 999), st.sampled_from(["hard", "soft"]))
 def test_no_neuron_knows_another(backend, seed, reset):
     rng = np.random.default_rng(seed)
-    x, v0 = torch.from_numpy(rng.normal(0.2, 0.6, (6, 5, 7))).float(), torch.from_numpy(rng.normal(size=(5, 7))).float()
-    decay, order = torch.from_numpy(rng.uniform(0.1, 1, 7)).float(), torch.from_numpy(rng.permutation(7))
+    x, v0 = (
+        torch.from_numpy(rng.normal(0.2, 0.6, (6, 5, 7))).float(),
+        torch.from_numpy(rng.normal(size=(5, 7))).float(),
+    )
+    decay, order = (
+        torch.from_numpy(rng.uniform(0.1, 1, 7)).float(),
+        torch.from_numpy(rng.permutation(7)),
+    )
     run = partial(lif, reset=reset, output="membrane", backend=backend)
     out, last = run(x, decay, v0=v0)
     mixed, mixed_last = run(x[..., order], decay[order], v0=v0[:, order])
@@ -236,7 +275,11 @@ def test_dtype_is_kept(backend, dtype):
     for decay in (0.25, torch.full((3,), 0.25, dtype=dtype)):
         out, v = lif(x, decay, v0=torch.zeros(3, dtype=dtype), backend=backend)
         out.sum().backward()
-        assert out.dtype == x.grad.dtype == dtype and v.dtype == state_dtype(dtype) and set(out.unique().tolist()) <= {0.0, 1.0}
+        assert (
+            out.dtype == x.grad.dtype == dtype
+            and v.dtype == state_dtype(dtype)
+            and set(out.unique().tolist()) <= {0.0, 1.0}
+        )
 
 
 @backends
@@ -306,7 +349,11 @@ def test_a_decay_that_would_multiply_the_neurons_is_refused(backend, shape):
 
 def test_the_module_is_the_function():
     x, v0 = torch.randn(6, 4), torch.randn(4)
-    for law in ({}, {"decay": 0.9, "v_th": 0.3, "reset": "soft", "surrogate": atan(), "detach_reset": False}, {"backend": "reference"}):
+    for law in (
+        {},
+        {"decay": 0.9, "v_th": 0.3, "reset": "soft", "surrogate": atan(), "detach_reset": False},
+        {"backend": "reference"},
+    ):
         layer = LIF(**law)
         leaf, other = x.clone().requires_grad_(), x.clone().requires_grad_()
         out, v = layer(leaf, v0, return_state=True)
@@ -331,7 +378,10 @@ def test_analogue_output_is_a_leaky_relu_of_the_membrane(reset):
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_learned_decay_stays_between_0_and_1(start, sign):
     layer, x = LIF(decay=start, learn_decay=True, output="analogue"), torch.rand(5, 20) * 0.3
-    assert list(layer.state_dict()) == ["decay_logit"] and layer.state_dict()["decay_logit"].shape == ()
+    assert (
+        list(layer.state_dict()) == ["decay_logit"]
+        and layer.state_dict()["decay_logit"].shape == ()
+    )
     assert torch.sigmoid(layer.decay_logit).item() == pytest.approx(start, rel=1e-5)
     torch.testing.assert_close(layer(x), LIF(decay=start, output="analogue")(x))
     optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
@@ -346,9 +396,16 @@ def test_a_learned_decay_stays_between_0_and_1(start, sign):
 
 def test_copies_and_pickles_are_equal_and_separate():
     x = torch.randn(6, 8)
-    for layer in (LIF(surrogate=gaussian(0.5, 0.2), reset="soft"), LIF(learn_decay=True, output="analogue")):
+    for layer in (
+        LIF(surrogate=gaussian(0.5, 0.2), reset="soft"),
+        LIF(learn_decay=True, output="analogue"),
+    ):
         for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-            assert other(x).equal(layer(x)) and other.settings == layer.settings and repr(other) == repr(layer)
+            assert (
+                other(x).equal(layer(x))
+                and other.settings == layer.settings
+                and repr(other) == repr(layer)
+            )
             for parameter in other.parameters():
                 parameter.data.fill_(3.0)
             assert all(parameter.item() != 3 for parameter in layer.parameters())
@@ -360,7 +417,10 @@ def test_copies_and_pickles_are_equal_and_separate():
 
 def test_repr_tells_the_settings():
     assert repr(LIF()) == "LIF(decay=0.25, v_th=0.5, reset='hard', output='spike')"
-    assert repr(LIF(0.9, 1.0, "soft", output="analogue", learn_decay=True)) == "LIF(learned decay, v_th=1.0, reset='soft', output='analogue')"
+    assert (
+        repr(LIF(0.9, 1.0, "soft", output="analogue", learn_decay=True))
+        == "LIF(learned decay, v_th=1.0, reset='soft', output='analogue')"
+    )
 
 
 @pytest.mark.parametrize("given, said", [
@@ -382,11 +442,16 @@ def test_a_wrong_neuron_is_refused_when_it_is_made(given, said):
 def test_a_state_of_another_batch_is_refused():
     layer = LIF()
     _, v = layer(torch.rand(3, 8, 5), return_state=True)
-    with pytest.raises(ValueError, match=r"v0 has shape \(8, 5\); expected \(4, 5\).*another batch size"):
+    with pytest.raises(
+        ValueError, match=r"v0 has shape \(8, 5\); expected \(4, 5\).*another batch size"
+    ):
         layer(torch.rand(3, 4, 5), v)
 
 
 def test_a_layer_among_others_trains_and_moves_dtype():
     net = nn.Sequential(nn.Linear(4, 8), LIF(learn_decay=True), nn.Linear(8, 2)).double()
     net(torch.randn(5, 3, 4, dtype=torch.float64)).sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() and p.dtype == torch.float64 for p in net.parameters())
+    assert all(
+        p.grad is not None and p.grad.isfinite().all() and p.dtype == torch.float64
+        for p in net.parameters()
+    )

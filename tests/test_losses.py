@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from neurobridge.core.train import evaluate, fit, seed_everything
-from neurobridge.snn.layers import MembraneReadout, RateReadout, SpikeReadout, conv_norm, over_time, tdbn
+from neurobridge.snn.layers import (
+    MembraneReadout,
+    RateReadout,
+    SpikeReadout,
+    conv_norm,
+    over_time,
+    tdbn,
+)
 from neurobridge.snn.lif import LIF, lif
 from neurobridge.snn.losses import mean_loss, membrane_loss, rate_loss, tet_loss
 from neurobridge.snn.nets import spiking_convnet
@@ -25,7 +32,9 @@ quick = settings(max_examples=40, deadline=None)
 def outputs(draw, spikes=False):
     T, N, K = draw(st.integers(1, 6)), draw(st.integers(1, 5)), draw(st.integers(2, 5))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
-    o = torch.randn(T, N, K, generator=generator, dtype=torch.float64) * draw(st.sampled_from([0.1, 1.0, 20.0]))
+    o = torch.randn(T, N, K, generator=generator, dtype=torch.float64) * draw(
+        st.sampled_from([0.1, 1.0, 20.0])
+    )
     return (o > 0).double() if spikes else o, torch.randint(K, (N,), generator=generator)
 
 
@@ -42,8 +51,13 @@ def test_tet_is_its_equation(data, lamb, phi):
     expected = []
     for n in range(N):
         entropy = np.mean([-log_softmax(o[t, n].numpy())[y[n]] for t in range(T)])
-        expected.append((1 - lamb) * entropy + lamb * np.mean([(o[t, n, k].item() - phi) ** 2 for t in range(T) for k in range(K)]))
-    np.testing.assert_allclose(tet_loss(o, y, lamb=lamb, phi=phi, reduction="none"), expected, rtol=1e-9, atol=1e-9)
+        expected.append(
+            (1 - lamb) * entropy
+            + lamb * np.mean([(o[t, n, k].item() - phi) ** 2 for t in range(T) for k in range(K)])
+        )
+    np.testing.assert_allclose(
+        tet_loss(o, y, lamb=lamb, phi=phi, reduction="none"), expected, rtol=1e-9, atol=1e-9
+    )
 
 
 @quick
@@ -62,7 +76,9 @@ def test_one_step_is_cross_entropy_for_all_that_take_logits(data):
     o, y = data
     for loss in (mean_loss, membrane_loss, partial(tet_loss, lamb=0.0)):
         for reduction in ("mean", "sum", "none"):
-            torch.testing.assert_close(loss(o[:1], y, reduction=reduction), F.cross_entropy(o[0], y, reduction=reduction))
+            torch.testing.assert_close(
+                loss(o[:1], y, reduction=reduction), F.cross_entropy(o[0], y, reduction=reduction)
+            )
 
 
 @quick
@@ -70,8 +86,15 @@ def test_one_step_is_cross_entropy_for_all_that_take_logits(data):
 def test_rate_loss_counts_spikes(data):
     s, y = data
     T, N, K = s.shape
-    expected = [np.mean([(s[:, n, k].sum().item() / T - (0.9 if k == y[n] else 0.1)) ** 2 for k in range(K)]) for n in range(N)]
-    np.testing.assert_allclose(rate_loss(s, y, right=0.9, wrong=0.1, reduction="none"), expected, atol=1e-12)
+    expected = [
+        np.mean(
+            [(s[:, n, k].sum().item() / T - (0.9 if k == y[n] else 0.1)) ** 2 for k in range(K)]
+        )
+        for n in range(N)
+    ]
+    np.testing.assert_allclose(
+        rate_loss(s, y, right=0.9, wrong=0.1, reduction="none"), expected, atol=1e-12
+    )
     perfect = F.one_hot(y, K).double().expand(T, N, K)
     assert rate_loss(perfect, y).item() == 0
 
@@ -128,11 +151,23 @@ def toy():
     return x, y
 
 
-@pytest.mark.parametrize("name, loss", [("rate", mean_loss), ("rate", partial(tet_loss, lamb=0.01)), ("spike", rate_loss), ("membrane", membrane_loss)])
+@pytest.mark.parametrize(
+    "name, loss",
+    [
+        ("rate", mean_loss),
+        ("rate", partial(tet_loss, lamb=0.01)),
+        ("spike", rate_loss),
+        ("membrane", membrane_loss),
+    ],
+)
 def test_fit_learns_with_every_loss_and_counts_the_mean(name, loss):
     seed_everything(1)
     net = spiking_convnet(LIF, classes=3, T=3, width=4)
-    net.readout = {"rate": lambda: RateReadout(64, 3), "spike": lambda: SpikeReadout(64, 3, LIF), "membrane": lambda: MembraneReadout(64, 3)}[name]()
+    net.readout = {
+        "rate": lambda: RateReadout(64, 3),
+        "spike": lambda: SpikeReadout(64, 3, LIF),
+        "membrane": lambda: MembraneReadout(64, 3),
+    }[name]()
     net.per_step = True
     history = fit(net, toy(), toy(), epochs=8, lr=1e-2, batch_size=20, loss=loss)
     x, y = toy()
@@ -148,7 +183,9 @@ def test_fit_learns_with_every_loss_and_counts_the_mean(name, loss):
 def test_logits_without_time_are_counted_as_before():
     x, y = torch.randn(50, 4), torch.randint(3, (50,))
     linear = nn.Linear(4, 3)
-    assert evaluate(linear, (x, y))["accuracy"] == pytest.approx((linear(x).argmax(1) == y).double().mean().item())
+    assert evaluate(linear, (x, y))["accuracy"] == pytest.approx(
+        (linear(x).argmax(1) == y).double().mean().item()
+    )
 
 
 @quick
@@ -156,7 +193,11 @@ def test_logits_without_time_are_counted_as_before():
 def test_steps_of_the_readouts(T, N, decay, seed):
     torch.manual_seed(seed)
     x = torch.randn(T, N, 5, dtype=torch.float64)
-    rate, membrane, firing = RateReadout(5, 3).double(), MembraneReadout(5, 3, decay=decay).double(), SpikeReadout(5, 3, LIF).double()
+    rate, membrane, firing = (
+        RateReadout(5, 3).double(),
+        MembraneReadout(5, 3, decay=decay).double(),
+        SpikeReadout(5, 3, LIF).double(),
+    )
     torch.testing.assert_close(rate.steps(x).mean(0), rate(x))
     v, walked = torch.zeros(N, 3, dtype=torch.float64), []
     for x_t in x:
@@ -164,11 +205,19 @@ def test_steps_of_the_readouts(T, N, decay, seed):
         walked.append(v)
     torch.testing.assert_close(membrane.steps(x), torch.stack(walked))
     torch.testing.assert_close(membrane.steps(x)[-1], membrane(x))
-    torch.testing.assert_close(firing(x), lif(torch.stack([firing.linear(x_t) for x_t in x]))[0].mean(0))
+    torch.testing.assert_close(
+        firing(x), lif(torch.stack([firing.linear(x_t) for x_t in x]))[0].mean(0)
+    )
 
 
 @quick
-@given(st.integers(2, 5), st.integers(2, 4), st.floats(0.1, 2.0), st.sampled_from([1.0, 0.5**0.5, 0.0]), st.integers(0, 10**6))
+@given(
+    st.integers(2, 5),
+    st.integers(2, 4),
+    st.floats(0.1, 2.0),
+    st.sampled_from([1.0, 0.5**0.5, 0.0]),
+    st.integers(0, 10**6),
+)
 def test_tdbn_statistics_by_hand(T, N, v_th, alpha, seed):
     torch.manual_seed(seed)
     x = 3 + 2 * torch.randn(T, N, 3, 4, 4, dtype=torch.float64)
@@ -176,7 +225,9 @@ def test_tdbn_statistics_by_hand(T, N, v_th, alpha, seed):
     for c in range(3):
         values = x[:, :, c].numpy()
         expected = alpha * v_th * (values - values.mean()) / np.sqrt(values.var() + 1e-5)
-        np.testing.assert_allclose(got[:, :, c].detach(), expected, rtol=1e-6, atol=1e-6)  # the scale is stored in float32
+        np.testing.assert_allclose(
+            got[:, :, c].detach(), expected, rtol=1e-6, atol=1e-6
+        )  # the scale is stored in float32
 
 
 def test_conv_norm_draws_as_before_whatever_alpha():
@@ -185,5 +236,14 @@ def test_conv_norm_draws_as_before_whatever_alpha():
         torch.manual_seed(3)
         weights.append(conv_norm(2, 4, alpha=alpha))
     torch.testing.assert_close(weights[0][0].weight, weights[1][0].weight, rtol=0, atol=0)
-    assert weights[0][1].weight.unique().tolist() == [0.5] and weights[1][1].weight.unique().tolist() == [0.25]
-    assert list(weights[0].state_dict()) == ["0.weight", "1.weight", "1.bias", "1.running_mean", "1.running_var", "1.num_batches_tracked"]
+    assert weights[0][1].weight.unique().tolist() == [0.5] and weights[1][
+        1
+    ].weight.unique().tolist() == [0.25]
+    assert list(weights[0].state_dict()) == [
+        "0.weight",
+        "1.weight",
+        "1.bias",
+        "1.running_mean",
+        "1.running_var",
+        "1.num_batches_tracked",
+    ]

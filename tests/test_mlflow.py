@@ -16,7 +16,14 @@ from neurobridge.lab.parameters import RunRefused
 from neurobridge.lab.runs import load_runs
 
 PLACE = {"commit": "0" * 40, "dirty": False, "device": "a CPU", "torch": "2", "host": None}
-ERROR = {"cell": 2, "heading": "", "source": "1 / 0", "ename": "ZeroDivisionError", "evalue": "division by zero", "traceback": []}
+ERROR = {
+    "cell": 2,
+    "heading": "",
+    "source": "1 / 0",
+    "ename": "ZeroDivisionError",
+    "evalue": "division by zero",
+    "traceback": [],
+}
 
 
 @pytest.fixture
@@ -36,16 +43,35 @@ def keep(root, number, status="done", **more):
 
 
 def test_a_curve_is_named_by_what_varies():
-    table = pd.DataFrame({"step": [0, 1] * 2, "arm": ["a", "a", "b", "b"], "data": "digits", "seed": [0, 0, 1, 1], "loss": [4.0, 3.0, float("inf"), 1.0], "ok": True})
-    assert list(curve_points(table, "curves")) == [("curves/a/0/loss", 4.0, 0), ("curves/a/0/loss", 3.0, 1), ("curves/b/1/loss", 1.0, 1)]
+    table = pd.DataFrame(
+        {
+            "step": [0, 1] * 2,
+            "arm": ["a", "a", "b", "b"],
+            "data": "digits",
+            "seed": [0, 0, 1, 1],
+            "loss": [4.0, 3.0, float("inf"), 1.0],
+            "ok": True,
+        }
+    )
+    assert list(curve_points(table, "curves")) == [
+        ("curves/a/0/loss", 4.0, 0),
+        ("curves/a/0/loss", 3.0, 1),
+        ("curves/b/1/loss", 1.0, 1),
+    ]
     assert not list(curve_points(table.drop(columns="step"), "curves"))
 
 
 def test_what_is_handed_over(root):
     folder = keep(root, 1, metrics={"accuracy (T=4)": 0.5})
     found = describe_run(folder, json.loads((folder / "run.json").read_text()))
-    assert found["params"] == {"width": "1", "sizes": "[1, 2]", "long": "x" * 6000} and found["metrics"] == [("accuracy _T_4_", 0.5, 0)]
-    assert found["tags"]["device"] == "a CPU" and "host" not in found["tags"] and [file.name for file in found["files"]] == ["notebook.ipynb", "report.html"]
+    assert found["params"] == {"width": "1", "sizes": "[1, 2]", "long": "x" * 6000} and found[
+        "metrics"
+    ] == [("accuracy _T_4_", 0.5, 0)]
+    assert (
+        found["tags"]["device"] == "a CPU"
+        and "host" not in found["tags"]
+        and [file.name for file in found["files"]] == ["notebook.ipynb", "report.html"]
+    )
 
 
 def test_without_mlflow_the_answer_is_the_command_that_installs_it(root, monkeypatch):
@@ -56,47 +82,90 @@ def test_without_mlflow_the_answer_is_the_command_that_installs_it(root, monkeyp
     assert CliRunner().invoke(app, ["mlflow", "nothing"]).exit_code == 2
 
 
-@pytest.mark.parametrize("uri", ["nonsense", "foo://bar", "sqlite:///{}/junk.db", "sqlite:///{}/file/mlflow.db", "postgresql+none://x"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "nonsense",
+        "foo://bar",
+        "sqlite:///{}/junk.db",
+        "sqlite:///{}/file/mlflow.db",
+        "postgresql+none://x",
+    ],
+)
 def test_where_nothing_can_be_handed_over(root, uri):
     "One line, whoever of MLflow, its database and the system refuses."
-    pytest.importorskip("mlflow", reason="MLflow is not installed: pip install 'neurobridge[mlflow]'")
+    pytest.importorskip(
+        "mlflow", reason="MLflow is not installed: pip install 'neurobridge[mlflow]'"
+    )
     keep(root, 1)
     (root / "junk.db").write_text("junk" * 1000)
     (root / "file").touch()
     uri = uri.format(root)
     ended = CliRunner().invoke(app, ["mlflow", "toy", "--to", uri])
-    assert ended.exit_code == 2 and ended.stderr.startswith(f"neurobridge: MLflow at {uri} refuses: ") and len(ended.stderr.splitlines()) == 1 and ended.stdout == "", ended.exception
+    assert (
+        ended.exit_code == 2
+        and ended.stderr.startswith(f"neurobridge: MLflow at {uri} refuses: ")
+        and len(ended.stderr.splitlines()) == 1
+        and ended.stdout == ""
+    ), ended.exception
     assert (root / "junk.db").read_text() == "junk" * 1000
 
 
 def test_hand_over_to_sqlite(root):
     "Everything arrives; twice is once; what changed is renewed, what died half-way made whole, what is in progress left out."
-    pytest.importorskip("mlflow", reason="MLflow is not installed: pip install 'neurobridge[mlflow]'")
+    pytest.importorskip(
+        "mlflow", reason="MLflow is not installed: pip install 'neurobridge[mlflow]'"
+    )
     from mlflow import MlflowClient
 
     first, failed = keep(root, 1), keep(root, 2, "failed", error=ERROR)
     keep(root, 3, "running")
-    pd.DataFrame({"epoch": range(1, 1201), "arm": "scratch", "loss": [1 / n for n in range(1, 1201)], "T": 4}).to_csv(first / "curves.csv", index=False)
+    pd.DataFrame(
+        {"epoch": range(1, 1201), "arm": "scratch", "loss": [1 / n for n in range(1, 1201)], "T": 4}
+    ).to_csv(first / "curves.csv", index=False)
     assert hand_over(load_runs()) == {"new": 2, "renewed": 0, "unchanged": 0}
     client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
 
     def there():
-        return {run.info.run_name: run for run in client.search_runs([client.get_experiment_by_name("toy").experiment_id])}
+        return {
+            run.info.run_name: run
+            for run in client.search_runs([client.get_experiment_by_name("toy").experiment_id])
+        }
 
     one, other = there()[first.name], there()[failed.name]
-    assert one.data.params["sizes"] == "[1, 2]" and one.data.metrics["accuracy"] == 0.75 and one.info.end_time - one.info.start_time == 2500
-    assert one.data.tags["commit"] == one.data.tags["mlflow.source.git.commit"] == "0" * 40 and one.data.tags["folder"] == str(first)
-    assert [(point.step, point.value) for point in client.get_metric_history(one.info.run_id, "curves/loss")] == [(n, 1 / n) for n in range(1, 1201)]
-    assert {file.path for file in client.list_artifacts(one.info.run_id)} == {"notebook.ipynb", "report.html", "curves.csv"}
-    assert (one.info.status, other.info.status) == ("FINISHED", "FAILED") and other.data.tags["error"] == "ZeroDivisionError: division by zero"
+    assert (
+        one.data.params["sizes"] == "[1, 2]"
+        and one.data.metrics["accuracy"] == 0.75
+        and one.info.end_time - one.info.start_time == 2500
+    )
+    assert one.data.tags["commit"] == one.data.tags[
+        "mlflow.source.git.commit"
+    ] == "0" * 40 and one.data.tags["folder"] == str(first)
+    assert [
+        (point.step, point.value)
+        for point in client.get_metric_history(one.info.run_id, "curves/loss")
+    ] == [(n, 1 / n) for n in range(1, 1201)]
+    assert {file.path for file in client.list_artifacts(one.info.run_id)} == {
+        "notebook.ipynb",
+        "report.html",
+        "curves.csv",
+    }
+    assert (one.info.status, other.info.status) == ("FINISHED", "FAILED") and other.data.tags[
+        "error"
+    ] == "ZeroDivisionError: division by zero"
 
     assert hand_over(load_runs()) == {"new": 0, "renewed": 0, "unchanged": 2} and len(there()) == 2
     keep(root, 2)  # done at last
     client.delete_tag(one.info.run_id, "neurobridge.record")  # as if the hand-over had died
     assert hand_over(load_runs()) == {"new": 0, "renewed": 2, "unchanged": 0} and len(there()) == 2
-    assert {run.info.status for run in there().values()} == {"FINISHED"} and set(there()) == {first.name, failed.name}
+    assert {run.info.status for run in there().values()} == {"FINISHED"} and set(there()) == {
+        first.name,
+        failed.name,
+    }
 
-    said = CliRunner().invoke(app, ["mlflow", "toy", "--where", "width == 1", "--to", f"sqlite:///{root / 'mlflow.db'}"])
+    said = CliRunner().invoke(
+        app, ["mlflow", "toy", "--where", "width == 1", "--to", f"sqlite:///{root / 'mlflow.db'}"]
+    )
     assert said.exit_code == 0 and "0 new, 0 renewed, 1 unchanged" in said.stdout
     client.delete_experiment(one.info.experiment_id)
     with pytest.raises(RunRefused, match="refuses"):
@@ -105,39 +174,63 @@ def test_hand_over_to_sqlite(root):
 
 def test_the_cause_is_told_and_not_where_it_came_up(root, monkeypatch):
     def opened(uri):
-        raise OSError("(raised as a result of Query-invoked autoflush; consider using a session.no_autoflush block)\n(sqlite3.OperationalError) attempt to write a readonly database\n[SQL: INSERT]")
+        raise OSError(
+            "(raised as a result of Query-invoked autoflush; consider using a session.no_autoflush block)\n(sqlite3.OperationalError) attempt to write a readonly database\n[SQL: INSERT]"
+        )
 
     monkeypatch.setattr("neurobridge.lab.mlflow._mlflow", lambda: (opened, (OSError,)))
-    with pytest.raises(RunRefused, match=r"refuses: \(sqlite3.OperationalError\) attempt to write a readonly database; expected"):
+    with pytest.raises(
+        RunRefused,
+        match=r"refuses: \(sqlite3.OperationalError\) attempt to write a readonly database; expected",
+    ):
         hand_over(pd.DataFrame({"status": []}))
 
 
 def test_names_are_paths_that_mlflow_takes(root):
     folder = keep(root, 1, metrics={"a//b": 1.0, "/c/": 2.0, "../d": 3.0, "/": 4.0, "x" * 300: 5.0})
-    names = [name for name, _, _ in describe_run(folder, json.loads((folder / "run.json").read_text()))["metrics"]]
+    names = [
+        name
+        for name, _, _ in describe_run(folder, json.loads((folder / "run.json").read_text()))[
+            "metrics"
+        ]
+    ]
     assert names == ["a/b", "c", "d", "_", "x" * 250]
 
 
 def test_a_record_without_a_date_is_named(root):
     "So is a table that is none; and what MLflow has of the run stays there."
-    pytest.importorskip("mlflow", reason="MLflow is not installed: pip install 'neurobridge[mlflow]'")
+    pytest.importorskip(
+        "mlflow", reason="MLflow is not installed: pip install 'neurobridge[mlflow]'"
+    )
     folder = keep(root, 1)
     assert hand_over(load_runs())["new"] == 1
     keep(root, 1, started="yesterday")
     ended = CliRunner().invoke(app, ["mlflow", "toy"])
-    assert ended.exit_code == 2 and f"{folder / 'run.json'} says that the run started 'yesterday'" in ended.stderr and len(ended.stderr.splitlines()) == 1, ended.exception
-    assert CliRunner().invoke(app, ["mlflow", "toy", "--where", f"id != '{folder.name}'"]).exit_code == 0  # as it says
+    assert (
+        ended.exit_code == 2
+        and f"{folder / 'run.json'} says that the run started 'yesterday'" in ended.stderr
+        and len(ended.stderr.splitlines()) == 1
+    ), ended.exception
+    assert (
+        CliRunner().invoke(app, ["mlflow", "toy", "--where", f"id != '{folder.name}'"]).exit_code
+        == 0
+    )  # as it says
     keep(root, 1, attempt=2)
     (folder / "curves.csv").touch()
     ended = CliRunner().invoke(app, ["mlflow", "toy"])
-    assert ended.exit_code == 2 and f"curves.csv of the run toy {folder.name} is not a table" in ended.stderr, ended.exception
+    assert (
+        ended.exit_code == 2
+        and f"curves.csv of the run toy {folder.name} is not a table" in ended.stderr
+    ), ended.exception
     (folder / "curves.csv").unlink()
     assert hand_over(load_runs()) == {"new": 0, "renewed": 1, "unchanged": 0}
 
 
 def test_runs_that_go_meanwhile(root):
     "Cleaned away, or begun again, between the table and the hand-over."
-    pytest.importorskip("mlflow", reason="MLflow is not installed: pip install 'neurobridge[mlflow]'")
+    pytest.importorskip(
+        "mlflow", reason="MLflow is not installed: pip install 'neurobridge[mlflow]'"
+    )
     gone, again = keep(root, 1), keep(root, 2)
     frame = load_runs()
     (gone / "run.json").unlink()
@@ -151,7 +244,9 @@ class Server(BaseHTTPRequestHandler):
     def answer(self):
         data = self.rfile.read(int(self.headers.get("content-length") or 0))
         path, there = self.path.partition("?")[0], self.server.there
-        status, body = next((self.server.broken[word] for word in self.server.broken if word in path), (200, None))
+        status, body = next(
+            (self.server.broken[word] for word in self.server.broken if word in path), (200, None)
+        )
         if body is None:
             body = json.dumps(self.found(path.removeprefix("/api/2.0/mlflow"), data, there))
         self.send_response(status)
@@ -165,15 +260,29 @@ class Server(BaseHTTPRequestHandler):
             return {}
         said = json.loads(data) if data else {}
         if path == "/runs/create":
-            there["run"] = {"info": {"run_id": "r", "experiment_id": "1", "artifact_uri": "mlflow-artifacts:/1/r"}, "data": {"tags": said["tags"]}}
+            there["run"] = {
+                "info": {
+                    "run_id": "r",
+                    "experiment_id": "1",
+                    "artifact_uri": "mlflow-artifacts:/1/r",
+                },
+                "data": {"tags": said["tags"]},
+            }
         elif path == "/runs/log-batch":
             there["metrics"] += said.get("metrics", [])
         elif path == "/runs/update":
             there["status"] = said["status"]
         elif path == "/runs/set-tag":
             there["run"]["data"]["tags"].append({"key": said["key"], "value": said["value"]})
-        experiment = {"experiment_id": "1", "name": "toy", "artifact_location": "mlflow-artifacts:/1", "lifecycle_stage": "active"}
-        return {"experiment": experiment, "runs": [there["run"]] if there["run"] else []} | ({"run": there["run"]} if there["run"] else {})
+        experiment = {
+            "experiment_id": "1",
+            "name": "toy",
+            "artifact_location": "mlflow-artifacts:/1",
+            "lifecycle_stage": "active",
+        }
+        return {"experiment": experiment, "runs": [there["run"]] if there["run"] else []} | (
+            {"run": there["run"]} if there["run"] else {}
+        )
 
     do_GET = do_POST = do_PUT = answer
 
@@ -193,20 +302,42 @@ def server():
 
 def test_hand_over_to_a_server(root, server, monkeypatch):
     "Over HTTP, files too; what died half-way is made whole; what the server refuses is one line."
-    pytest.importorskip("mlflow", reason="MLflow is not installed: pip install 'neurobridge[mlflow]'")
+    pytest.importorskip(
+        "mlflow", reason="MLflow is not installed: pip install 'neurobridge[mlflow]'"
+    )
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    folder, words = keep(root, 1), ["mlflow", "toy", "--to", f"http://127.0.0.1:{server.server_port}"]
+    folder, words = (
+        keep(root, 1),
+        ["mlflow", "toy", "--to", f"http://127.0.0.1:{server.server_port}"],
+    )
     pd.DataFrame({"epoch": [1, 2], "loss": [1.0, 0.5]}).to_csv(folder / "curves.csv", index=False)
     for broken, said in {("", 401, "<html><body>\n<h1>No</h1></body></html>"): "MLFLOW_TRACKING_USERNAME", ("", 500, "{}"): "500", ("", 200, "<html>Who are you?</html>"): "not in a valid JSON format",
                          ("", 403, '{"error_code": "PERMISSION_DENIED", "message": "not yours"}'): "PERMISSION_DENIED: not yours; who you are", ("artifacts", 500, "disk full"): "500"}.items():  # fmt: skip
         server.broken = {broken[0]: broken[1:]}
         ended = CliRunner().invoke(app, words)
-        assert ended.exit_code == 2 and said in ended.stderr and "<" not in ended.stderr and ended.stdout == "", (ended.stderr, ended.exception)
+        assert (
+            ended.exit_code == 2
+            and said in ended.stderr
+            and "<" not in ended.stderr
+            and ended.stdout == ""
+        ), (ended.stderr, ended.exception)
         assert len(ended.stderr.splitlines()) == 1
     assert server.there["status"] is None and server.there["run"]
     server.broken = {}
     ended = CliRunner().invoke(app, words)
-    assert ended.exit_code == 0 and ended.stdout.splitlines() == ["0 new, 1 renewed, 0 unchanged", "they are at", words[-1]], (ended.output, ended.exception)
-    assert server.there["status"] == "FINISHED" and set(server.there["files"]) == {"notebook.ipynb", "report.html", "curves.csv"} and server.there["files"]["report.html"] == b"report.html"
-    assert {(one["key"], one["step"]) for one in server.there["metrics"]} == {("accuracy", 0), ("curves/loss", 1), ("curves/loss", 2)}
+    assert ended.exit_code == 0 and ended.stdout.splitlines() == [
+        "0 new, 1 renewed, 0 unchanged",
+        "they are at",
+        words[-1],
+    ], (ended.output, ended.exception)
+    assert (
+        server.there["status"] == "FINISHED"
+        and set(server.there["files"]) == {"notebook.ipynb", "report.html", "curves.csv"}
+        and server.there["files"]["report.html"] == b"report.html"
+    )
+    assert {(one["key"], one["step"]) for one in server.there["metrics"]} == {
+        ("accuracy", 0),
+        ("curves/loss", 1),
+        ("curves/loss", 2),
+    }
     assert "0 new, 0 renewed, 1 unchanged" in CliRunner().invoke(app, words).stdout

@@ -33,14 +33,27 @@ def by_hand(x, decay, v_th, reset, v0=None):
         for t in range(len(x)):
             h[t][index] = decay * v + np.float32(x[t][index])
             s[t][index] = h[t][index] > np.float32(v_th)
-            v = np.float32(h[t][index] - v_th * s[t][index] if reset == "soft" else h[t][index] * (not s[t][index]))
+            v = np.float32(
+                h[t][index] - v_th * s[t][index]
+                if reset == "soft"
+                else h[t][index] * (not s[t][index])
+            )
     return h, s
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.sampled_from(["hard", "soft"]), st.sampled_from(["spike", "analogue"]), st.sampled_from([0.25, 0.5, 1.0]), st.booleans(), st.integers(0, 1000))
+@given(
+    st.sampled_from(["hard", "soft"]),
+    st.sampled_from(["spike", "analogue"]),
+    st.sampled_from([0.25, 0.5, 1.0]),
+    st.booleans(),
+    st.integers(0, 1000),
+)
 def test_every_setting_of_the_neuron(reset, output, decay, start, seed):
-    x, v0 = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(seed)), torch.full((2, 3), 0.3) if start else None
+    x, v0 = (
+        torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(seed)),
+        torch.full((2, 3), 0.3) if start else None,
+    )
     layer = LIF(decay=decay, v_th=0.4, reset=reset, output=output)
     with monitor(layer, membranes=True) as seen:
         layer(x, v0)
@@ -52,17 +65,26 @@ def test_every_setting_of_the_neuron(reset, output, decay, start, seed):
 
 def test_learned_decay_and_every_way_of_calling():
     layer, x, v0 = LIF(decay=0.6, learn_decay=True), torch.randn(4, 2, 3), torch.full((2, 3), 0.2)
-    calls = [lambda: layer(x, v0), lambda: layer(x, v0=v0), lambda: layer(x=x, v0=v0), lambda: layer(x, v0, True), lambda: layer(x, v0=v0, return_state=True)]
+    calls = [
+        lambda: layer(x, v0),
+        lambda: layer(x, v0=v0),
+        lambda: layer(x=x, v0=v0),
+        lambda: layer(x, v0, True),
+        lambda: layer(x, v0=v0, return_state=True),
+    ]
     for call in calls:
         with monitor(layer, membranes=True) as seen:
             out = call()
         out = out[0] if isinstance(out, tuple) else out
-        assert torch.equal(seen[""].spikes, out > 0) and torch.equal(seen[""].spikes, seen[""].membranes > 0.5)
+        assert torch.equal(seen[""].spikes, out > 0) and torch.equal(
+            seen[""].spikes, seen[""].membranes > 0.5
+        )
         torch.testing.assert_close(seen[""].membranes[0], 0.6 * v0 + x[0])
 
 
 def test_nothing_is_touched_in_training():
     "Answer and random stream are those of an unwatched run; gradients and running statistics to the rounding of another order of sums."
+
     def run(watched):
         torch.manual_seed(0)
         net = spiking_resnet18(width=4, in_channels=1, classes=3, T=3, small_images=True).double()
@@ -74,7 +96,12 @@ def test_nothing_is_touched_in_training():
         else:
             answer = net(x)
         answer.square().sum().backward()
-        return [answer, torch.rand(3), *(p.grad for p in net.parameters()), *net.state_dict().values()]
+        return [
+            answer,
+            torch.rand(3),
+            *(p.grad for p in net.parameters()),
+            *net.state_dict().values(),
+        ]
 
     for k, (a, b) in enumerate(zip(run(True), run(False), strict=True)):
         torch.testing.assert_close(a, b, rtol=0 if k < 2 else 1e-10, atol=0 if k < 2 else 1e-12)
@@ -94,7 +121,9 @@ def test_hooks_go_and_only_ours():
     with pytest.raises(RuntimeError, match="stop"), monitor(net):
         raise RuntimeError("stop")
     hooks = [hook for module in net.modules() for hook in module._forward_hooks]
-    assert hooks == [own.id] and not any(module._forward_hooks_with_kwargs for module in net.modules())
+    assert hooks == [own.id] and not any(
+        module._forward_hooks_with_kwargs for module in net.modules()
+    )
 
 
 def test_two_at_once():
@@ -103,7 +132,11 @@ def test_two_at_once():
         with monitor(net, ["stem_neuron"]) as inner:
             net(x)
         net(x)
-    assert list(inner) == ["stem_neuron"] and inner["stem_neuron"].steps == 6 and outer["stem_neuron"].steps == 12
+    assert (
+        list(inner) == ["stem_neuron"]
+        and inner["stem_neuron"].steps == 6
+        and outer["stem_neuron"].steps == 12
+    )
     assert torch.equal(outer["stem_neuron"].spikes[:, 3:], inner["stem_neuron"].spikes)
 
 
@@ -134,9 +167,14 @@ def test_only_rates_keeps_no_sequences():
     assert not seen[""].parts and seen[""].steps == 18 and seen[""].counts.dtype == torch.int64
 
 
-@pytest.mark.parametrize("layers, message", [
-    (["stem"], "'stem' is no layer of LIF neurons; this model has stem_neuron, trunk.0.neuron"), (["nowhere"], "'nowhere'"), ([], "0 were chosen"),
-])
+@pytest.mark.parametrize(
+    "layers, message",
+    [
+        (["stem"], "'stem' is no layer of LIF neurons; this model has stem_neuron, trunk.0.neuron"),
+        (["nowhere"], "'nowhere'"),
+        ([], "0 were chosen"),
+    ],
+)
 def test_wrong_layers(layers, message):
     with pytest.raises(ValueError, match=message), monitor(spiking_convnet(), layers):
         pass
@@ -150,7 +188,10 @@ def test_one_name_may_come_without_a_list():
 def test_wrong_model_and_settings():
     with pytest.raises(ValueError, match="Linear holds 0 layers of LIF"), monitor(nn.Linear(2, 2)):
         pass
-    with pytest.raises(ValueError, match="choose one"), monitor(LIF(), membranes=True, only_rates=True):
+    with (
+        pytest.raises(ValueError, match="choose one"),
+        monitor(LIF(), membranes=True, only_rates=True),
+    ):
         pass
 
 
@@ -173,9 +214,16 @@ def test_evaluating_gives_back_every_mode_after_an_error():
     net.stem.eval()
     modes = {name: module.training for name, module in net.named_modules()}
     with pytest.raises(KeyError), evaluating(net) as same:
-        assert same is net and not any(module.training for module in net.modules()) and not torch.is_grad_enabled()
+        assert (
+            same is net
+            and not any(module.training for module in net.modules())
+            and not torch.is_grad_enabled()
+        )
         raise KeyError
-    assert torch.is_grad_enabled() and {name: module.training for name, module in net.named_modules()} == modes
+    assert (
+        torch.is_grad_enabled()
+        and {name: module.training for name, module in net.named_modules()} == modes
+    )
 
 
 @settings(max_examples=30, deadline=None)
@@ -184,14 +232,23 @@ def test_firing_table(counts, limit):
     record = Record(steps=10, counts=torch.tensor(counts))
     row = firing({"a": record}, saturated=limit).loc["a"]
     rates = np.array(counts, np.float32) / np.float32(10)
-    assert row.neurons == len(counts) and row.silent == pytest.approx(np.mean(rates == 0)) and row.rate == pytest.approx(rates.mean(), abs=1e-6)
+    assert (
+        row.neurons == len(counts)
+        and row.silent == pytest.approx(np.mean(rates == 0))
+        and row.rate == pytest.approx(rates.mean(), abs=1e-6)
+    )
     assert row.saturated == pytest.approx(np.mean(rates >= limit))
 
 
 def test_histogram_puts_every_neuron_in_a_bin():
     ax = rate_histogram({"a": Record(steps=4, counts=torch.tensor([0, 4, 4, 1]))}, bins=4)
     heights = {round(x, 2): y for x, y in ax.patches[0].get_path().vertices.tolist()}
-    assert ax.patches[0].get_path().vertices[:, 1].max() == 0.5 and heights and ax.get_xlabel() and ax.get_ylabel()
+    assert (
+        ax.patches[0].get_path().vertices[:, 1].max() == 0.5
+        and heights
+        and ax.get_xlabel()
+        and ax.get_ylabel()
+    )
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a"]
 
 
@@ -210,4 +267,7 @@ def test_raster_draws_the_chosen_item():
 
 
 def test_the_limit_itself_counts_as_saturated():
-    assert firing({"a": Record(steps=4, counts=torch.tensor([2, 1]))}, saturated=0.5).saturated["a"] == 0.5
+    assert (
+        firing({"a": Record(steps=4, counts=torch.tensor([2, 1]))}, saturated=0.5).saturated["a"]
+        == 0.5
+    )

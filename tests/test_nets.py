@@ -18,7 +18,9 @@ SMALL = {
     "convnet": partial(spiking_convnet, width=3),
     "convnet colour": partial(spiking_convnet, width=2, in_channels=3, classes=4, pool=1),
     "resnet18": partial(spiking_resnet18, width=2, classes=7),
-    "resnet18 small": partial(spiking_resnet18, width=2, classes=7, small_images=True, in_channels=1),
+    "resnet18 small": partial(
+        spiking_resnet18, width=2, classes=7, small_images=True, in_channels=1
+    ),
     "resnet34": partial(spiking_resnet34, width=2, classes=7, in_channels=2),
     "resnet34 small": partial(spiking_resnet34, width=3, classes=2, small_images=True),
 }
@@ -66,7 +68,10 @@ def test_at_one_step_with_relu_it_is_an_ordinary_network(make):
     x = images(ann)
     assert ann(x).isfinite().all() and not torch.allclose(ann(x), spikes(x))
     kinds = [type(m) for m in ann.modules()]
-    assert kinds.count(nn.ReLU) == [type(m) for m in spikes.modules()].count(LIF) > 0 and LIF not in kinds
+    assert (
+        kinds.count(nn.ReLU) == [type(m) for m in spikes.modules()].count(LIF) > 0
+        and LIF not in kinds
+    )
 
 
 @nets
@@ -82,7 +87,10 @@ def test_batch_norms_start_at_the_threshold(make):
 def normed(state, name, x, stride=1):
     weight = state[f"{name}.0.weight"]
     x = F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
-    mean, var, scale, shift = (state[f"{name}.1.{part}"].view(-1, 1, 1) for part in ("running_mean", "running_var", "weight", "bias"))
+    mean, var, scale, shift = (
+        state[f"{name}.1.{part}"].view(-1, 1, 1)
+        for part in ("running_mean", "running_var", "weight", "bias")
+    )
     return (x - mean) / torch.sqrt(var + 1e-5) * scale + shift
 
 
@@ -105,11 +113,21 @@ def by_hand(state, frames, blocks, small):
                 name, stride = f"trunk.{index}", 2 if i == 0 and (stage > 0 or not small) else 1
                 inner = fire(f"{name}.1", normed(state, f"{name}.conv1", x, stride))
                 inner = normed(state, f"{name}.conv2", inner)
-                x = fire(f"{name}.2", inner + (normed(state, f"{name}.shortcut", x, stride) if f"{name}.shortcut.0.weight" in state else x))
+                x = fire(
+                    f"{name}.2",
+                    inner
+                    + (
+                        normed(state, f"{name}.shortcut", x, stride)
+                        if f"{name}.shortcut.0.weight" in state
+                        else x
+                    ),
+                )
                 index += 1
         features.append(x.mean((2, 3)))
     assert not any(f"trunk.{index}" in name for name in state)
-    return sum(features) / len(features) @ state["readout.linear.weight"].T + state["readout.linear.bias"], rates
+    return sum(features) / len(features) @ state["readout.linear.weight"].T + state[
+        "readout.linear.bias"
+    ], rates
 
 
 @pytest.mark.parametrize("make, blocks, small", [
@@ -124,8 +142,13 @@ def test_resnet_equals_the_published_forward_pass(make, blocks, small, T):
     x, frames = images(net).double(), images(net, n=2 * T).double().unflatten(0, (T, 2))
     expected, rates = by_hand(net.state_dict(), [x] * T, blocks, small)
     torch.testing.assert_close(net(x), expected, rtol=1e-5, atol=1e-8)
-    torch.testing.assert_close(net(frames), by_hand(net.state_dict(), frames, blocks, small)[0], rtol=1e-5, atol=1e-8)
-    assert len(rates) == 1 + 2 * sum(blocks) and sum(0 < sum(r) < T for r in rates.values()) > len(rates) / 2
+    torch.testing.assert_close(
+        net(frames), by_hand(net.state_dict(), frames, blocks, small)[0], rtol=1e-5, atol=1e-8
+    )
+    assert (
+        len(rates) == 1 + 2 * sum(blocks)
+        and sum(0 < sum(r) < T for r in rates.values()) > len(rates) / 2
+    )
 
 
 def test_convnet_equals_a_loop_over_steps():
@@ -138,7 +161,12 @@ def test_convnet_equals_a_loop_over_steps():
             s = (u > 0.5).double()
             v[i] = u * (1 - s)
         total = total + F.adaptive_avg_pool2d(s, 2).flatten(1)
-    torch.testing.assert_close(net(x), F.linear(total / 3, state["readout.linear.weight"], state["readout.linear.bias"]), rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(
+        net(x),
+        F.linear(total / 3, state["readout.linear.weight"], state["readout.linear.bias"]),
+        rtol=1e-5,
+        atol=1e-8,
+    )
 
 
 # Still images and frames
@@ -149,7 +177,12 @@ def test_frames_that_are_copies_are_a_still_image(make):
     net = lived(make(T=3)).double()
     x = images(net).double()
     torch.testing.assert_close(net(direct(x, 3)), net(x), rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(net(x.expand(5, *x.shape).contiguous()), lived_like(net, make, T=5)(x), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(
+        net(x.expand(5, *x.shape).contiguous()),
+        lived_like(net, make, T=5)(x),
+        rtol=1e-9,
+        atol=1e-12,
+    )
 
 
 def lived_like(net, make, T):
@@ -164,7 +197,9 @@ def test_every_call_starts_from_rest_and_images_do_not_meet(make):
     x = images(net, n=3).double()
     first = net(x)
     assert net(x).equal(first)
-    torch.testing.assert_close(torch.cat([net(one) for one in x.split(1)]), first, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(
+        torch.cat([net(one) for one in x.split(1)]), first, rtol=1e-9, atol=1e-12
+    )
 
 
 def test_the_order_of_the_frames_matters():
@@ -177,12 +212,20 @@ def test_the_order_of_the_frames_matters():
 
 
 @nets
-@pytest.mark.parametrize("neuron, T", [(LIF, 3), (nn.ReLU, 1), (partial(LIF, learn_decay=True, output="analogue"), 2)], ids=["LIF", "ReLU", "LIAF"])
+@pytest.mark.parametrize(
+    "neuron, T",
+    [(LIF, 3), (nn.ReLU, 1), (partial(LIF, learn_decay=True, output="analogue"), 2)],
+    ids=["LIF", "ReLU", "LIAF"],
+)
 def test_every_parameter_gets_a_gradient(make, neuron, T):
     net = make(neuron=neuron, T=T, width=4).train()
     F.cross_entropy(net(images(net, n=4)), torch.tensor([0, 1, 0, 1])).backward()
     for name, parameter in net.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.abs().sum() > 0, name
+        assert (
+            parameter.grad is not None
+            and parameter.grad.isfinite().all()
+            and parameter.grad.abs().sum() > 0
+        ), name
 
 
 @nets
@@ -198,15 +241,22 @@ def test_training_moves_the_statistics_once(make):
 # Sizes
 
 
-@pytest.mark.parametrize("width, in_channels, classes, pool", [(1, 1, 2, 1), (5, 3, 11, 2), (16, 2, 10, 3)])
+@pytest.mark.parametrize(
+    "width, in_channels, classes, pool", [(1, 1, 2, 1), (5, 3, 11, 2), (16, 2, 10, 3)]
+)
 def test_convnet_sizes_by_formula(width, in_channels, classes, pool):
     net = spiking_convnet(width=width, in_channels=in_channels, classes=classes, pool=pool)
     convolutions = 9 * (in_channels * width + 2 * width**2 + 8 * width**2)
-    assert sum(p.numel() for p in net.parameters()) == convolutions + 2 * 7 * width + 4 * width * pool**2 * classes + classes
+    assert (
+        sum(p.numel() for p in net.parameters())
+        == convolutions + 2 * 7 * width + 4 * width * pool**2 * classes + classes
+    )
     assert net(images(net, n=3, side=13)).shape == (3, classes) and net.T == 4
 
 
-@pytest.mark.parametrize("make, blocks", [(spiking_resnet18, (2, 2, 2, 2)), (spiking_resnet34, (3, 4, 6, 3))])
+@pytest.mark.parametrize(
+    "make, blocks", [(spiking_resnet18, (2, 2, 2, 2)), (spiking_resnet34, (3, 4, 6, 3))]
+)
 @pytest.mark.parametrize("small", [False, True])
 @pytest.mark.parametrize("width, in_channels, classes", [(2, 1, 3), (3, 3, 10)])
 def test_resnet_sizes_by_formula(make, blocks, small, width, in_channels, classes):
@@ -237,7 +287,10 @@ def test_resnets_stride(small, side):
 @nets
 @pytest.mark.parametrize("shape", [(8, 8), (1, 8, 8), (1, 2, 1, 1, 8, 8)])
 def test_other_shapes_are_refused(make, shape):
-    with pytest.raises(ValueError, match=r"TimeNet: input has shape \(.*\); expected images \[N, C, H, W\] or frames \[T, N, C, H, W\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"TimeNet: input has shape \(.*\); expected images \[N, C, H, W\] or frames \[T, N, C, H, W\]",
+    ):
         make()(torch.zeros(shape))
 
 

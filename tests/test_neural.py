@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from neurobridge.core.paths import data_root
 from neurobridge.data.images import DataError
-from neurobridge.data.neural import V4_OBJECTS, Recording, from_assembly, load_rdm92, load_v4, read_brainio
+from neurobridge.data.neural import (
+    V4_OBJECTS,
+    Recording,
+    from_assembly,
+    load_rdm92,
+    load_v4,
+    read_brainio,
+)
 
 xr = pytest.importorskip("xarray")
 
@@ -28,17 +35,36 @@ def assembly(rng, shown, units, bins=1):
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 999), stimuli=st.integers(1, 6), repeats=st.integers(1, 5), units=st.integers(2, 4))
+@given(
+    seed=st.integers(0, 999),
+    stimuli=st.integers(1, 6),
+    repeats=st.integers(1, 5),
+    units=st.integers(2, 4),
+)
 def test_an_assembly_loses_nothing(seed, stimuli, repeats, units):
     "Every presentation is a repeat of its stimulus, whatever the order; the average is xarray's own group mean."
     rng = np.random.default_rng(seed)
-    shown = rng.permutation(np.repeat([f"{'ab'[i % 2]}{i}" for i in range(stimuli)], rng.integers(1, repeats + 1, stimuli)))
+    shown = rng.permutation(
+        np.repeat(
+            [f"{'ab'[i % 2]}{i}" for i in range(stimuli)], rng.integers(1, repeats + 1, stimuli)
+        )
+    )
     made = assembly(rng, shown, units)
     read = from_assembly(made.transpose("time_bin", "neuroid", "presentation"))
-    assert np.isfinite(read.responses).sum() == made.size and read.counts().tolist() == [np.sum(shown == name) for name in read.stimuli]
-    expected = made.isel(time_bin=0).groupby("stimulus_id").mean("presentation").transpose("stimulus_id", "neuroid")
+    assert np.isfinite(read.responses).sum() == made.size and read.counts().tolist() == [
+        np.sum(shown == name) for name in read.stimuli
+    ]
+    expected = (
+        made.isel(time_bin=0)
+        .groupby("stimulus_id")
+        .mean("presentation")
+        .transpose("stimulus_id", "neuroid")
+    )
     np.testing.assert_allclose(read.average(), expected.sel(stimulus_id=read.stimuli).values)
-    assert read.groups.tolist() == [name[0] for name in read.stimuli] and from_assembly(made, region="IT").responses.shape[2] == 1
+    assert (
+        read.groups.tolist() == [name[0] for name in read.stimuli]
+        and from_assembly(made, region="IT").responses.shape[2] == 1
+    )
 
 
 def test_assemblies_that_are_refused():
@@ -85,8 +111,16 @@ def test_real_v4(tmp_path):
     v4 = load_v4()
     raw = np.load(folder / "responses_210325.npy")
     np.testing.assert_allclose(v4.average()[123, 17], np.nanmean(raw[17, 123]))
-    assert v4.responses.shape == (10, 640, 50) and v4.images.shape == (640, 112, 112, 3) and v4.counts().mean() == pytest.approx(7.56, abs=0.005)
-    assert v4.stimuli[[0, 9, 639]].tolist() == ["image0001.jpg", "image0010.jpg", "image0640.jpg"] and [v4.groups[80 * i + 79] for i in range(8)] == list(V4_OBJECTS)
+    assert (
+        v4.responses.shape == (10, 640, 50)
+        and v4.images.shape == (640, 112, 112, 3)
+        and v4.counts().mean() == pytest.approx(7.56, abs=0.005)
+    )
+    assert v4.stimuli[[0, 9, 639]].tolist() == [
+        "image0001.jpg",
+        "image0010.jpg",
+        "image0640.jpg",
+    ] and [v4.groups[80 * i + 79] for i in range(8)] == list(V4_OBJECTS)
     shutil.copytree(folder, tmp_path / folder.name)
     changed = tmp_path / folder.name / "responses_210325.npy"
     changed.chmod(0o644)
@@ -99,22 +133,40 @@ def test_real_v4(tmp_path):
 def test_real_rdm92():
     need("rdm92")
     data = load_rdm92()
-    assert {name: len(each) for name, each in data.rdms.items()} == {"fmri_it": 15, "fmri_evc": 15, "monkey_it": 1, "human_it": 1, "human_it_sessions": 8, "judgements": 16}
+    assert {name: len(each) for name, each in data.rdms.items()} == {
+        "fmri_it": 15,
+        "fmri_evc": 15,
+        "monkey_it": 1,
+        "human_it": 1,
+        "human_it_sessions": 8,
+        "judgements": 16,
+    }
     for each in data.rdms.values():
         assert each.shape[1:] == (92, 92) and np.isfinite(each).all()
         np.testing.assert_allclose(each, each.transpose(0, 2, 1))
         np.testing.assert_allclose(each[:, range(92), range(92)], 0, atol=1e-9)
     animate = data.categories["animate"].to_numpy()
-    within = data.rdms["monkey_it"][0][np.ix_(animate, animate)].sum() / (48 * 47)  # the matrices are in the pictures' order
+    within = data.rdms["monkey_it"][0][np.ix_(animate, animate)].sum() / (
+        48 * 47
+    )  # the matrices are in the pictures' order
     assert within < data.rdms["monkey_it"][0][np.ix_(animate, ~animate)].mean() - 0.05
 
 
 @pytest.mark.data
 def test_real_brainio_files():
     folder = need("brainio")
-    one, two = read_brainio(folder / "assy_test_TestMe.nc"), read_brainio(folder / "assy_test_package_assembly.nc")
+    one, two = (
+        read_brainio(folder / "assy_test_TestMe.nc"),
+        read_brainio(folder / "assy_test_package_assembly.nc"),
+    )
     for read, name in ((one, "assy_test_TestMe"), (two, "assy_test_package_assembly")):
         with xr.open_dataset(folder / f"{name}.nc", engine="h5netcdf") as file:
             (values,) = (each.values for each in file.data_vars.values())
-            names, counts = np.unique(file["stimulus_id" if "stimulus_id" in file else "image_id"].values, return_counts=True)
-        assert read.responses.shape == (counts.max(), len(names), 3) and np.nansum(read.responses) == values.sum()
+            names, counts = np.unique(
+                file["stimulus_id" if "stimulus_id" in file else "image_id"].values,
+                return_counts=True,
+            )
+        assert (
+            read.responses.shape == (counts.max(), len(names), 3)
+            and np.nansum(read.responses) == values.sum()
+        )

@@ -18,7 +18,9 @@ from neurobridge.snn.nets import spiking_convnet, spiking_resnet18, spiking_vgg
 from neurobridge.snn.normed import norm_lif, watched
 from neurobridge.snn.surrogate import atan, gaussian, rectangle, sigmoid, triangle
 
-pytestmark = pytest.mark.skipif(not fused.fused_available(torch.zeros(1)), reason="no C compiler here")
+pytestmark = pytest.mark.skipif(
+    not fused.fused_available(torch.zeros(1)), reason="no C compiler here"
+)
 
 
 def one_after_the_other(x, norm, neuron, added=None):
@@ -37,11 +39,23 @@ def cases(draw):
     pixels = [draw(st.integers(1, 7)) for _ in range(dims)]
     return {
         "shape": (T, 16 * draw(st.integers(1, 3)), C, *pixels),
-        "layout": draw(st.sampled_from(["plain", "last", "gaps", "same every step"])), "shortcut": draw(st.booleans()), "training": draw(st.booleans()), "affine": draw(st.booleans()),
-        "momentum": draw(st.sampled_from([0.1, 0.7, None])), "track": draw(st.booleans()), "seed": draw(st.integers(0, 2**31)),
+        "layout": draw(st.sampled_from(["plain", "last", "gaps", "same every step"])),
+        "shortcut": draw(st.booleans()),
+        "training": draw(st.booleans()),
+        "affine": draw(st.booleans()),
+        "momentum": draw(st.sampled_from([0.1, 0.7, None])),
+        "track": draw(st.booleans()),
+        "seed": draw(st.integers(0, 2**31)),
         "grad": draw(st.sampled_from(["plain", "last", "same every step"])),
-        "neuron": {"reset": draw(st.sampled_from(["hard", "soft"])), "detach_reset": draw(st.booleans()), "output": draw(st.sampled_from(["spike", "analogue"])),
-                   "surrogate": draw(st.sampled_from([rectangle(), triangle(), atan(), sigmoid(), gaussian(0.5, 0.1)])), "learn_decay": draw(st.booleans())},
+        "neuron": {
+            "reset": draw(st.sampled_from(["hard", "soft"])),
+            "detach_reset": draw(st.booleans()),
+            "output": draw(st.sampled_from(["spike", "analogue"])),
+            "surrogate": draw(
+                st.sampled_from([rectangle(), triangle(), atan(), sigmoid(), gaussian(0.5, 0.1)])
+            ),
+            "learn_decay": draw(st.booleans()),
+        },
     }
 
 
@@ -51,20 +65,49 @@ def last_in_memory(x):
 
 def build(case, dtype):
     gen = torch.Generator().manual_seed(case["seed"])
+
     def random(shape=case["shape"]):
         return torch.randn(shape, generator=gen, dtype=dtype)
-    kind = {3: nn.BatchNorm1d, 4: nn.BatchNorm1d, 5: nn.BatchNorm2d, 6: nn.BatchNorm3d}[len(case["shape"])]
+
+    kind = {3: nn.BatchNorm1d, 4: nn.BatchNorm1d, 5: nn.BatchNorm2d, 6: nn.BatchNorm3d}[
+        len(case["shape"])
+    ]
     channels = case["shape"][2]
-    norm = kind(channels, momentum=case["momentum"], affine=case["affine"], track_running_stats=case["track"], dtype=dtype).train(case["training"])
+    norm = kind(
+        channels,
+        momentum=case["momentum"],
+        affine=case["affine"],
+        track_running_stats=case["track"],
+        dtype=dtype,
+    ).train(case["training"])
     with torch.no_grad():
-        for values, low in ((norm.weight, 0.2), (norm.bias, -1), (norm.running_mean, -1), (norm.running_var, 0.2)):
+        for values, low in (
+            (norm.weight, 0.2),
+            (norm.bias, -1),
+            (norm.running_mean, -1),
+            (norm.running_var, 0.2),
+        ):
             if values is not None:
                 values.copy_(torch.rand(channels, generator=gen, dtype=dtype) * 2 + low)
-    x = {"plain": random(), "last": last_in_memory(random()), "gaps": random((*case["shape"][:-1], 2 * case["shape"][-1]))[..., ::2],
-         "same every step": random(case["shape"][1:]).expand(case["shape"])}[case["layout"]]
+    x = {
+        "plain": random(),
+        "last": last_in_memory(random()),
+        "gaps": random((*case["shape"][:-1], 2 * case["shape"][-1]))[..., ::2],
+        "same every step": random(case["shape"][1:]).expand(case["shape"]),
+    }[case["layout"]]
     x = 2 * x + 1 if case["layout"] in ("plain", "last") else x
-    g = {"plain": random(), "last": last_in_memory(random()), "same every step": random(case["shape"][1:]).expand(case["shape"])}[case["grad"]]
-    return x, random() if case["shortcut"] else None, norm, LIF(0.4, 0.7, **case["neuron"]).to(dtype), g
+    g = {
+        "plain": random(),
+        "last": last_in_memory(random()),
+        "same every step": random(case["shape"][1:]).expand(case["shape"]),
+    }[case["grad"]]
+    return (
+        x,
+        random() if case["shortcut"] else None,
+        norm,
+        LIF(0.4, 0.7, **case["neuron"]).to(dtype),
+        g,
+    )
 
 
 def outcome(run, x, added, norm, neuron, g):
@@ -84,7 +127,9 @@ def test_equals_the_layers_one_after_the_other(case):
     assert torch.equal(out > 0, ref_out > 0) and torch.allclose(out, ref_out, rtol=1e-9, atol=1e-9)
     scale = max(g.abs().max().item() for g in ref_grads)
     for a, b in zip(grads, ref_grads, strict=True):
-        assert a.shape == b.shape and a.dtype == b.dtype and (a - b).abs().max() <= 1e-9 * (scale + 1)
+        assert (
+            a.shape == b.shape and a.dtype == b.dtype and (a - b).abs().max() <= 1e-9 * (scale + 1)
+        )
     for a, b in zip(buffers, ref_buffers, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
@@ -92,13 +137,21 @@ def test_equals_the_layers_one_after_the_other(case):
 @settings(max_examples=60, deadline=None)
 @given(cases())
 def test_float32_against_float64(case):
-    x, added, norm, neuron, g = build(case | {"neuron": case["neuron"] | {"output": "analogue"}}, torch.float32)     # membranes, which don't jump
-    neuron.settings["v_th"] = 1e6                                                                                  # and no reset
+    x, added, norm, neuron, g = build(
+        case | {"neuron": case["neuron"] | {"output": "analogue"}}, torch.float32
+    )  # membranes, which don't jump
+    neuron.settings["v_th"] = 1e6  # and no reset
     out, grads, _ = outcome(one_pass, x, added, norm, neuron, g)
     exact = [None if a is None else a.double() for a in (x, added)]
-    ref_out, ref_grads, _ = outcome(one_after_the_other, *exact, norm.double(), neuron.double(), g.double())
-    torch.testing.assert_close(out.double(), ref_out, rtol=1e-5, atol=1e-5 * ref_out.abs().max().item())
-    assume(torch.equal(out > 0, ref_out > 0))  # within a rounding of 0, where the slope jumps, gradients may differ by all of it
+    ref_out, ref_grads, _ = outcome(
+        one_after_the_other, *exact, norm.double(), neuron.double(), g.double()
+    )
+    torch.testing.assert_close(
+        out.double(), ref_out, rtol=1e-5, atol=1e-5 * ref_out.abs().max().item()
+    )
+    assume(
+        torch.equal(out > 0, ref_out > 0)
+    )  # within a rounding of 0, where the slope jumps, gradients may differ by all of it
     scale = max(b.abs().max().item() for b in ref_grads)
     for a, b in zip(grads, ref_grads, strict=True):
         assert (a.double() - b).abs().max() <= 1e-5 * scale
@@ -110,7 +163,9 @@ def test_bfloat16_rounds_only_what_is_stored(last):
     x = torch.randn(4, 8, 24, 6, 6, generator=gen).bfloat16()
     x, norm, neuron = last_in_memory(x) if last else x, nn.BatchNorm2d(24), LIF(output="analogue")
     out, grads, _ = outcome(one_pass, x, None, norm, neuron, torch.ones_like(x))
-    ref_out, ref_grads, _ = outcome(one_after_the_other, x.float(), None, norm, neuron, torch.ones(x.shape))
+    ref_out, ref_grads, _ = outcome(
+        one_after_the_other, x.float(), None, norm, neuron, torch.ones(x.shape)
+    )
     assert out.dtype == grads[0].dtype == torch.bfloat16 and grads[1].dtype == torch.float32
     torch.testing.assert_close(out.float(), ref_out, rtol=8e-3, atol=1e-3)
     torch.testing.assert_close(grads[1], ref_grads[1], rtol=1e-2, atol=0.5)
@@ -124,17 +179,43 @@ def test_the_number_of_threads_does_not_matter(last):
     try:
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
-            answers.append(outcome(one_pass, last_in_memory(x) if last else x, None, nn.BatchNorm2d(24), LIF(learn_decay=True), x))
+            answers.append(
+                outcome(
+                    one_pass,
+                    last_in_memory(x) if last else x,
+                    None,
+                    nn.BatchNorm2d(24),
+                    LIF(learn_decay=True),
+                    x,
+                )
+            )
     finally:
         torch.set_num_threads(before)
     for other in answers[1:]:
-        assert all(torch.equal(a, b) for a, b in zip([other[0], *other[1], *other[2]], [answers[0][0], *answers[0][1], *answers[0][2]], strict=True))
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(
+                [other[0], *other[1], *other[2]],
+                [answers[0][0], *answers[0][1], *answers[0][2]],
+                strict=True,
+            )
+        )
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 6), st.integers(1, 70), st.integers(1, 3), st.integers(1, 9), st.booleans(), st.floats(-1e4, 1e4), st.integers(0, 1000))
+@given(
+    st.integers(1, 6),
+    st.integers(1, 70),
+    st.integers(1, 3),
+    st.integers(1, 9),
+    st.booleans(),
+    st.floats(-1e4, 1e4),
+    st.integers(0, 1000),
+)
 def test_moments_against_exact_sums(T, C, n, side, last, offset, seed):
-    x = offset + torch.randn(T, 16 * n, C, side, side, generator=torch.Generator().manual_seed(seed))
+    x = offset + torch.randn(
+        T, 16 * n, C, side, side, generator=torch.Generator().manual_seed(seed)
+    )
     x = last_in_memory(x) if last else x
     mean, var = normed._moments(x)
     flat = x.transpose(0, 2).flatten(1).double()
@@ -146,14 +227,19 @@ def test_statistics_that_stay_are_left_alone():
     norm, x = nn.BatchNorm2d(16).eval(), torch.randn(3, 4, 16, 5, 4)
     before = copy.deepcopy(norm.state_dict())
     one_pass(x, norm, LIF())
-    assert all(torch.equal(a, b) for a, b in zip(before.values(), norm.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(before.values(), norm.state_dict().values(), strict=True)
+    )
 
 
 def test_only_what_is_asked_for_has_a_gradient():
     x, norm = torch.randn(3, 4, 16, 5, 4), nn.BatchNorm2d(16)
     one_pass(x, norm, LIF(surrogate=atan())).sum().backward()
     assert norm.weight.grad is not None
-    frozen, side = nn.BatchNorm2d(16).requires_grad_(False), torch.randn(x.shape, requires_grad=True)
+    frozen, side = (
+        nn.BatchNorm2d(16).requires_grad_(False),
+        torch.randn(x.shape, requires_grad=True),
+    )
     one_pass(x, frozen, LIF(surrogate=atan()), side).sum().backward()
     assert side.grad.abs().sum() > 0
     with torch.no_grad():
@@ -162,13 +248,19 @@ def test_only_what_is_asked_for_has_a_gradient():
 
 def test_a_shortcut_that_is_the_input_itself():
     torch.manual_seed(0)
-    norm, x = nn.BatchNorm2d(16).double(), torch.randn(3, 4, 16, 5, 4, dtype=torch.float64, requires_grad=True)
-    a, = torch.autograd.grad(one_pass(x, norm, LIF(surrogate=atan()), x).sum(), x)
-    b, = torch.autograd.grad(one_after_the_other(x, norm, LIF(surrogate=atan()), x).sum(), x)
+    norm, x = (
+        nn.BatchNorm2d(16).double(),
+        torch.randn(3, 4, 16, 5, 4, dtype=torch.float64, requires_grad=True),
+    )
+    (a,) = torch.autograd.grad(one_pass(x, norm, LIF(surrogate=atan()), x).sum(), x)
+    (b,) = torch.autograd.grad(one_after_the_other(x, norm, LIF(surrogate=atan()), x).sum(), x)
     torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("change", ["relu", "odd size", "group norm", "one value", "reference", "hook", "meta", "other dtype"])
+@pytest.mark.parametrize(
+    "change",
+    ["relu", "odd size", "group norm", "one value", "reference", "hook", "meta", "other dtype"],
+)
 def test_what_does_not_fit_runs_one_after_the_other(change):
     torch.manual_seed(0)
     x, norm, neuron, added = torch.randn(3, 4, 16, 5, 4), nn.BatchNorm2d(16), LIF(), None
@@ -212,7 +304,12 @@ def test_nan_and_overflow():
     with pytest.raises(ValueError, match="NaN or infinity"):
         norm_lif(torch.where(x > 2, torch.nan, x), nn.BatchNorm2d(16), LIF())
     with pytest.raises(ValueError, match="first at time step 3"):
-        norm_lif(x, norm, LIF(), torch.where(torch.arange(4).view(-1, 1, 1, 1, 1) == 3, torch.nan, torch.zeros(x.shape)))
+        norm_lif(
+            x,
+            norm,
+            LIF(),
+            torch.where(torch.arange(4).view(-1, 1, 1, 1, 1) == 3, torch.nan, torch.zeros(x.shape)),
+        )
 
 
 def test_a_gradient_of_a_gradient():
@@ -220,16 +317,23 @@ def test_a_gradient_of_a_gradient():
     x, norm = torch.randn(4, 2, 16, 3, 4, requires_grad=True), nn.BatchNorm2d(16)
     with pytest.raises(RuntimeError, match="backend='reference'"):
         torch.autograd.grad(one_pass(x, norm, LIF(surrogate=atan())).sum(), x, create_graph=True)
-    grad, = torch.autograd.grad(norm_lif(x, norm, LIF(surrogate=atan(), backend="reference")).sum(), x, create_graph=True)
-    second, = torch.autograd.grad(grad.square().sum(), x)
+    (grad,) = torch.autograd.grad(
+        norm_lif(x, norm, LIF(surrogate=atan(), backend="reference")).sum(), x, create_graph=True
+    )
+    (second,) = torch.autograd.grad(grad.square().sum(), x)
     assert second.abs().sum() > 0
 
 
 NETS = {
     "vanilla": lambda: spiking_resnet18(in_channels=1, classes=5, T=3, width=16, small_images=True),
-    "sew": lambda: spiking_resnet18(in_channels=1, classes=5, T=3, width=16, small_images=True, shortcut="sew"),
-    "ms": lambda: spiking_resnet18(in_channels=1, classes=5, T=3, width=16, small_images=True, shortcut="ms"),
-    "convnet": lambda: spiking_convnet(T=3, classes=5), "vgg": lambda: spiking_vgg(in_channels=1, classes=5, T=3, width=16),
+    "sew": lambda: spiking_resnet18(
+        in_channels=1, classes=5, T=3, width=16, small_images=True, shortcut="sew"
+    ),
+    "ms": lambda: spiking_resnet18(
+        in_channels=1, classes=5, T=3, width=16, small_images=True, shortcut="ms"
+    ),
+    "convnet": lambda: spiking_convnet(T=3, classes=5),
+    "vgg": lambda: spiking_vgg(in_channels=1, classes=5, T=3, width=16),
 }
 
 
@@ -254,10 +358,14 @@ def test_whole_networks(net, last):
 def test_the_short_way_is_taken(monkeypatch):
     calls = []
     whole = normed._Node.apply
-    monkeypatch.setattr(normed._Node, "apply", lambda *args: (calls.append(args[0].shape), whole(*args))[1])
+    monkeypatch.setattr(
+        normed._Node, "apply", lambda *args: (calls.append(args[0].shape), whole(*args))[1]
+    )
     model, x = NETS["vanilla"](), torch.randn(2, 1, 32, 32)
     model(x)
-    assert len(calls) == 16                                             # two in each of eight blocks; the stem's image is normed once, not T times
+    assert (
+        len(calls) == 16
+    )  # two in each of eight blocks; the stem's image is normed once, not T times
     with monitor(model) as records:
         model(x)
     assert len(calls) == 16 and len(records) == 17
@@ -277,14 +385,19 @@ def test_recomputed_blocks_give_the_same_gradients():
 def test_compiled_and_autocast():
     torch.manual_seed(0)
     layer, neuron, spikes = conv_norm(4, 16), LIF(), (torch.rand(3, 2, 4, 8, 8) < 0.4).float()
+
     class Layer(nn.Module):
         def __init__(self):
             super().__init__()
             self.layer, self.neuron = layer, neuron
+
         def forward(self, x):
             return fire(x, self.layer, self.neuron)
+
     model = Layer().eval()
-    torch.testing.assert_close(torch.compile(model, backend="aot_eager", fullgraph=True)(spikes), model(spikes))
+    torch.testing.assert_close(
+        torch.compile(model, backend="aot_eager", fullgraph=True)(spikes), model(spikes)
+    )
     with torch.autocast("cpu", torch.bfloat16):
         out = fire(spikes, layer, neuron)
     assert out.dtype == torch.bfloat16 and 0 < out.float().mean() < 1

@@ -33,7 +33,10 @@ def train(layer, optimizer, steps, start=0):
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 99))
 def test_lowest_against_sorting(rows, columns, seed):
     rng = torch.Generator().manual_seed(seed)
-    score, label = torch.rand(rows, columns, generator=rng), torch.randint(-1, 3, (rows, columns), generator=rng)
+    score, label = (
+        torch.rand(rows, columns, generator=rng),
+        torch.randint(-1, 3, (rows, columns), generator=rng),
+    )
     number = [int((label == value).sum()) for value in range(3)]
     count = torch.tensor([n // 2 for n in number])
     picked = lowest(score, label, count, rng)
@@ -44,18 +47,36 @@ def test_lowest_against_sorting(rows, columns, seed):
 
 
 def test_ties_are_broken_by_lot():
-    picks = sum(lowest(torch.zeros(1, 20), torch.zeros(1, 20, dtype=torch.long), torch.tensor([5]), torch.Generator().manual_seed(seed)).int() for seed in range(200))
+    picks = sum(
+        lowest(
+            torch.zeros(1, 20),
+            torch.zeros(1, 20, dtype=torch.long),
+            torch.tensor([5]),
+            torch.Generator().manual_seed(seed),
+        ).int()
+        for seed in range(200)
+    )
     assert picks.sum() == 1000 and picks.min() > 20 and picks.max() < 85
 
 
 def test_scores_against_numpy():
     a, b = torch.rand(50, 4), torch.rand(50, 3)
-    np.testing.assert_allclose(hebbian(moments_of(a, b), "pearson"), np.corrcoef(b.T, a.T)[:3, 3:], atol=1e-5)
+    np.testing.assert_allclose(
+        hebbian(moments_of(a, b), "pearson"), np.corrcoef(b.T, a.T)[:3, 3:], atol=1e-5
+    )
     a[:, 0] = 0
-    assert (hebbian(moments_of(a, b))[:, 0] == 0).all() and (hebbian(moments_of(a, b), "absolute") >= 0).all()
+    assert (hebbian(moments_of(a, b))[:, 0] == 0).all() and (
+        hebbian(moments_of(a, b), "absolute") >= 0
+    ).all()
 
 
-@pytest.mark.parametrize("optimiser", [lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, weight_decay=0.1), lambda p: torch.optim.AdamW(p, lr=0.01, amsgrad=True)])
+@pytest.mark.parametrize(
+    "optimiser",
+    [
+        lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, weight_decay=0.1),
+        lambda p: torch.optim.AdamW(p, lr=0.01, amsgrad=True),
+    ],
+)
 @pytest.mark.parametrize("prune", ["magnitude", "random", "hebb"])
 @pytest.mark.parametrize("grow", ["random", "hebb", "gradient"])
 @pytest.mark.parametrize("make", [masked, lambda: EnsembleLinear(32, 32, 4)])
@@ -65,10 +86,16 @@ def test_nothing_old_comes_back(optimiser, prune, grow, make):
     rewirer = Rewirer(layer, optimizer, prune, grow, every=3, fraction=0.25)
     before = copy.deepcopy(layer)
     train(layer, optimizer, 3)
-    held = [layer.weight, layer.weight.grad, *(v for v in optimizer.state[layer.weight].values() if torch.is_tensor(v) and v.ndim)]
+    held = [
+        layer.weight,
+        layer.weight.grad,
+        *(v for v in optimizer.state[layer.weight].values() if torch.is_tensor(v) and v.ndim),
+    ]
     if isinstance(layer, MaskedLinear):
         fresh = (layer.mask != before.mask) | ~layer.mask
-        assert layer.edges == before.edges and (layer.mask & ~before.mask).sum() == int(0.25 * before.edges)
+        assert layer.edges == before.edges and (layer.mask & ~before.mask).sum() == int(
+            0.25 * before.edges
+        )
     else:
         fresh = (layer.sources != before.sources)[:, None].expand_as(layer.weight)
         assert all(len(set(row)) == layer.sources.shape[1] for row in layer.sources.tolist())
@@ -88,7 +115,9 @@ def test_scopes():
         Rewirer(layer, optimizer, "hebb", "hebb", every=1, fraction=0.3, scope=scope)
         train(layer, optimizer, 3)
         after = ensemble_edges(layer.mask, IDS, IDS)
-        assert not torch.equal(mask, layer.mask) and torch.equal(before.diagonal(), after.diagonal())
+        assert not torch.equal(mask, layer.mask) and torch.equal(
+            before.diagonal(), after.diagonal()
+        )
         assert torch.equal(before, after) == (scope == "group")
 
 
@@ -102,10 +131,14 @@ def test_gradient_growth_picks_the_largest_dense_gradient():
     (layer(x).relu() - x).square().sum().backward()
     optimizer.step()
     born, k = layer.mask & ~before, int(0.1 * before.sum())
-    assert set(dense.grad.abs()[born].tolist()) == set(dense.grad.abs()[~before].topk(k).values.tolist())
+    assert set(dense.grad.abs()[born].tolist()) == set(
+        dense.grad.abs()[~before].topk(k).values.tolist()
+    )
 
 
-@pytest.mark.parametrize("rule", [("hebb", "hebb", 0.5), ("magnitude", "gradient", 0.0), ("random", "random", 0.0)])
+@pytest.mark.parametrize(
+    "rule", [("hebb", "hebb", 0.5), ("magnitude", "gradient", 0.0), ("random", "random", 0.0)]
+)
 @pytest.mark.parametrize("make", [masked, lambda: EnsembleLinear(32, 32, 4)])
 def test_exact_resume(rule, make, tmp_path):
     prune, grow, average = rule
@@ -114,13 +147,19 @@ def test_exact_resume(rule, make, tmp_path):
         torch.manual_seed(1)
         layer = make()
         optimizer = torch.optim.Adam(layer.parameters(), lr=0.01)
-        return layer, optimizer, Rewirer(layer, optimizer, prune, grow, every=4, fraction=0.2, average=average)
+        return (
+            layer,
+            optimizer,
+            Rewirer(layer, optimizer, prune, grow, every=4, fraction=0.2, average=average),
+        )
 
     layer, optimizer, _ = fresh()
     train(layer, optimizer, 20)
     half = fresh()
     train(*half[:2], 10)
-    torch.save({"model": half[0].state_dict(), "optimizer": half[1].state_dict()}, tmp_path / "half.pt")
+    torch.save(
+        {"model": half[0].state_dict(), "optimizer": half[1].state_dict()}, tmp_path / "half.pt"
+    )
     again = fresh()
     state = torch.load(tmp_path / "half.pt", weights_only=True)
     again[0].load_state_dict(state["model"]), again[1].load_state_dict(state["optimizer"])
@@ -128,8 +167,16 @@ def test_exact_resume(rule, make, tmp_path):
     torch.testing.assert_close(again[0].state_dict(), layer.state_dict(), rtol=0, atol=0)
     found, expected = again[1].state_dict(), optimizer.state_dict()
     torch.testing.assert_close(found["state"], expected["state"], rtol=0, atol=0)
-    torch.testing.assert_close([found["rewirer"][name] for name in ("seen", "averages", "steps")], [expected["rewirer"][name] for name in ("seen", "averages", "steps")], rtol=0, atol=0)
-    assert found["rewirer"]["history"] == expected["rewirer"]["history"] and len(found["rewirer"]["history"]) == 5
+    torch.testing.assert_close(
+        [found["rewirer"][name] for name in ("seen", "averages", "steps")],
+        [expected["rewirer"][name] for name in ("seen", "averages", "steps")],
+        rtol=0,
+        atol=0,
+    )
+    assert (
+        found["rewirer"]["history"] == expected["rewirer"]["history"]
+        and len(found["rewirer"]["history"]) == 5
+    )
     other = Rewirer(layer, torch.optim.Adam(layer.parameters()), every=5)
     with pytest.raises(ValueError, match="saved with"):
         other.load_state_dict(again[2].state_dict())
@@ -141,11 +188,30 @@ def test_schedules_and_stop():
     rewirer = Rewirer(layer, optimizer, every=2, fraction=0.3, schedule="cosine", stop=6)
     train(layer, optimizer, 10)
     table = rewirer.table()
-    assert table.step.tolist() == [2, 4, 6] and table.moved.tolist() == [int(rewirer.share(s) * layer.edges + 1e-9) for s in (2, 4, 6)]
-    assert rewirer.share(0) == 0.3 and rewirer.share(3) == pytest.approx(0.15) and rewirer.share(6) == 0
+    assert table.step.tolist() == [2, 4, 6] and table.moved.tolist() == [
+        int(rewirer.share(s) * layer.edges + 1e-9) for s in (2, 4, 6)
+    ]
+    assert (
+        rewirer.share(0) == 0.3
+        and rewirer.share(3) == pytest.approx(0.15)
+        and rewirer.share(6) == 0
+    )
 
 
-@pytest.mark.parametrize("wrong", [{"prune": "weight"}, {"grow": "set"}, {"every": 0}, {"fraction": 0}, {"fraction": 2}, {"average": 1}, {"scope": "all"}, {"schedule": "cosine"}, {"correlation": "x"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"prune": "weight"},
+        {"grow": "set"},
+        {"every": 0},
+        {"fraction": 0},
+        {"fraction": 2},
+        {"average": 1},
+        {"scope": "all"},
+        {"schedule": "cosine"},
+        {"correlation": "x"},
+    ],
+)
 def test_what_is_no_rule(wrong):
     layer = masked()
     with pytest.raises(ValueError):
@@ -155,4 +221,8 @@ def test_what_is_no_rule(wrong):
 def test_presets_are_rules():
     layer = masked()
     for name, preset in PRESETS.items():
-        Rewirer(layer, torch.optim.Adam(layer.parameters()), **preset | ({"stop": 100} if name == "rigl" else {}))
+        Rewirer(
+            layer,
+            torch.optim.Adam(layer.parameters()),
+            **preset | ({"stop": 100} if name == "rigl" else {}),
+        )

@@ -27,16 +27,34 @@ from neurobridge.lab.cli import app
 from neurobridge.lab.engine import LEFT_OUT
 from neurobridge.lab.parameters import RunRefused, page_parameters, read_page, resolve
 from neurobridge.lab.results import finished
-from neurobridge.lab.runs import RunBusy, RunFailed, load_runs, page_hash, record, run_id, run_notebook
+from neurobridge.lab.runs import (
+    RunBusy,
+    RunFailed,
+    load_runs,
+    page_hash,
+    record,
+    run_id,
+    run_notebook,
+)
 
 ROOT = Path(neurobridge.__file__).resolve().parents[1]
 PARAMETERS = 'count: int = 3  # how many\nrate: float = 0.5\ntext: str = "a"\nflag: bool = False\nlimit: int | None = None\nsizes: list[int] = [1, 2]'
 
 
 def make_page(path, *cells, parameters=PARAMETERS):
-    head = [new_markdown_cell("# A page"), new_code_cell(parameters, metadata={"tags": ["parameters"]}), new_markdown_cell("## Its work")]
-    nb = new_notebook(cells=[*head, *(cell if isinstance(cell, dict) else new_code_cell(cell) for cell in cells)])
-    nb.metadata["kernelspec"] = {"name": "no-such-kernel", "display_name": "no such kernel", "language": "python"}
+    head = [
+        new_markdown_cell("# A page"),
+        new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+        new_markdown_cell("## Its work"),
+    ]
+    nb = new_notebook(
+        cells=[*head, *(cell if isinstance(cell, dict) else new_code_cell(cell) for cell in cells)]
+    )
+    nb.metadata["kernelspec"] = {
+        "name": "no-such-kernel",
+        "display_name": "no such kernel",
+        "language": "python",
+    }
     nbformat.write(nb, path)
     return path
 
@@ -50,11 +68,20 @@ def root(tmp_path, monkeypatch):
 
 def driver(code, **settings):
     "Start a Python process that runs `code` with everything from the module imported."
-    return subprocess.Popen([sys.executable, "-c", "from neurobridge.lab.runs import *\n" + code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=_heed_interrupts, **settings)
+    return subprocess.Popen(
+        [sys.executable, "-c", "from neurobridge.lab.runs import *\n" + code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=_heed_interrupts,
+        **settings,
+    )
 
 
 def _heed_interrupts():
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs inherit that it is ignored
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # a shell's background jobs inherit that it is ignored
 
 
 def wait_for(what, seconds=90):
@@ -79,7 +106,11 @@ def test_outputs_and_editor_metadata_do_not_change_the_id(tmp_path):
     page = read_page(make_page(tmp_path / "p.ipynb", "1 + 1"))
     values = resolve(page_parameters(page))
     before = run_id(page, values)
-    page["cells"][-1] |= {"outputs": [new_output("stream", text="2")], "execution_count": 7, "id": "another"}
+    page["cells"][-1] |= {
+        "outputs": [new_output("stream", text="2")],
+        "execution_count": 7,
+        "id": "another",
+    }
     page["cells"][-1]["metadata"]["collapsed"] = True
     page["metadata"]["kernelspec"]["name"] = "python3"
     assert run_id(page, values) == before
@@ -88,9 +119,17 @@ def test_outputs_and_editor_metadata_do_not_change_the_id(tmp_path):
 def test_source_tags_types_and_values_change_the_id(tmp_path):
     page = read_page(make_page(tmp_path / "p.ipynb", "1 + 1", "2"))
     values = resolve(page_parameters(page))
-    ids = {run_id(page, values), run_id(page, {**values, "count": 4}), run_id(page, {**values, "text": "b"})}
+    ids = {
+        run_id(page, values),
+        run_id(page, {**values, "count": 4}),
+        run_id(page, {**values, "text": "b"}),
+    }
     for change in ({"source": "1 + 2"}, {"cell_type": "markdown"}, {"metadata": {"tags": ["x"]}}):
-        ids.add(run_id({**page, "cells": [*page["cells"][:-1], {**page["cells"][-1], **change}]}, values))
+        ids.add(
+            run_id(
+                {**page, "cells": [*page["cells"][:-1], {**page["cells"][-1], **change}]}, values
+            )
+        )
     assert len(ids) == 6
 
 
@@ -99,8 +138,20 @@ def test_what_the_page_does_is_hashed_apart(tmp_path):
     page = read_page(make_page(tmp_path / "p.ipynb", "1 + 1", "2"))
     before, cells = page_hash(page), page["cells"]
     given = {"cell_type": "code", "source": "count = 9", "metadata": {"tags": ["parameters"]}}
-    assert page_hash({"cells": [{**cells[0], "source": "# Reworded"}, given, *cells[2:]]}) == before and len(before) == 12
-    assert len({before, page_hash({"cells": cells[:-1]}), page_hash({"cells": [*cells[:-1], {**cells[-1], "source": "3"}]})}) == 3
+    assert (
+        page_hash({"cells": [{**cells[0], "source": "# Reworded"}, given, *cells[2:]]}) == before
+        and len(before) == 12
+    )
+    assert (
+        len(
+            {
+                before,
+                page_hash({"cells": cells[:-1]}),
+                page_hash({"cells": [*cells[:-1], {**cells[-1], "source": "3"}]}),
+            }
+        )
+        == 3
+    )
 
 
 def test_package_source_changes_the_id(tmp_path, monkeypatch):
@@ -146,15 +197,38 @@ def test_wrong_parameters_are_refused_before_anything_is_made(root, given, said)
     page = make_page(root / "p.ipynb")
     with pytest.raises(RunRefused) as refused:
         run_notebook(page, given)
-    assert said in str(refused.value) and "count" in str(refused.value) or next(iter(given)) in str(refused.value)
+    assert (
+        said in str(refused.value)
+        and "count" in str(refused.value)
+        or next(iter(given)) in str(refused.value)
+    )
     assert not (root / "runs").exists()
 
 
 def test_text_from_a_shell_means_the_same_as_values(tmp_path):
     takes = page_parameters(make_page(tmp_path / "p.ipynb"))
-    as_text = {"count": "-3", "rate": "1e-3", "text": "3", "flag": "TRUE", "limit": "none", "sizes": "4,5"}
-    assert resolve(takes, as_text) == {"count": -3, "rate": 1e-3, "text": "3", "flag": True, "limit": None, "sizes": [4, 5]}
-    assert resolve(takes, {"rate": 2, "limit": "7", "sizes": (6,)}) | {} == {**resolve(takes), "rate": 2.0, "limit": 7, "sizes": [6]}
+    as_text = {
+        "count": "-3",
+        "rate": "1e-3",
+        "text": "3",
+        "flag": "TRUE",
+        "limit": "none",
+        "sizes": "4,5",
+    }
+    assert resolve(takes, as_text) == {
+        "count": -3,
+        "rate": 1e-3,
+        "text": "3",
+        "flag": True,
+        "limit": None,
+        "sizes": [4, 5],
+    }
+    assert resolve(takes, {"rate": 2, "limit": "7", "sizes": (6,)}) | {} == {
+        **resolve(takes),
+        "rate": 2.0,
+        "limit": 7,
+        "sizes": [6],
+    }
 
 
 @pytest.mark.parametrize(
@@ -182,13 +256,28 @@ def test_unreadable_parameter_cells_are_refused(tmp_path, source, said):
 
 def test_pages_that_cannot_be_run_are_refused(root):
     page = nbformat.read(make_page(root / "p.ipynb"), 4)
-    nbformat.write(new_notebook(cells=[page.cells[1], nbformat.from_dict({**page.cells[1], "id": "another"})]), root / "two.ipynb")
+    nbformat.write(
+        new_notebook(cells=[page.cells[1], nbformat.from_dict({**page.cells[1], "id": "another"})]),
+        root / "two.ipynb",
+    )
     nbformat.write(new_notebook(cells=[]), root / "none.ipynb")
-    nbformat.write(new_notebook(cells=[page.cells[1], new_code_cell("count = 9", metadata={"tags": ["injected-parameters"]})]), root / "ran.ipynb")
+    nbformat.write(
+        new_notebook(
+            cells=[
+                page.cells[1],
+                new_code_cell("count = 9", metadata={"tags": ["injected-parameters"]}),
+            ]
+        ),
+        root / "ran.ipynb",
+    )
     (root / "half.ipynb").write_text('{"cells": [')
     (root / "list.ipynb").write_text("[]")
     (root / "old.ipynb").write_text('{"nbformat": 3, "worksheets": []}')
-    for name, cell in {"kind": '{"source": ""}', "nothing": '{"source": "", "cell_type": "code", "metadata": null}', "tags": '{"source": "", "cell_type": "code", "metadata": {"tags": null}}'}.items():
+    for name, cell in {
+        "kind": '{"source": ""}',
+        "nothing": '{"source": "", "cell_type": "code", "metadata": null}',
+        "tags": '{"source": "", "cell_type": "code", "metadata": {"tags": null}}',
+    }.items():
         (root / f"{name}.ipynb").write_text(f'{{"nbformat": 4, "cells": [{cell}]}}')
         with pytest.raises(RunRefused, match="not a notebook"):
             run_notebook(root / f"{name}.ipynb")
@@ -196,7 +285,16 @@ def test_pages_that_cannot_be_run_are_refused(root):
     with pytest.raises(RunRefused, match="not a notebook"):
         run_notebook(root / "deep.ipynb")
     (root / "folder.ipynb").mkdir()
-    for name, said in {"two": "2 cells", "none": "0 cells", "ran": "output of a run", "half": "not a notebook", "list": "not a notebook", "old": "format 3", "folder": "no page", "missing": "no page"}.items():
+    for name, said in {
+        "two": "2 cells",
+        "none": "0 cells",
+        "ran": "output of a run",
+        "half": "not a notebook",
+        "list": "not a notebook",
+        "old": "format 3",
+        "folder": "no page",
+        "missing": "no page",
+    }.items():
         with pytest.raises(RunRefused, match=said):
             run_notebook(root / f"{name}.ipynb")
     with pytest.raises(RunRefused, match="pipe_s"):
@@ -215,8 +313,17 @@ texts = st.text(st.characters(codec="utf-8"), max_size=30)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.integers(), numbers, texts, st.booleans(), st.none() | st.integers(), st.lists(st.integers(), max_size=4))
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.integers(),
+    numbers,
+    texts,
+    st.booleans(),
+    st.none() | st.integers(),
+    st.lists(st.integers(), max_size=4),
+)
 def test_values_survive_text_json_and_papermill(tmp_path, count, rate, text, flag, limit, sizes):
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
@@ -226,8 +333,18 @@ def test_values_survive_text_json_and_papermill(tmp_path, count, rate, text, fla
     values = dict(count=count, rate=rate, text=text, flag=flag, limit=limit, sizes=sizes)
     full = resolve(takes, values)
     assert full == values and resolve(takes, full) == full and json.loads(json.dumps(full)) == full
-    assert resolve(takes, {name: value if name == "text" else repr(value) for name, value in values.items()}) == full
-    injected = parameterize_notebook(load_notebook_node(page), full, engine_name="neurobridge").cells[1].source
+    assert (
+        resolve(
+            takes,
+            {name: value if name == "text" else repr(value) for name, value in values.items()},
+        )
+        == full
+    )
+    injected = (
+        parameterize_notebook(load_notebook_node(page), full, engine_name="neurobridge")
+        .cells[1]
+        .source
+    )
     there = {}
     exec(injected, there)
     assert {name: there[name] for name in values} == full
@@ -236,7 +353,9 @@ def test_values_survive_text_json_and_papermill(tmp_path, count, rate, text, fla
 @settings(max_examples=200, deadline=None)
 @given(st.from_type(object) | texts)
 def test_any_value_is_fitted_or_refused(value):
-    takes = page_parameters(new_notebook(cells=[new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]))
+    takes = page_parameters(
+        new_notebook(cells=[new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})])
+    )
     for name in takes:
         try:
             json.dumps(resolve(takes, {name: value}), allow_nan=False)
@@ -251,11 +370,28 @@ def test_record_takes_finite_numbers_only(tmp_path, monkeypatch):
     import numpy as np
 
     monkeypatch.setenv("NEUROBRIDGE_RUN", str(tmp_path))
-    kept = record({"a": np.float32(0.5), "b": np.array([2]), "c": np.int64(3)}, rows=[{"x": None, "arm": np.str_("s"), "ok": np.bool_(True), "n": np.float64(1)}])
+    kept = record(
+        {"a": np.float32(0.5), "b": np.array([2]), "c": np.int64(3)},
+        rows=[{"x": None, "arm": np.str_("s"), "ok": np.bool_(True), "n": np.float64(1)}],
+    )
     assert kept == {"a": 0.5, "b": 2, "c": 3}
-    assert read_json(tmp_path / "metrics.json") == {"metrics": kept, "rows": [{"x": None, "arm": "s", "ok": True, "n": 1.0}], "torch": runs._torch_facts()}
+    assert read_json(tmp_path / "metrics.json") == {
+        "metrics": kept,
+        "rows": [{"x": None, "arm": "s", "ok": True, "n": 1.0}],
+        "torch": runs._torch_facts(),
+    }
     before = (tmp_path / "metrics.json").read_bytes()
-    for wrong, error in [(float("nan"), ValueError), (float("-inf"), ValueError), (10**400, ValueError), (-(10**400), ValueError), ("1", TypeError), (None, TypeError), (True, TypeError), ([1.0], TypeError), (np.ones(2), TypeError)]:
+    for wrong, error in [
+        (float("nan"), ValueError),
+        (float("-inf"), ValueError),
+        (10**400, ValueError),
+        (-(10**400), ValueError),
+        ("1", TypeError),
+        (None, TypeError),
+        (True, TypeError),
+        ([1.0], TypeError),
+        (np.ones(2), TypeError),
+    ]:
         with pytest.raises(error, match="'loss'"):
             record({"loss": wrong})
     with pytest.raises(ValueError, match=r"rows\[1\].x"):
@@ -274,7 +410,7 @@ def test_cells_left_out_are_those_the_tests_leave_out():
 
 def test_a_run_from_anywhere_in_this_python_with_awkward_values(root):
     "Another working directory, an empty PATH, a kernel name that does not exist, relative folders, a text with everything in it."
-    text = "it's \"quoted\" \\ with\nlines, {braces}, $money, µ and 漢字"
+    text = 'it\'s "quoted" \\ with\nlines, {braces}, $money, µ and 漢字'
     page = make_page(root / "p{}.ipynb", "import os, sys, json\nfrom neurobridge.lab.runs import run_dir, record",
                      "(run_dir() / 'seen.json').write_text(json.dumps([text, limit, sys.executable, os.getcwd(), os.environ['NEUROBRIDGE_DATA']]))",
                      "#| slow\n1 / 0", new_code_cell("1 / 0", metadata={"tags": ["raises-exception"]}), "record({'count': count})")  # fmt: skip
@@ -287,20 +423,39 @@ def test_a_run_from_anywhere_in_this_python_with_awkward_values(root):
     data = str((root / "elsewhere" / "my" / "data").resolve())
     assert read_json(folder / "seen.json") == [text, 5, sys.executable, str(root.resolve()), data]
     kept = read_json(folder / "run.json")
-    assert kept["params"]["text"] == text and kept["given"] == {"text": text, "limit": 5} and kept["metrics"] == {"count": 3} and kept["error"] is None
-    assert {"python", "torch", "commit", "dirty", "cpus", "device"} <= set(kept["environment"]) and kept["page"] == page_hash(read_page(page))
+    assert (
+        kept["params"]["text"] == text
+        and kept["given"] == {"text": text, "limit": 5}
+        and kept["metrics"] == {"count": 3}
+        and kept["error"] is None
+    )
+    assert {"python", "torch", "commit", "dirty", "cpus", "device"} <= set(
+        kept["environment"]
+    ) and kept["page"] == page_hash(read_page(page))
     nbformat.validate(nbformat.read(folder / "notebook.ipynb", 4))
     assert not (folder / "kernel.log").exists() and kept["report"] == "report.html"
 
 
 def test_done_is_not_run_again_unless_forced(root):
-    page = make_page(root / "p.ipynb", "import time\nfrom neurobridge.lab.runs import record, run_dir\n(run_dir() / f'{time.time_ns()}.txt').touch()")
+    page = make_page(
+        root / "p.ipynb",
+        "import time\nfrom neurobridge.lab.runs import record, run_dir\n(run_dir() / f'{time.time_ns()}.txt').touch()",
+    )
     first = run_notebook(page, {"count": 1})
     again = run_notebook(page, {"count": "1", "rate": 0.5})
-    assert first.fresh and not again.fresh and again.folder == first.folder and again.record == read_json(first.folder / "run.json")
+    assert (
+        first.fresh
+        and not again.fresh
+        and again.folder == first.folder
+        and again.record == read_json(first.folder / "run.json")
+    )
     left = set(first.folder.glob("*.txt"))
     forced = run_notebook(page, {"count": 1}, force=True)
-    assert forced.folder == first.folder and len(left | set(first.folder.glob("*.txt"))) == 2 and len(list(first.folder.glob("*.txt"))) == 1
+    assert (
+        forced.folder == first.folder
+        and len(left | set(first.folder.glob("*.txt"))) == 2
+        and len(list(first.folder.glob("*.txt"))) == 1
+    )
     with pytest.raises(RunRefused, match="another run"):
         run_notebook(page, {"count": 2}, out=first.folder)
     (root / "mine").mkdir()
@@ -314,32 +469,61 @@ def test_done_is_not_run_again_unless_forced(root):
 def test_a_failed_page_is_kept_and_tried_again(root):
     page = make_page(root / "p.ipynb", "from neurobridge.lab.runs import record, run_dir\nmark = run_dir() / 'mark'\nn = mark.exists()\nmark.touch()",
                      new_markdown_cell("## The $hard$ part"), "assert n, 'not <yet>'\nrecord({'n': float(n)})")  # fmt: skip
-    with pytest.raises(RunFailed, match="cell 3, under “The .* part”: AssertionError: not <yet>") as failed:
+    with pytest.raises(
+        RunFailed, match="cell 3, under “The .* part”: AssertionError: not <yet>"
+    ) as failed:
         run_notebook(page)
     run = failed.value.run
     kept = read_json(run.folder / "run.json")
-    assert kept == run.record and kept["status"] == "failed" and kept["error"]["source"] == "assert n, 'not <yet>'" and kept["metrics"] == {}
-    assert "AssertionError" in run.notebook.read_text() and "not &lt;yet&gt;" in run.report.read_text()
+    assert (
+        kept == run.record
+        and kept["status"] == "failed"
+        and kept["error"]["source"] == "assert n, 'not <yet>'"
+        and kept["metrics"] == {}
+    )
+    assert (
+        "AssertionError" in run.notebook.read_text() and "not &lt;yet&gt;" in run.report.read_text()
+    )
     assert load_runs()["status"].tolist() == ["failed"]
     again = run_notebook(page)
-    assert again.status == "done" and again.metrics == {"n": 1.0} and again.record["attempt"] == 2 and again.record["error"] is None
+    assert (
+        again.status == "done"
+        and again.metrics == {"n": 1.0}
+        and again.record["attempt"] == 2
+        and again.record["error"] is None
+    )
 
 
-@pytest.mark.parametrize("typed", ["a.png", "<a b.png>", "a%20b.png", "ü.png", "<sub folder/ü b.png>"])
+@pytest.mark.parametrize(
+    "typed", ["a.png", "<a b.png>", "a%20b.png", "ü.png", "<sub folder/ü b.png>"]
+)
 def test_pictures_are_in_the_report_whatever_their_names(tmp_path, typed):
-    report = pytest.importorskip("neurobridge.lab.report", reason="reports need nbconvert: pip install 'neurobridge[docs]'")
+    report = pytest.importorskip(
+        "neurobridge.lab.report", reason="reports need nbconvert: pip install 'neurobridge[docs]'"
+    )
     (tmp_path / "page" / "sub folder").mkdir(parents=True)
     for name in ("a.png", "a b.png", "ü.png", "sub folder/ü b.png"):
         (tmp_path / "page" / name).write_bytes(b"picture")
     (tmp_path / "not yours.png").write_bytes(b"secret")
     shown = report.report_markdown(f'![what]({typed} "title")', tmp_path / "page")
-    assert 'src="data:image/png;base64,cGljdHVyZQ=="' in shown and 'alt="what"' in shown and 'title="title"' in shown
-    assert "base64" not in report.report_markdown("![a](<no file.png>) ![b](<../not yours.png>) ![c](https://x/a%20b.png)", tmp_path / "page")
+    assert (
+        'src="data:image/png;base64,cGljdHVyZQ=="' in shown
+        and 'alt="what"' in shown
+        and 'title="title"' in shown
+    )
+    assert "base64" not in report.report_markdown(
+        "![a](<no file.png>) ![b](<../not yours.png>) ![c](https://x/a%20b.png)", tmp_path / "page"
+    )
 
 
 def test_a_notebook_that_is_not_there_is_not_said_to_be_kept(tmp_path):
     "As where the disk is full."
-    error = {"cell": None, "heading": "", "ename": "OSError", "evalue": "[Errno 28] No space left on device"}
+    error = {
+        "cell": None,
+        "heading": "",
+        "ename": "OSError",
+        "evalue": "[Errno 28] No space left on device",
+    }
     run = runs.Run(tmp_path, {"id": "0", "experiment": "e", "error": error})
     assert "no executed notebook could be kept" in str(RunFailed(run))
     run.notebook.touch()
@@ -347,7 +531,10 @@ def test_a_notebook_that_is_not_there_is_not_said_to_be_kept(tmp_path):
 
 
 def test_two_identical_commands_at_once(root):
-    page = make_page(root / "p.ipynb", "import time\nfrom neurobridge.lab.runs import run_dir\n(run_dir() / 'begun').touch()\nwhile not (run_dir() / 'go').exists(): time.sleep(0.02)")
+    page = make_page(
+        root / "p.ipynb",
+        "import time\nfrom neurobridge.lab.runs import run_dir\n(run_dir() / 'begun').touch()\nwhile not (run_dir() / 'go').exists(): time.sleep(0.02)",
+    )
     first = driver(f"print(run_notebook({str(page)!r}).status)")
     begun = wait_for(lambda: list((root / "runs").glob("p/*/begun")))[0]
     assert load_runs()["status"].tolist() == ["running"]
@@ -387,7 +574,11 @@ def test_a_killed_driver_leaves_no_kernel_and_the_same_command_goes_on(root, how
     wait_for(lambda: load_runs()["status"].tolist() == ["stopped"], 10)
     if how == signal.SIGKILL:
         again = run_notebook(page)
-        assert again.metrics == {"resumed": 1.0} and again.folder == pids.parent and again.record["attempt"] == 2
+        assert (
+            again.metrics == {"resumed": 1.0}
+            and again.folder == pids.parent
+            and again.record["attempt"] == 2
+        )
 
 
 # Runs without a kernel, as fast as their writes. For each line of input a fork that kills itself at its n-th call of fsync, replace or unlink.
@@ -447,7 +638,12 @@ def whole(folder):
 @pytest.mark.parametrize("force", ["no", "force"])
 def test_killed_at_any_write(root, force):
     page = make_page(root / "p.ipynb")
-    with subprocess.Popen([sys.executable, "-c", WRITES, str(page)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITES, str(page)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
 
         def attempt(fatal=0, force="no"):
             server.stdin.write(f"{fatal} {force}\n")
@@ -472,13 +668,24 @@ def test_killed_at_any_write(root, force):
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
                 assert load_runs()["status"].isin(["stopped", "done"]).all()
-            untouched = (folder / "stale.txt").exists() and read_json(folder / "run.json")["status"] == "done"
-            finished = (folder / "run.json").exists() and read_json(folder / "run.json")["status"] == "done"
+            untouched = (folder / "stale.txt").exists() and read_json(folder / "run.json")[
+                "status"
+            ] == "done"
+            finished = (folder / "run.json").exists() and read_json(folder / "run.json")[
+                "status"
+            ] == "done"
             assert attempt()[0] == "done"
             whole(folder)
             assert finished or not list(folder.glob(".*.part"))
-            assert untouched or not (folder / "stale.txt").exists() and not (folder / "deeper").exists()
-            assert read_json(folder / "run.json")["metrics"] == {"mean": 2.0} and (folder / "artefact.txt").exists()
+            assert (
+                untouched
+                or not (folder / "stale.txt").exists()
+                and not (folder / "deeper").exists()
+            )
+            assert (
+                read_json(folder / "run.json")["metrics"] == {"mean": 2.0}
+                and (folder / "artefact.txt").exists()
+            )
         assert status == "done" and n == calls + 1 > 20
         server.stdin.close()
 
@@ -488,12 +695,27 @@ def test_killed_at_any_write(root, force):
 
 def test_damaged_records_cost_one_row_and_one_warning(root):
     def keep(name, **content):
-        base = {"id": name, "experiment": "e", "status": "done", "started": "2026-01-01", "seconds": 1.0, "params": {}, "metrics": {}, "rows": []}
+        base = {
+            "id": name,
+            "experiment": "e",
+            "status": "done",
+            "started": "2026-01-01",
+            "seconds": 1.0,
+            "params": {},
+            "metrics": {},
+            "rows": [],
+        }
         write_json(root / "runs" / "e" / name / "run.json", base | content)
 
     keep("a", params={"epochs": 3, "seconds": 9}, metrics={"epochs": 2.0, "accuracy": 0.9})
     keep("b", status="running", params={"epochs": 4})
-    for name, content in {"c": '{"id": "c"', "d": "[]", "e": "", "f": '{"id": 1}', "h": "[" * 100_000}.items():
+    for name, content in {
+        "c": '{"id": "c"',
+        "d": "[]",
+        "e": "",
+        "f": '{"id": 1}',
+        "h": "[" * 100_000,
+    }.items():
         (root / "runs" / "e" / name).mkdir()
         (root / "runs" / "e" / name / "run.json").write_text(content)
     (root / "runs" / "e" / "g").mkdir()
@@ -501,8 +723,15 @@ def test_damaged_records_cost_one_row_and_one_warning(root):
         warnings.simplefilter("always")
         table = load_runs().set_index("id")
     assert len(told) == 5 and sorted(table.index) == list("abcdefh")
-    assert table["status"].to_dict() == {"a": "done", "b": "stopped"} | dict.fromkeys("cdefh", "damaged")
-    assert table.loc["a", "epochs"] == 3 and table.loc["a", "metric.epochs"] == 2 and table.loc["a", "param.seconds"] == 9 and table.loc["a", "seconds"] == 1
+    assert table["status"].to_dict() == {"a": "done", "b": "stopped"} | dict.fromkeys(
+        "cdefh", "damaged"
+    )
+    assert (
+        table.loc["a", "epochs"] == 3
+        and table.loc["a", "metric.epochs"] == 2
+        and table.loc["a", "param.seconds"] == 9
+        and table.loc["a", "seconds"] == 1
+    )
     assert len(load_runs(root / "runs" / "e" / "a")) == 1 and len(load_runs(root / "nothing")) == 0
 
 
@@ -515,19 +744,45 @@ DAMAGE = [("metrics", None), ("metrics", {"a": "x"}), ("params", [1]), ("params"
 def test_other_damage_is_damage_too(root, name, value):
     "What no reader could use is found when it is read, and cleaned away like half a file."
     folder = root / "runs" / "e" / ("0" * 12)
-    content = {"id": "0" * 12, "experiment": "e", "status": "done", "started": "2026-01-01", "seconds": 1.0, "params": {}, "metrics": {}, "rows": []}
+    content = {
+        "id": "0" * 12,
+        "experiment": "e",
+        "status": "done",
+        "started": "2026-01-01",
+        "seconds": 1.0,
+        "params": {},
+        "metrics": {},
+        "rows": [],
+    }
     write_json(folder / "run.json", content)
     assert runs.run_status(folder) == "done" and find_rubbish() == []
-    write_json(folder / "run.json", {key: kept for key, kept in (content | {name: value}).items() if kept is not LACKS})
+    write_json(
+        folder / "run.json",
+        {key: kept for key, kept in (content | {name: value}).items() if kept is not LACKS},
+    )
     with pytest.warns(UserWarning, match="damaged"):
         assert load_runs()["status"].tolist() == ["damaged"]
     assert finished("e") == [] and [one.why for one in find_rubbish()] == ["damaged"]
 
 
 def test_a_run_that_is_cleaned_away_meanwhile_is_not_damaged(root, monkeypatch):
-    write_json(root / "runs" / "e" / "0" / "run.json", {"id": "0", "experiment": "e", "status": "done", "started": "", "seconds": 1.0, "params": {}, "metrics": {}, "rows": []})
+    write_json(
+        root / "runs" / "e" / "0" / "run.json",
+        {
+            "id": "0",
+            "experiment": "e",
+            "status": "done",
+            "started": "",
+            "seconds": 1.0,
+            "params": {},
+            "metrics": {},
+            "rows": [],
+        },
+    )
     there = runs._run_files(root / "runs", depth=2)
-    monkeypatch.setattr(runs, "_run_files", lambda *_, **__: [*there, root / "runs" / "e" / "1" / "run.json"])
+    monkeypatch.setattr(
+        runs, "_run_files", lambda *_, **__: [*there, root / "runs" / "e" / "1" / "run.json"]
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert load_runs()["id"].tolist() == ["0"]
@@ -535,7 +790,19 @@ def test_a_run_that_is_cleaned_away_meanwhile_is_not_damaged(root, monkeypatch):
 
 def test_folders_that_cannot_be_read_are_named(root, monkeypatch):
     for name in ("a", "b"):
-        write_json(root / "runs" / name / "0" / "run.json", {"id": "0", "experiment": name, "status": "done", "started": "", "seconds": 1.0, "params": {}, "metrics": {}, "rows": []})
+        write_json(
+            root / "runs" / name / "0" / "run.json",
+            {
+                "id": "0",
+                "experiment": name,
+                "status": "done",
+                "started": "",
+                "seconds": 1.0,
+                "params": {},
+                "metrics": {},
+                "rows": [],
+            },
+        )
     scan, locked = os.scandir, {str(root / "runs" / "a")}
 
     def guarded(path="."):
@@ -544,7 +811,9 @@ def test_folders_that_cannot_be_read_are_named(root, monkeypatch):
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", guarded)  # root may read everything
-    with pytest.warns(UserWarning, match="runs/a cannot be read .Permission denied.; the runs in it are left out"):
+    with pytest.warns(
+        UserWarning, match="runs/a cannot be read .Permission denied.; the runs in it are left out"
+    ):
         assert load_runs()["experiment"].tolist() == ["b"]
     with pytest.raises(RunRefused, match="runs/a cannot be read"):
         finished("a")
@@ -558,7 +827,11 @@ def test_folders_that_cannot_be_read_are_named(root, monkeypatch):
     monkeypatch.setenv("NEUROBRIDGE_RUNS", str(root / "file"))
     for words in (["table"], ["results", "toy"]):
         shown = CliRunner().invoke(app, words)
-        assert shown.exit_code == 2 and "file" in shown.stderr and "cannot be read (Not a directory)" in shown.stderr, words
+        assert (
+            shown.exit_code == 2
+            and "file" in shown.stderr
+            and "cannot be read (Not a directory)" in shown.stderr
+        ), words
 
 
 def test_a_page_that_its_commit_lacks_is_dirty(tmp_path):
@@ -569,11 +842,17 @@ def test_a_page_that_its_commit_lacks_is_dirty(tmp_path):
     (project / "settings.ini").write_text("lib_name = neurobridge\n")
     (project / ".gitignore").write_text("ignored.ipynb\n")
     make_page(project / "known.ipynb")
-    for words in (["init"], ["add", "."], ["-c", "user.name=x", "-c", "user.email=x@x", "commit", "-m", "x"]):
+    for words in (
+        ["init"],
+        ["add", "."],
+        ["-c", "user.name=x", "-c", "user.email=x@x", "commit", "-m", "x"],
+    ):
         git(["git", *words])
     for name in ("new", "ignored"):
         make_page(project / f"{name}.ipynb")
-    assert [runs.environment(project / f"{name}.ipynb")["dirty"] for name in ("known", "new", "ignored")] == [False, True, True]
+    assert [
+        runs.environment(project / f"{name}.ipynb")["dirty"] for name in ("known", "new", "ignored")
+    ] == [False, True, True]
     make_page(project / "known.ipynb", "1")
     assert runs.environment(project / "known.ipynb")["dirty"]
     here = runs.environment(make_page(tmp_path / "outside.ipynb"))
@@ -584,13 +863,30 @@ def test_a_page_that_its_commit_lacks_is_dirty(tmp_path):
 
 
 def test_stock_papermill_from_another_directory(root):
-    page = make_page(root / "p.ipynb", "from neurobridge.lab.runs import record, run_dir\nassert run_dir() is None and text == 'it\\'s \"q\"'\nrecord({'count': count})")
+    page = make_page(
+        root / "p.ipynb",
+        "from neurobridge.lab.runs import record, run_dir\nassert run_dir() is None and text == 'it\\'s \"q\"'\nrecord({'count': count})",
+    )
     nb = nbformat.read(page, 4)
     nb.metadata["kernelspec"] = {"name": "python3", "display_name": "python3", "language": "python"}
     nbformat.write(nb, page)
     (root / "elsewhere").mkdir()
-    command = [sys.executable, "-m", "papermill", "../p.ipynb", "out.ipynb", "-p", "count", "7", "-p", "text", 'it\'s "q"']
-    ended = subprocess.run(command, cwd=root / "elsewhere", capture_output=True, text=True, timeout=120)
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        "../p.ipynb",
+        "out.ipynb",
+        "-p",
+        "count",
+        "7",
+        "-p",
+        "text",
+        'it\'s "q"',
+    ]
+    ended = subprocess.run(
+        command, cwd=root / "elsewhere", capture_output=True, text=True, timeout=120
+    )
     assert ended.returncode == 0, ended.stderr
     assert "{'count': 7}" in (root / "elsewhere" / "out.ipynb").read_text()
 
@@ -603,6 +899,8 @@ def test_no_grammar_is_built_for_a_notebook():
 
 def test_papermill_finds_the_engine_whoever_is_imported_first():
     found = "import neurobridge.lab.engine; from papermill.engines import papermill_engines as e; assert e.get_engine('neurobridge').__name__ == 'QuietEngine'"
-    subprocess.run([sys.executable, "-c", found], check=True, timeout=120)  # the stock command, above, imports papermill first
+    subprocess.run(
+        [sys.executable, "-c", found], check=True, timeout=120
+    )  # the stock command, above, imports papermill first
     light = "import sys, neurobridge.lab.runs, neurobridge.lab.parameters; sys.exit(bool({'papermill', 'torch', 'pandas', 'nbformat', 'numpy'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", light], check=True, timeout=120)

@@ -53,10 +53,21 @@ def walk(block, kind, x, decay=0.25):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.sampled_from(KINDS), st.integers(1, 6), st.integers(1, 3), st.integers(1, 5), st.booleans(), st.sampled_from([1, 2]), st.floats(0.1, 1.0), st.integers(0, 10**6))
+@given(
+    st.sampled_from(KINDS),
+    st.integers(1, 6),
+    st.integers(1, 3),
+    st.integers(1, 5),
+    st.booleans(),
+    st.sampled_from([1, 2]),
+    st.floats(0.1, 1.0),
+    st.integers(0, 10**6),
+)
 def test_block_equals_a_walk_through_time(kind, T, N, channels, widen, stride, decay, seed):
     torch.manual_seed(seed)
-    block = BLOCKS[kind](channels, 2 * channels if widen else channels, stride, partial(LIF, decay=decay)).double()
+    block = BLOCKS[kind](
+        channels, 2 * channels if widen else channels, stride, partial(LIF, decay=decay)
+    ).double()
     x = torch.randn(T, N, channels, 6, 5, dtype=torch.float64)
     x = x if kind == "ms" else (x > 0.3).double()
     block(torch.cat([x, torch.randn_like(x)], 1))  # gives batch norm statistics
@@ -128,8 +139,13 @@ def test_vanilla_is_as_it_was():
     net = spiking_resnet18(in_channels=1, classes=10, T=2, width=4, small_images=True)
     total = sum(p.double().abs().sum().item() for p in net.parameters())
     assert total == pytest.approx(3878.084906609837, rel=1e-9)
-    assert net(torch.rand(3, 1, 8, 8)).double().abs().sum().item() == pytest.approx(10.328052906319499, rel=1e-3)
-    assert "trunk.2.shortcut.0.weight" in net.state_dict() and "trunk.7.conv2.1.running_var" in net.state_dict()
+    assert net(torch.rand(3, 1, 8, 8)).double().abs().sum().item() == pytest.approx(
+        10.328052906319499, rel=1e-3
+    )
+    assert (
+        "trunk.2.shortcut.0.weight" in net.state_dict()
+        and "trunk.7.conv2.1.running_var" in net.state_dict()
+    )
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5**0.5, 1.0])
@@ -151,7 +167,14 @@ def test_bridge_is_exact_at_one_step(kind):
     assert bridge(ann, T=3)(x).shape == (6, 5)
 
 
-@pytest.mark.parametrize("build", [partial(small, shortcut=kind) for kind in KINDS] + [partial(spiking_vgg, in_channels=1, classes=5, width=4), partial(spiking_convnet, classes=5)])
+@pytest.mark.parametrize(
+    "build",
+    [partial(small, shortcut=kind) for kind in KINDS]
+    + [
+        partial(spiking_vgg, in_channels=1, classes=5, width=4),
+        partial(spiking_convnet, classes=5),
+    ],
+)
 def test_still_image_is_its_frames_and_per_step_averages_to_the_answer(build):
     torch.manual_seed(0)
     net = build(T=3)
@@ -210,10 +233,19 @@ def test_recomputed_blocks_can_be_differentiated_twice_over():
 
 
 @settings(max_examples=12, deadline=None)
-@given(st.sampled_from(KINDS), st.integers(1, 7), st.integers(1, 8), st.booleans(), st.sampled_from(["hard", "soft"]), st.sampled_from(["spike", "analogue"]))
+@given(
+    st.sampled_from(KINDS),
+    st.integers(1, 7),
+    st.integers(1, 8),
+    st.booleans(),
+    st.sampled_from(["hard", "soft"]),
+    st.sampled_from(["spike", "analogue"]),
+)
 def test_stretches_of_any_length_change_nothing(kind, T, steps, detach, reset, output):
     torch.manual_seed(T)
-    neuron = partial(LIF, decay=0.8, learn_decay=True, detach_reset=detach, reset=reset, output=output)
+    neuron = partial(
+        LIF, decay=0.8, learn_decay=True, detach_reset=detach, reset=reset, output=output
+    )
     plain = small(neuron, T=T, shortcut=kind).double()
     x = torch.rand(2, 1, 8, 8, dtype=torch.float64)
     plain(x)
@@ -246,7 +278,10 @@ class Peak(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
-            if isinstance(leaf, torch.Tensor) and (key := (storage := leaf.untyped_storage())._cdata) not in self.known:
+            if (
+                isinstance(leaf, torch.Tensor)
+                and (key := (storage := leaf.untyped_storage())._cdata) not in self.known
+            ):
                 self.known.add(key)
                 self.now += storage.nbytes()
                 self.peak = max(self.peak, self.now)
@@ -258,7 +293,7 @@ def peak(T, run=None, apart=False):
     torch.manual_seed(0)
     net, x = small(T=T), torch.rand(2, 1, 8, 8)
     for norm in [m for m in net.modules() if apart and isinstance(m, nn.BatchNorm2d)]:
-        norm.register_forward_hook(lambda *_: None)                     # norm and neurons one after the other
+        norm.register_forward_hook(lambda *_: None)  # norm and neurons one after the other
     net(x)
     if run is not None:
         net.run = run
@@ -276,4 +311,6 @@ def test_recomputation_saves_memory():
     plain, blocks, stretches = (b - a for a, b in zip(short, long, strict=True))
     assert blocks < 0.6 * plain and stretches < 0.3 * plain
     apart = peak(32, apart=True)
-    assert long[1] < 0.7 * apart and long[2] < 0.5 * apart and long[0] < 0.8 * apart     # one pass saves by itself, recomputation more
+    assert (
+        long[1] < 0.7 * apart and long[2] < 0.5 * apart and long[0] < 0.8 * apart
+    )  # one pass saves by itself, recomputation more

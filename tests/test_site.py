@@ -19,7 +19,9 @@ from neurobridge.lab.formulas import mathml
 from neurobridge.lab.gallery import experiment_cards
 from neurobridge.lab.site import build_site, check_links, readme, site_map
 
-pytest.importorskip("nbdev", reason="the site is built with the docs extra: pip install 'neurobridge[docs]'")
+pytest.importorskip(
+    "nbdev", reason="the site is built with the docs extra: pip install 'neurobridge[docs]'"
+)
 from bs4 import BeautifulSoup  # noqa: E402  (part of the docs extra too)
 
 ROOT = project_root()
@@ -33,7 +35,12 @@ def site(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def soups(site):
-    return {path.relative_to(site).as_posix(): BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser") for path in site.rglob("*.html")}
+    return {
+        path.relative_to(site).as_posix(): BeautifulSoup(
+            path.read_text(encoding="utf-8"), "html.parser"
+        )
+        for path in site.rglob("*.html")
+    }
 
 
 @pytest.fixture
@@ -45,12 +52,19 @@ def toy(tmp_path):
     shutil.copytree(ROOT / "nbs" / "_offline", tmp_path / "nbs" / "_offline")
     for name in ("styles.css", "dark.css"):
         shutil.copy(ROOT / "nbs" / name, tmp_path / "nbs")
-    (tmp_path / "_quarto.yml").write_text(json.dumps({"website": {"title": "toy", "sidebar": {"contents": ["index.ipynb"]}}}))
+    (tmp_path / "_quarto.yml").write_text(
+        json.dumps({"website": {"title": "toy", "sidebar": {"contents": ["index.ipynb"]}}})
+    )
 
     def write(*cells, name="index.ipynb"):
-        made = [{"cell_type": kind, "id": f"c{n}", "metadata": {}, "source": text} | ({"outputs": [], "execution_count": None} if kind == "code" else {})
-                for n, (kind, text) in enumerate(cells)]
-        (tmp_path / "nbs" / name).write_text(json.dumps({"cells": made, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+        made = [
+            {"cell_type": kind, "id": f"c{n}", "metadata": {}, "source": text}
+            | ({"outputs": [], "execution_count": None} if kind == "code" else {})
+            for n, (kind, text) in enumerate(cells)
+        ]
+        (tmp_path / "nbs" / name).write_text(
+            json.dumps({"cells": made, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+        )
         return tmp_path
 
     return write
@@ -58,14 +72,23 @@ def toy(tmp_path):
 
 def test_both_builds_read_one_map():
     assert (ROOT / "nbs" / "_quarto.yml").read_text() == (ROOT / "_quarto.yml").read_text()
-    assert "procs = neurobridge.lab.site:LiteratePage" in (ROOT / "settings.ini").read_text(), "nbdev's own build would hide exported code"
+    assert "procs = neurobridge.lab.site:LiteratePage" in (ROOT / "settings.ini").read_text(), (
+        "nbdev's own build would hide exported code"
+    )
 
 
 def test_every_page_is_reached_from_every_sidebar(site, soups):
     expected = {page.url for page in site_map(ROOT).pages()}
     assert set(soups) == expected
     for name, soup in soups.items():
-        links = {(site / name).parent.joinpath(a["href"]).resolve().relative_to(site.resolve()).as_posix() for a in soup.select(".sidebar a")}
+        links = {
+            (site / name)
+            .parent.joinpath(a["href"])
+            .resolve()
+            .relative_to(site.resolve())
+            .as_posix()
+            for a in soup.select(".sidebar a")
+        }
         assert links == expected, name
         assert [a["href"] for a in soup.select(".sidebar a[aria-current]")] == [Path(name).name]
 
@@ -75,7 +98,14 @@ def test_previous_and_next_lead_through_all_pages_in_order(soups):
     while at:
         order.append(at)
         following = soups[at].select_one(".turn .next")
-        at = following and (Path("/") / at).parent.joinpath(following["href"]).resolve().relative_to("/").as_posix()
+        at = (
+            following
+            and (Path("/") / at)
+            .parent.joinpath(following["href"])
+            .resolve()
+            .relative_to("/")
+            .as_posix()
+        )
     assert order == [page.url for page in site_map(ROOT).pages()]
 
 
@@ -85,9 +115,16 @@ def test_no_broken_link(site):
 
 def test_nothing_is_loaded_from_a_network(site, soups):
     for name, soup in soups.items():
-        loaded = [tag.get("src") or tag.get("href") for tag in soup.find_all(["script", "link", "img", "iframe", "source", "object"])]
-        assert not [address for address in loaded if address and re.match(r"(?:https?:)?//", address)], name
-        assert all(tag.has_attr("hidden") for tag in soup.select(".search, .theme")), f"{name}: without JavaScript, what needs it is not there"
+        loaded = [
+            tag.get("src") or tag.get("href")
+            for tag in soup.find_all(["script", "link", "img", "iframe", "source", "object"])
+        ]
+        assert not [
+            address for address in loaded if address and re.match(r"(?:https?:)?//", address)
+        ], name
+        assert all(tag.has_attr("hidden") for tag in soup.select(".search, .theme")), (
+            f"{name}: without JavaScript, what needs it is not there"
+        )
     for sheet in site.glob("*.css"):
         assert not re.search(r"@import|url\(['\"]?(?:https?:)?//", sheet.read_text())
 
@@ -97,61 +134,99 @@ def test_titles_subtitles_and_no_machinery(soups):
         assert soup.h1.get_text().strip(), name
         assert soup.select_one(".subtitle"), f"{name}: no '> subtitle' in the first cell"
         sources = "\n".join(pre.get_text() for pre in soup.select("main .sourceCode pre"))
-        assert not re.search(r"^(#\||show_doc\()", sources, re.MULTILINE), f"{name}: shows a directive"
+        assert not re.search(r"^(#\||show_doc\()", sources, re.MULTILINE), (
+            f"{name}: shows a directive"
+        )
 
 
 def test_headings_go_down_one_by_one(soups):
     for name, soup in soups.items():
         levels = [int(heading.name[1]) for heading in soup.main.find_all(re.compile("^h[1-6]$"))]
-        assert levels[0] == 1 and levels.count(1) == 1 and all(low - high <= 1 for high, low in zip(levels, levels[1:], strict=False)), name
+        assert (
+            levels[0] == 1
+            and levels.count(1) == 1
+            and all(low - high <= 1 for high, low in zip(levels, levels[1:], strict=False))
+        ), name
 
 
 def test_figures_are_described(soups):
     for name, soup in soups.items():
         for image in soup.main.find_all("img"):
-            assert re.match(r"(Figure: .|A figure from: .|Left, |.{20})", image["alt"]) and "from cell" not in image["alt"], f"{name}: {image['alt']}"
-    assert soups["experiments/pipe_s.html"].select("img.wide") and not soups["gallery.html"].select("img.wide")
-    assert soups["tutorials/spiking_neuron.html"].find("img", alt=re.compile(r"How fast does it fire\? \(axes: constant input x \(membrane units\), spikes per step\)"))
+            assert (
+                re.match(r"(Figure: .|A figure from: .|Left, |.{20})", image["alt"])
+                and "from cell" not in image["alt"]
+            ), f"{name}: {image['alt']}"
+    assert soups["experiments/pipe_s.html"].select("img.wide") and not soups["gallery.html"].select(
+        "img.wide"
+    )
+    assert soups["tutorials/spiking_neuron.html"].find(
+        "img",
+        alt=re.compile(
+            r"How fast does it fire\? \(axes: constant input x \(membrane units\), spikes per step\)"
+        ),
+    )
 
 
 def test_a_number_keeps_its_spread(soups):
     cells = [cell.get_text() for soup in soups.values() for cell in soup.select("main td")]
-    assert sum("\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}" in cell for cell in cells) > 100 and not [cell for cell in cells if " ±" in cell or "± " in cell]
+    assert sum("\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}" in cell for cell in cells) > 100 and not [
+        cell for cell in cells if " ±" in cell or "± " in cell
+    ]
 
 
 def test_words_are_not_taken_for_symbols(soups):
     "A parameter `neurons`, a module's `forward`, a network's `run`: functions of these names exist, on other pages."
     for name, word in [("tutorials/your_own_batch", "neurons"), ("snn/memory", "forward"), ("snn/spikify", "forward"), ("snn/nets", "run"), ("lab/runs", "run"),
                        ("snn/normed", "spread")]:  # fmt: skip
-        assert not [link["href"] for link in soups[f"{name}.html"].select("main p a, main td a") if link.get_text() == word], name
+        assert not [
+            link["href"]
+            for link in soups[f"{name}.html"].select("main p a, main td a")
+            if link.get_text() == word
+        ], name
     for name, word in [("notation", "density"), ("tutorials/ann_to_snn", "bridge"), ("tutorials/your_own_batch", "record"), ("snn/losses", "fit"),
                        ("lab/workers", "perform"), ("snn/lif", "lif")]:  # fmt: skip
-        assert [link for link in soups[f"{name}.html"].select("main p a, main td a") if link.get_text() == word], f"{name}: no link for {word}"
+        assert [
+            link
+            for link in soups[f"{name}.html"].select("main p a, main td a")
+            if link.get_text() == word
+        ], f"{name}: no link for {word}"
 
 
 def test_docstrings_stand_in_the_overview_as_they_are(soups):
     for name, soup in soups.items():
-        assert not [code.get_text() for code in soup.select(".overview code") if re.search(r"\\[*<$]", code.get_text())], name
-    assert "$CUDA_VISIBLE_DEVICES" in [code.get_text() for code in soups["lab/workers.html"].select(".overview code")]
+        assert not [
+            code.get_text()
+            for code in soup.select(".overview code")
+            if re.search(r"\\[*<$]", code.get_text())
+        ], name
+    assert "$CUDA_VISIBLE_DEVICES" in [
+        code.get_text() for code in soups["lab/workers.html"].select(".overview code")
+    ]
 
 
 def test_a_visitor_can_type_the_commands(soups):
     "`make` leaves them in `.venv`, and a shell does not look there by itself."
     for name in ("index", "lab/cli"):
         assert "source .venv/bin/activate" in soups[f"{name}.html"].main.get_text()
-    assert soups["index.html"].find("a", string="the repository") and "index.html#two-commands" in [link["href"] for link in soups["gallery.html"].select("main p a")]
+    assert soups["index.html"].find("a", string="the repository") and "index.html#two-commands" in [
+        link["href"] for link in soups["gallery.html"].select("main p a")
+    ]
 
 
 def test_paper_is_light_and_cuts_nothing(site, soups):
     assert all(soup.find(id="dark")["media"].startswith("screen and ") for soup in soups.values())
     paper = (site / "site.css").read_text(encoding="utf-8").partition("@media print")[2]
-    assert re.search(r"main pre[^}]*white-space: pre-wrap", paper) and re.search(r"\.scroll[^}]*overflow: visible", paper)
+    assert re.search(r"main pre[^}]*white-space: pre-wrap", paper) and re.search(
+        r"\.scroll[^}]*overflow: visible", paper
+    )
 
 
 def test_formulas_are_mathml(soups):
     for page in site_map(ROOT).pages():
         cells = json.loads((ROOT / "nbs" / page.source).read_text())["cells"]
-        prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        prose = "\n".join(
+            "".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"
+        )
         prose = re.sub(r"```.*?```|`[^`]*`|\\\$", "", prose, flags=re.DOTALL)
         formulas = re.findall(r"\$\$.+?\$\$|\$[^$]+\$", prose, re.DOTALL)
         main = copy.copy(soups[page.url].main)
@@ -188,7 +263,12 @@ def test_the_map_is_strict(toy):
     toy(("markdown", "# Two\n\n> page"), name="02_two.ipynb")
     with pytest.raises(ValueError, match="02_two.ipynb"):
         site_map(root)
-    sidebar = {"website": {"title": "toy", "sidebar": {"contents": ["index.ipynb", "02_two.ipynb", "02_two.ipynb"]}}}
+    sidebar = {
+        "website": {
+            "title": "toy",
+            "sidebar": {"contents": ["index.ipynb", "02_two.ipynb", "02_two.ipynb"]},
+        }
+    }
     (root / "_quarto.yml").write_text(json.dumps(sidebar))
     with pytest.raises(ValueError, match="two.html"):
         site_map(root)
@@ -205,7 +285,11 @@ def test_cell_options_are_honoured(toy):
                ("code", "#| code-fold: true\n#| code-summary: Open me\nfolded = 4"), ("code", "plain = 5"), ("code", "#| export\nimport os\n"),
                ("code", "#| export\ndef shown():\n    'Do.'\n    return os"))  # fmt: skip
     page = BeautifulSoup((build_site(root=root) / "index.html").read_text(), "html.parser").main
-    assert [pre.get_text().strip().splitlines()[0] for pre in page.select(".sourceCode pre")] == ["folded = 4", "plain = 5", "def shown():"]
+    assert [pre.get_text().strip().splitlines()[0] for pre in page.select(".sourceCode pre")] == [
+        "folded = 4",
+        "plain = 5",
+        "def shown():",
+    ]
     assert page.select_one(".cell details summary").get_text() == "Open me"
     assert page.select_one("h3#shown") and page.select_one(".cell.exported")
 
@@ -218,7 +302,9 @@ def test_broken_links_are_warned_of(toy):
 
 def test_readme_is_the_front_page(tmp_path):
     made = readme(tmp_path)
-    assert (ROOT / "README.md").read_text(encoding="utf-8") == made.read_text(encoding="utf-8"), "README.md is not what nbs/index.ipynb says: run make export"
+    assert (ROOT / "README.md").read_text(encoding="utf-8") == made.read_text(encoding="utf-8"), (
+        "README.md is not what nbs/index.ipynb says: run make export"
+    )
     for image in tmp_path.rglob("*.png"):
         assert (ROOT / image.relative_to(tmp_path)).read_bytes() == image.read_bytes()
     for target in re.findall(r"\]\((?![a-z]+:|#)([^)#\s]+)", made.read_text(encoding="utf-8")):
@@ -226,7 +312,17 @@ def test_readme_is_the_front_page(tmp_path):
 
 
 def test_importing_it_needs_no_documentation_tool():
-    absent = ["nbdev", "fastcore", "execnb", "nbconvert", "jinja2", "bs4", "yaml", "latex2mathml", "pygments"]
+    absent = [
+        "nbdev",
+        "fastcore",
+        "execnb",
+        "nbconvert",
+        "jinja2",
+        "bs4",
+        "yaml",
+        "latex2mathml",
+        "pygments",
+    ]
     code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import neurobridge.lab.site"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
@@ -237,7 +333,10 @@ def test_importing_it_needs_no_documentation_tool():
 def test_the_front_page_is_light(site):
     "Under 300 kB with its styles and scripts, without pictures; the search index comes only with the first search."
     page = re.sub(r"data:image/[^\"]+", "", (site / "index.html").read_text(encoding="utf-8"))
-    loaded = [tag.get("src") or tag.get("href") for tag in BeautifulSoup(page, "html.parser").select("script[src], link[rel=stylesheet]")]
+    loaded = [
+        tag.get("src") or tag.get("href")
+        for tag in BeautifulSoup(page, "html.parser").select("script[src], link[rel=stylesheet]")
+    ]
     assert "search-index.js" not in loaded and len(loaded) == 4
     assert len(page.encode()) + sum((site / name).stat().st_size for name in loaded) < 300_000
 
@@ -245,7 +344,11 @@ def test_the_front_page_is_light(site):
 def test_every_page_can_be_taken_along(site, soups):
     for page in site_map(ROOT).pages():
         download, colab = soups[page.url].select(".actions a")
-        assert download.has_attr("download") and (site / page.url).parent.joinpath(download["href"]).read_bytes() == (ROOT / "nbs" / page.source).read_bytes()
+        assert (
+            download.has_attr("download")
+            and (site / page.url).parent.joinpath(download["href"]).read_bytes()
+            == (ROOT / "nbs" / page.source).read_bytes()
+        )
         assert colab["href"].endswith(f"/blob/main/nbs/{page.source}")
         assert f"make lab PAGE={page.source}" in soups[page.url].select_one("#here").get_text()
     assert "/lab/tree/$(PAGE)" in (ROOT / "Makefile").read_text()
@@ -254,19 +357,27 @@ def test_every_page_can_be_taken_along(site, soups):
 def test_library_pages_list_what_they_export(soups):
     for page in site_map(ROOT).pages():
         cells = json.loads((ROOT / "nbs" / page.source).read_text())["cells"]
-        exported = ["".join(cell["source"]) for cell in cells if re.search(r"^#\|\s*exports?\s*$", "".join(cell["source"]), re.MULTILINE)]
+        exported = [
+            "".join(cell["source"])
+            for cell in cells
+            if re.search(r"^#\|\s*exports?\s*$", "".join(cell["source"]), re.MULTILINE)
+        ]
         names = re.findall(r"^(?:def|class) ([A-Za-z]\w*)", "\n".join(exported), re.MULTILINE)
         listed = soups[page.url].select(".overview td:first-child a")
         assert [link.get_text() for link in listed] == names, page.source
         for link in listed:
             heading = soups[page.url].find(id=link["href"].removeprefix("#"))
             assert heading.find("code").get_text() == link.get_text()
-            assert link.find_parent("tr").select_one("td:last-child").get_text().strip(), f"{page.source}: {link.get_text()} has no docstring"
+            assert link.find_parent("tr").select_one("td:last-child").get_text().strip(), (
+                f"{page.source}: {link.get_text()} has no docstring"
+            )
 
 
 def test_the_gallery_shows_every_experiment(soups):
     cards = soups["gallery.html"].select(".card")
-    experiments = [page for page in site_map(ROOT).pages() if page.source.startswith("experiments/")]
+    experiments = [
+        page for page in site_map(ROOT).pages() if page.source.startswith("experiments/")
+    ]
     assert [card.h3.a["href"] for card in cards] == [page.url for page in experiments]
     for card, page, read in zip(cards, experiments, experiment_cards(ROOT), strict=True):
         assert card.h3.a.get_text() == page.title == read.question
@@ -275,13 +386,36 @@ def test_the_gallery_shows_every_experiment(soups):
 
 
 def test_a_new_experiment_shows_up_by_itself(toy):
-    cells = [("markdown", "# Is it new?\n\n> one"), ("markdown", "**Answer.** It is."), ("markdown", "## Reproduce"), ("markdown", "```sh\nneurobridge run new\n```")]
-    root = toy(("markdown", "# Gallery\n\n> all"), ("code", "#| at_build\nfrom neurobridge.lab.gallery import gallery\ngallery()"))
+    cells = [
+        ("markdown", "# Is it new?\n\n> one"),
+        ("markdown", "**Answer.** It is."),
+        ("markdown", "## Reproduce"),
+        ("markdown", "```sh\nneurobridge run new\n```"),
+    ]
+    root = toy(
+        ("markdown", "# Gallery\n\n> all"),
+        ("code", "#| at_build\nfrom neurobridge.lab.gallery import gallery\ngallery()"),
+    )
     (root / "nbs" / "experiments").mkdir()
     toy(*cells, name="experiments/new.ipynb")
-    (root / "_quarto.yml").write_text(json.dumps({"website": {"title": "toy", "sidebar": {"contents": ["index.ipynb", "experiments/new.ipynb"]}}}))
-    (card,) = BeautifulSoup((build_site(root=root) / "index.html").read_text(), "html.parser").select(".card")
-    assert "Is it new?" in card.get_text() and "It is." in card.get_text() and "no recorded batch" in card.get_text()
+    (root / "_quarto.yml").write_text(
+        json.dumps(
+            {
+                "website": {
+                    "title": "toy",
+                    "sidebar": {"contents": ["index.ipynb", "experiments/new.ipynb"]},
+                }
+            }
+        )
+    )
+    (card,) = BeautifulSoup(
+        (build_site(root=root) / "index.html").read_text(), "html.parser"
+    ).select(".card")
+    assert (
+        "Is it new?" in card.get_text()
+        and "It is." in card.get_text()
+        and "no recorded batch" in card.get_text()
+    )
     toy(*cells[:1], name="experiments/new.ipynb")
     with pytest.raises(RuntimeError, match="begins with '..Answer"):
         build_site(root=root)
@@ -291,7 +425,11 @@ def test_every_source_has_its_entry():
     known, missing = references(ROOT / "nbs"), []
     for page in site_map(ROOT).pages():
         for cell in json.loads((ROOT / "nbs" / page.source).read_text())["cells"]:
-            for whole, names, year in citations("".join(cell["source"])) if page.source != "lab/18_citations.ipynb" else []:
+            for whole, names, year in (
+                citations("".join(cell["source"]))
+                if page.source != "lab/18_citations.ipynb"
+                else []
+            ):
                 several = re.search(r" et al\.| and |&", whole)
                 if several and not any((name, year) in known for name in names):
                     missing.append(f"{page.source}: {whole}")
@@ -309,11 +447,22 @@ def test_citations_lead_to_the_bibliography(soups):
 
 
 def test_names_in_the_notation_are_names_in_the_code():
-    text = "".join("".join(cell["source"]) for cell in json.loads((ROOT / "nbs" / "notation.ipynb").read_text())["cells"])
-    columns = [re.split(r" \| ", line)[1] for line in text.splitlines() if line.count(" | ") == 3 and not line.startswith("| symbol")]
+    text = "".join(
+        "".join(cell["source"])
+        for cell in json.loads((ROOT / "nbs" / "notation.ipynb").read_text())["cells"]
+    )
+    columns = [
+        re.split(r" \| ", line)[1]
+        for line in text.splitlines()
+        if line.count(" | ") == 3 and not line.startswith("| symbol")
+    ]
     names = set(re.findall(r"`(\w+)`", " ".join(columns)))
-    package = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "neurobridge").rglob("*.py"))
-    assert len(names) > 25 and [name for name in names if not re.search(rf"\b{name}\b", package)] == []
+    package = "\n".join(
+        file.read_text(encoding="utf-8") for file in (ROOT / "neurobridge").rglob("*.py")
+    )
+    assert (
+        len(names) > 25 and [name for name in names if not re.search(rf"\b{name}\b", package)] == []
+    )
 
 
 # In a browser
@@ -410,14 +559,32 @@ async function coloured() {
 @pytest.fixture(scope="module")
 def browse(tmp_path_factory):
     "Open an address in a browser without a screen; give its page and what it wrote into its log."
-    browser = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
+    browser = next(
+        filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None
+    )
     if not browser:
         pytest.skip("no Chromium on the PATH (chromium, chromium-browser or google-chrome)")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking"]
-    flags += ["--enable-logging=stderr", "--window-size=1300,1000", f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        "--disable-background-networking",
+    ]
+    flags += [
+        "--enable-logging=stderr",
+        "--window-size=1300,1000",
+        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ]
 
     def opened(address, patience=10):
-        shown = subprocess.run([browser, *flags, f"--virtual-time-budget={1000 * patience}", "--dump-dom", address], capture_output=True, text=True, timeout=300)
+        shown = subprocess.run(
+            [browser, *flags, f"--virtual-time-budget={1000 * patience}", "--dump-dom", address],
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
         return BeautifulSoup(shown.stdout, "html.parser"), shown.stderr
 
     return opened
@@ -435,12 +602,16 @@ def seen(site, browse):
             self.send_response(200)
             self.send_header("Content-Type", "text/html")
             self.end_headers()
-            self.wfile.write((HARNESS % json.dumps([page.url for page in site_map(ROOT).pages()])).encode())
+            self.wfile.write(
+                (HARNESS % json.dumps([page.url for page in site_map(ROOT).pages()])).encode()
+            )
 
         def log_request(self, code="-", size="-"):
             answered.append((int(code), self.path))
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=site)) as server:
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=site)
+    ) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         page, log = browse(f"http://127.0.0.1:{server.server_port}/harness", patience=90)
         server.shutdown()
@@ -457,8 +628,12 @@ def test_pages_in_a_browser(seen):
     found = seen["found"]
     assert len(found) == 4 * len(site_map(ROOT).pages())
     assert [one["url"] for one in found if one["width"] == 1200 and not one["here"]] == []
-    assert {one["box"] for one in found if one["width"] == 1200} == {"none"}, "the keyboard would stop at a box that nobody sees"
-    assert [(one["url"], one["width"], one["wide"]) for one in found if one["wide"] > one["width"]] == []
+    assert {one["box"] for one in found if one["width"] == 1200} == {"none"}, (
+        "the keyboard would stop at a box that nobody sees"
+    )
+    assert [
+        (one["url"], one["width"], one["wide"]) for one in found if one["wide"] > one["width"]
+    ] == []
     assert [one["url"] for one in found if one["flat"] or one["blank"]] == []
     assert [(one["url"], one["width"], one["hidden"]) for one in found if one["hidden"]] == []
     assert all((one["sidebar"] > 0) == (one["menu"] or one["width"] > 800) for one in found)
@@ -469,19 +644,39 @@ def test_pages_in_a_browser(seen):
 @pytest.mark.browser
 def test_search_by_keyboard(seen):
     one = seen["searched"]
-    assert not one["before"] and one["after"], "the index is loaded by the first search, not by the page"
-    assert one["focused"] and one["expanded"] == "true" and one["first"] == "transfer/pipe_s.html#sharpened_relu"
-    assert one["places"] == 12 and one["selected"] == 1 and one["active"] == "found-1" and "foreign" not in one
-    assert any("pipe_d.html" in place for place in one["inside"][:3]) and all(re.search(r"\bN-MNIST", place) for place in one["inside"][:3])
-    assert any(place.startswith("lab/workers.html#where-the-workers-are") and "slurm" in place for place in one["late"]), one["late"]
+    assert not one["before"] and one["after"], (
+        "the index is loaded by the first search, not by the page"
+    )
+    assert (
+        one["focused"]
+        and one["expanded"] == "true"
+        and one["first"] == "transfer/pipe_s.html#sharpened_relu"
+    )
+    assert (
+        one["places"] == 12
+        and one["selected"] == 1
+        and one["active"] == "found-1"
+        and "foreign" not in one
+    )
+    assert any("pipe_d.html" in place for place in one["inside"][:3]) and all(
+        re.search(r"\bN-MNIST", place) for place in one["inside"][:3]
+    )
+    assert any(
+        place.startswith("lab/workers.html#where-the-workers-are") and "slurm" in place
+        for place in one["late"]
+    ), one["late"]
     assert one["nothing"] == "Nothing says “zyxwv”." and one["closed"] and one["narrow"]
     assert one["arrived"] == "/g2g/wiring.html#erk_densities"
 
 
 def contrast(a, b):
     "WCAG's contrast of two colours, from 1 to 21."
+
     def luminance(colour):
-        linear = [v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4 for v in (int(v) / 255 for v in re.findall(r"\d+", colour)[:3])]
+        linear = [
+            v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4
+            for v in (int(v) / 255 for v in re.findall(r"\d+", colour)[:3])
+        ]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
     high, low = sorted([luminance(a), luminance(b)], reverse=True)
@@ -493,8 +688,14 @@ def test_colours_are_remembered_and_readable(seen):
     "Auto, light, dark, auto: each page opens in the colours chosen on the page before; text, formulas and code stand out from what they lie on."
     auto, light, dark, again = seen["coloured"]
     assert [one["theme"] for one in seen["coloured"]] == ["auto", "light", "dark", "auto"]
-    assert dark["label"] == "Colours: dark. Change them" and [one["media"] for one in (light, dark)] == ["not all", "screen"]
-    assert light["paper"] == "rgb(255, 255, 255)" and contrast(dark["paper"], "rgb(0, 0, 0)") < 1.5 and again["paper"] == auto["paper"]
+    assert dark["label"] == "Colours: dark. Change them" and [
+        one["media"] for one in (light, dark)
+    ] == ["not all", "screen"]
+    assert (
+        light["paper"] == "rgb(255, 255, 255)"
+        and contrast(dark["paper"], "rgb(0, 0, 0)") < 1.5
+        and again["paper"] == auto["paper"]
+    )
     for one in (light, dark):
         assert contrast(one["ink"], one["paper"]) > 7 and contrast(one["formula"], one["paper"]) > 7
         assert contrast(one["keyword"], one["sheet"]) > 4
@@ -505,5 +706,8 @@ def test_colours_are_remembered_and_readable(seen):
 def test_search_from_a_folder(site, browse):
     "Without any server, and from a page in a subfolder."
     page, log = browse((site / "snn" / "lif.html").resolve().as_uri() + "?q=sharpened_relu")
-    assert page.select_one("#found a")["href"] == (site / "transfer" / "pipe_s.html").resolve().as_uri() + "#sharpened_relu"
+    assert (
+        page.select_one("#found a")["href"]
+        == (site / "transfer" / "pipe_s.html").resolve().as_uri() + "#sharpened_relu"
+    )
     assert "CONSOLE" not in log

@@ -17,14 +17,28 @@ from neurobridge.snn.lif import LIF
 from neurobridge.snn.spikify import SpikifyError, spikify
 from neurobridge.transfer.pipe_s import SharpenedReLU, bridge, pretrain
 
-FAMILIES = {"resnet18": nn.ReLU, "vgg11_bn": nn.ReLU, "mobilenet_v2": nn.ReLU6, "squeezenet1_1": nn.ReLU, "shufflenet_v2_x0_5": nn.ReLU}
+FAMILIES = {
+    "resnet18": nn.ReLU,
+    "vgg11_bn": nn.ReLU,
+    "mobilenet_v2": nn.ReLU6,
+    "squeezenet1_1": nn.ReLU,
+    "shufflenet_v2_x0_5": nn.ReLU,
+}
 
 
 def build(name, **settings):
     torch.manual_seed(0)
     if name == "vgg11_bn":  # its linear layers are too large for a test
         features = tv.vgg.make_layers([8, "M", 16, 16, "M", 32, "M"], batch_norm=True)
-        return nn.Sequential(features, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 32), nn.ReLU(True), nn.Dropout(), nn.Linear(32, 7))
+        return nn.Sequential(
+            features,
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(128, 32),
+            nn.ReLU(True),
+            nn.Dropout(),
+            nn.Linear(32, 7),
+        )
     if name == "mobilenet_v2":
         settings["width_mult"] = 0.25
     return getattr(tv, name)(weights=None, num_classes=7, **settings)
@@ -97,22 +111,44 @@ def fire(v, i, decay=0.25):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(1, 6), st.integers(1, 3), st.integers(1, 8), st.booleans(), st.sampled_from(["module", "F", "torch", "method", "relu6"]), st.integers(0, 10**6))
+@given(
+    st.integers(1, 6),
+    st.integers(1, 3),
+    st.integers(1, 8),
+    st.booleans(),
+    st.sampled_from(["module", "F", "torch", "method", "relu6"]),
+    st.integers(0, 10**6),
+)
 def test_reused_relu_has_membranes_of_its_own(T, N, width, frames, how, seed):
     torch.manual_seed(seed)
-    relu = {"module": lambda m, x: m.act(x), "F": lambda m, x: F.relu(x), "torch": lambda m, x: torch.relu(x), "method": lambda m, x: x.relu(), "relu6": lambda m, x: F.relu6(x)}[how]
+    relu = {
+        "module": lambda m, x: m.act(x),
+        "F": lambda m, x: F.relu(x),
+        "torch": lambda m, x: torch.relu(x),
+        "method": lambda m, x: x.relu(),
+        "relu6": lambda m, x: F.relu6(x),
+    }[how]
 
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
-            self.a, self.b, self.c, self.act = nn.Linear(4, width), nn.Linear(width, width), nn.Linear(width, 2), nn.ReLU()
+            self.a, self.b, self.c, self.act = (
+                nn.Linear(4, width),
+                nn.Linear(width, width),
+                nn.Linear(width, 2),
+                nn.ReLU(),
+            )
 
         def forward(self, x):
             x = relu(self, self.a(torch.flatten(x, 1)))
             return self.c(relu(self, self.b(x) + x))
 
     net = Net()
-    x = 3 * torch.randn(T, N, 1, 2, 2) if frames else (3 * torch.randn(N, 1, 2, 2)).expand(T, N, 1, 2, 2)
+    x = (
+        3 * torch.randn(T, N, 1, 2, 2)
+        if frames
+        else (3 * torch.randn(N, 1, 2, 2)).expand(T, N, 1, 2, 2)
+    )
     v1 = v2 = 0.0
     logits = []
     for x_t in x:
@@ -120,7 +156,9 @@ def test_reused_relu_has_membranes_of_its_own(T, N, width, frames, how, seed):
         s2, v2 = fire(v2, net.b(s1) + s1)
         logits.append(net.c(s2))
     snn = spikify(net, LIF, T=T)
-    torch.testing.assert_close(snn(x if frames else x[0]), torch.stack(logits).mean(0), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        snn(x if frames else x[0]), torch.stack(logits).mean(0), rtol=1e-5, atol=1e-5
+    )
     assert sum(isinstance(m, LIF) for m in snn.modules()) == 2
 
 
@@ -138,7 +176,12 @@ def test_shortcut_around_the_first_neuron_is_repeated():
 
 
 def test_what_comes_before_the_first_neuron_runs_once():
-    net, sizes = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 2, 3), nn.Flatten()), []
+    net, sizes = (
+        nn.Sequential(
+            nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 2, 3), nn.Flatten()
+        ),
+        [],
+    )
     snn = spikify(net, LIF, T=4)
     for m in snn.modules():
         if isinstance(m, nn.Conv2d):
@@ -151,7 +194,9 @@ def test_what_comes_before_the_first_neuron_runs_once():
 @settings(max_examples=15, deadline=None)
 @given(st.integers(1, 6), st.sampled_from([nn.Dropout, nn.Dropout2d]), st.integers(0, 10**6))
 def test_dropout_keeps_its_mask_over_time(T, kind, seed):
-    snn = spikify(nn.Sequential(nn.ReLU(), kind(0.5), nn.Flatten()), partial(LIF, decay=0.01), T=T).train()
+    snn = spikify(
+        nn.Sequential(nn.ReLU(), kind(0.5), nn.Flatten()), partial(LIF, decay=0.01), T=T
+    ).train()
     snn.per_step = True
     torch.manual_seed(seed)
     out = snn(torch.ones(3, 4, 5, 5))
@@ -170,17 +215,38 @@ def test_max_pool_is_an_or():
 
 
 FINE = {
-    "flatten": lambda m, x, s: torch.flatten(s, 1), "method flatten": lambda m, x, s: s.flatten(1), "view of itself": lambda m, x, s: s.view(s.size(0), -1),
-    "reshape of its shape": lambda m, x, s: s.reshape(s.shape[0], -1), "view -1": lambda m, x, s: s.view(-1, 16), "mean of last two": lambda m, x, s: s.mean((-2, -1)),
-    "mean 2 3": lambda m, x, s: s.mean([2, 3]), "channels": lambda m, x, s: s[:, :1].flatten(1), "shuffle": lambda m, x, s: s.view(s.size(0), 1, 1, 4, 4).transpose(1, 2).flatten(1),
-    "constant factor": lambda m, x, s: 2 * s.flatten(1), "permute": lambda m, x, s: s.permute(0, 2, 3, 1).flatten(1), "pad": lambda m, x, s: F.pad(s, (1, 1)).flatten(1),
-    "parameter": lambda m, x, s: (s * m.scale).flatten(1), "repeated x": lambda m, x, s: (x * 2 + s).flatten(1), "chunk": lambda m, x, s: torch.cat([s, s], 1).chunk(2, 1)[0].flatten(1),
+    "flatten": lambda m, x, s: torch.flatten(s, 1),
+    "method flatten": lambda m, x, s: s.flatten(1),
+    "view of itself": lambda m, x, s: s.view(s.size(0), -1),
+    "reshape of its shape": lambda m, x, s: s.reshape(s.shape[0], -1),
+    "view -1": lambda m, x, s: s.view(-1, 16),
+    "mean of last two": lambda m, x, s: s.mean((-2, -1)),
+    "mean 2 3": lambda m, x, s: s.mean([2, 3]),
+    "channels": lambda m, x, s: s[:, :1].flatten(1),
+    "shuffle": lambda m, x, s: s.view(s.size(0), 1, 1, 4, 4).transpose(1, 2).flatten(1),
+    "constant factor": lambda m, x, s: 2 * s.flatten(1),
+    "permute": lambda m, x, s: s.permute(0, 2, 3, 1).flatten(1),
+    "pad": lambda m, x, s: F.pad(s, (1, 1)).flatten(1),
+    "parameter": lambda m, x, s: (s * m.scale).flatten(1),
+    "repeated x": lambda m, x, s: (x * 2 + s).flatten(1),
+    "chunk": lambda m, x, s: torch.cat([s, s], 1).chunk(2, 1)[0].flatten(1),
 }
 BATCH = {
-    "flat": lambda m, x, s: torch.flatten(s), "fixed": lambda m, x, s: s.view(2, -1), "fixed reshape": lambda m, x, s: s.reshape((2, -1)), "mean": lambda m, x, s: s.mean(),
-    "mean 0": lambda m, x, s: s.mean(0), "mean none": lambda m, x, s: s.mean(None), "mean -4": lambda m, x, s: s.mean(-4), "amax": lambda m, x, s: s.amax(dim=()), "cat 0": lambda m, x, s: torch.cat([s, s]),
-    "cat dim 0": lambda m, x, s: torch.cat([s, s], dim=0), "transpose": lambda m, x, s: s.transpose(0, 1), "permute": lambda m, x, s: s.permute(1, 0, 2, 3),
-    "first": lambda m, x, s: s[0], "half": lambda m, x, s: s[:1], "squeeze": lambda m, x, s: s.squeeze(),
+    "flat": lambda m, x, s: torch.flatten(s),
+    "fixed": lambda m, x, s: s.view(2, -1),
+    "fixed reshape": lambda m, x, s: s.reshape((2, -1)),
+    "mean": lambda m, x, s: s.mean(),
+    "mean 0": lambda m, x, s: s.mean(0),
+    "mean none": lambda m, x, s: s.mean(None),
+    "mean -4": lambda m, x, s: s.mean(-4),
+    "amax": lambda m, x, s: s.amax(dim=()),
+    "cat 0": lambda m, x, s: torch.cat([s, s]),
+    "cat dim 0": lambda m, x, s: torch.cat([s, s], dim=0),
+    "transpose": lambda m, x, s: s.transpose(0, 1),
+    "permute": lambda m, x, s: s.permute(1, 0, 2, 3),
+    "first": lambda m, x, s: s[0],
+    "half": lambda m, x, s: s[:1],
+    "squeeze": lambda m, x, s: s.squeeze(),
 }
 
 
@@ -203,16 +269,34 @@ def test_functions_that_use_the_batch_are_refused(name):
 
 
 def test_batch_size_from_before_the_first_neuron():
-    with pytest.raises(SpikifyError, match="view in the model's own forward uses 'size', a size from before the first neuron; take the size"):
+    with pytest.raises(
+        SpikifyError,
+        match="view in the model's own forward uses 'size', a size from before the first neuron; take the size",
+    ):
         spikify(Of(lambda m, x, s: s.view(x.size(0), -1)))
 
 
-@pytest.mark.parametrize("part, words", [
-    (nn.Hardswish(), "Hardswish.*curve"), (nn.SiLU(), "SiLU.*curve"), (nn.GELU(), "GELU.*curve"), (nn.LeakyReLU(), "LeakyReLU.*curve"), (nn.PReLU(), "PReLU.*curve"),
-    (nn.Hardtanh(), "Hardtanh.*curve"), (nn.Sigmoid(), "Sigmoid.*gate"), (nn.Hardsigmoid(), "Hardsigmoid.*gate"), (nn.Softmax(1), "Softmax.*gate"), (nn.LSTM(4, 4), "LSTM.*memory"),
-    (nn.GRU(4, 4), "GRU.*memory"), (nn.MultiheadAttention(4, 2), "MultiheadAttention.*multiplies"), (nn.Flatten(0), "Flatten.*batch axis"), (nn.CosineSimilarity(), "CosineSimilarity.*not among"),
-    (nn.AlphaDropout(), "AlphaDropout.*not among"), (LIF(), "LIF|torch.fx"),
-])
+@pytest.mark.parametrize(
+    "part, words",
+    [
+        (nn.Hardswish(), "Hardswish.*curve"),
+        (nn.SiLU(), "SiLU.*curve"),
+        (nn.GELU(), "GELU.*curve"),
+        (nn.LeakyReLU(), "LeakyReLU.*curve"),
+        (nn.PReLU(), "PReLU.*curve"),
+        (nn.Hardtanh(), "Hardtanh.*curve"),
+        (nn.Sigmoid(), "Sigmoid.*gate"),
+        (nn.Hardsigmoid(), "Hardsigmoid.*gate"),
+        (nn.Softmax(1), "Softmax.*gate"),
+        (nn.LSTM(4, 4), "LSTM.*memory"),
+        (nn.GRU(4, 4), "GRU.*memory"),
+        (nn.MultiheadAttention(4, 2), "MultiheadAttention.*multiplies"),
+        (nn.Flatten(0), "Flatten.*batch axis"),
+        (nn.CosineSimilarity(), "CosineSimilarity.*not among"),
+        (nn.AlphaDropout(), "AlphaDropout.*not among"),
+        (LIF(), "LIF|torch.fx"),
+    ],
+)
 def test_modules_are_refused_by_their_qualified_name(part, words):
     class Block(nn.Module):
         def __init__(self):
@@ -220,18 +304,34 @@ def test_modules_are_refused_by_their_qualified_name(part, words):
             self.inner = part
 
         def forward(self, x):
-            return self.inner(x, x, x)[0] if isinstance(part, nn.MultiheadAttention) else self.inner(x, x) if isinstance(part, nn.CosineSimilarity) else self.inner(x)
+            return (
+                self.inner(x, x, x)[0]
+                if isinstance(part, nn.MultiheadAttention)
+                else self.inner(x, x)
+                if isinstance(part, nn.CosineSimilarity)
+                else self.inner(x)
+            )
 
     with pytest.raises(SpikifyError, match=words) as caught:
         spikify(nn.Sequential(nn.ReLU(), nn.Sequential(Block())))
     assert "1.0" in str(caught.value) and ";" in str(caught.value)
 
 
-@pytest.mark.parametrize("function, words", [
-    (lambda m, x, s: s if s.sum() > 0 else x, "cannot follow"), (lambda m, x, s: s * torch.sigmoid(s), "sigmoid"), (lambda m, x, s: s * s, "multiplies two activations"),
-    (lambda m, x, s: F.gelu(s), "gelu"), (lambda m, x, s: F.dropout(s, 0.5), "dropout.*use nn.Dropout"), (lambda m, x, s: (s, x), "returns a tuple"), (lambda m, x, s: {"out": s}, "returns a dict"),
-    (lambda m, x, s: x.flatten(1), "no ReLU between"), (lambda m, x, s: torch.softmax(s, 1), "softmax"), (lambda m, x, s: s @ s, "matmul"),
-])
+@pytest.mark.parametrize(
+    "function, words",
+    [
+        (lambda m, x, s: s if s.sum() > 0 else x, "cannot follow"),
+        (lambda m, x, s: s * torch.sigmoid(s), "sigmoid"),
+        (lambda m, x, s: s * s, "multiplies two activations"),
+        (lambda m, x, s: F.gelu(s), "gelu"),
+        (lambda m, x, s: F.dropout(s, 0.5), "dropout.*use nn.Dropout"),
+        (lambda m, x, s: (s, x), "returns a tuple"),
+        (lambda m, x, s: {"out": s}, "returns a dict"),
+        (lambda m, x, s: x.flatten(1), "no ReLU between"),
+        (lambda m, x, s: torch.softmax(s, 1), "softmax"),
+        (lambda m, x, s: s @ s, "matmul"),
+    ],
+)
 def test_functions_are_refused(function, words):
     with pytest.raises(SpikifyError, match=words):
         spikify(Of(function))
@@ -260,7 +360,13 @@ def test_in_place_relu_read_again_is_refused_and_harmless_ones_are_not():
     with pytest.raises(SpikifyError, match="module 'act' works in place.*read again by 'add'"):
         spikify(Again(True))
     with pytest.raises(SpikifyError, match="relu_ in the model's own forward works in place"):
-        spikify(Of(lambda m, x, s: (x * 2).relu_().flatten(1) if False else (lambda y: y.relu_() + y)(x * 2)))
+        spikify(
+            Of(
+                lambda m, x, s: (
+                    (x * 2).relu_().flatten(1) if False else (lambda y: y.relu_() + y)(x * 2)
+                )
+            )
+        )
 
 
 def test_other_refusals():
@@ -294,7 +400,9 @@ def test_original_is_left_alone_and_modes_are_kept():
     net.train()(torch.rand(2, 3, 32, 32)).sum().backward()
     for key, value in ann.state_dict().items():
         torch.testing.assert_close(value, before[key], rtol=0, atol=0)
-    assert not ann.training and ann.conv1.weight.grad is None and net.conv1.weight.grad.abs().max() > 0
+    assert (
+        not ann.training and ann.conv1.weight.grad is None and net.conv1.weight.grad.abs().max() > 0
+    )
     assert nets.spikify is spikify
 
 
@@ -302,7 +410,13 @@ def test_pipe_s_runs_on_a_spikified_network():
     torch.manual_seed(0)
     x = torch.rand(40, 1, 6, 6)
     y = (x.mean((1, 2, 3)) > 0.5).long()
-    ann = spikify(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)), SharpenedReLU, T=1)
+    ann = spikify(
+        nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)
+        ),
+        SharpenedReLU,
+        T=1,
+    )
     pretrain(ann, (x, y), epochs=2, lr=1e-2, batch_size=20)
     ann.eval()
     torch.testing.assert_close(bridge(ann, T=1).eval()(x), ann(x), rtol=0, atol=0)

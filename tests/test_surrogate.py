@@ -17,9 +17,15 @@ DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 
 sizes = st.floats(0.1, 10)
 surrogates = st.one_of(
-    st.builds(rectangle, sizes), st.builds(triangle, sizes), st.builds(atan, sizes), st.builds(sigmoid, sizes), st.builds(gaussian, sizes, st.floats(-3, 3))
+    st.builds(rectangle, sizes),
+    st.builds(triangle, sizes),
+    st.builds(atan, sizes),
+    st.builds(sigmoid, sizes),
+    st.builds(gaussian, sizes, st.floats(-3, 3)),
 )
-defaults = pytest.mark.parametrize("g", [rectangle(), triangle(), atan(), sigmoid(), gaussian(), gaussian(0.3, 0.2)], ids=str)
+defaults = pytest.mark.parametrize(
+    "g", [rectangle(), triangle(), atan(), sigmoid(), gaussian(), gaussian(0.3, 0.2)], ids=str
+)
 
 
 def center(g):
@@ -44,8 +50,14 @@ def step(g, u):
 
 
 def test_the_page_defaults():
-    assert rectangle().constants == rectangle(1).constants == (1.0,) and triangle().constants == (1.0,)
-    assert atan().constants == (2.0,) and sigmoid().constants == (4.0,) and gaussian().constants == (1.0, 0.0)
+    assert rectangle().constants == rectangle(1).constants == (1.0,) and triangle().constants == (
+        1.0,
+    )
+    assert (
+        atan().constants == (2.0,)
+        and sigmoid().constants == (4.0,)
+        and gaussian().constants == (1.0, 0.0)
+    )
 
 
 @settings(deadline=None)
@@ -78,20 +90,45 @@ def test_symmetric_about_the_centre_and_falling_from_there(g):
     torch.testing.assert_close(right[far], left[far], rtol=1e-9, atol=1e-12)
     assert (right.diff() <= 1e-12).all() and (right >= 0).all()
     a = g.constants[0]
-    peak = {"rectangle": 1 / a, "triangle": 1 / a, "atan": a / 2, "sigmoid": a / 4, "gaussian": 1 / (a * math.sqrt(2 * math.pi))}[g.name]
-    assert right[0].item() == pytest.approx(peak, rel=1e-12) == g(torch.linspace(-15, 15, 3001, dtype=torch.float64)).max().clamp_min(peak).item()
+    peak = {
+        "rectangle": 1 / a,
+        "triangle": 1 / a,
+        "atan": a / 2,
+        "sigmoid": a / 4,
+        "gaussian": 1 / (a * math.sqrt(2 * math.pi)),
+    }[g.name]
+    assert (
+        right[0].item()
+        == pytest.approx(peak, rel=1e-12)
+        == g(torch.linspace(-15, 15, 3001, dtype=torch.float64)).max().clamp_min(peak).item()
+    )
 
 
 def test_where_the_box_and_the_tent_end():
     u = torch.tensor([-1.0, -0.5, -0.4999, 0.0, 0.4999, 0.5, 1.0])
-    assert rectangle()(u).tolist() == [0, 0, 1, 1, 1, 0, 0] and rectangle(2.0)(u).tolist() == [0, 0.5, 0.5, 0.5, 0.5, 0.5, 0]
-    torch.testing.assert_close(triangle()(u), torch.tensor([0.0, 0.5, 0.5001, 1.0, 0.5001, 0.5, 0.0]))
+    assert rectangle()(u).tolist() == [0, 0, 1, 1, 1, 0, 0] and rectangle(2.0)(u).tolist() == [
+        0,
+        0.5,
+        0.5,
+        0.5,
+        0.5,
+        0.5,
+        0,
+    ]
+    torch.testing.assert_close(
+        triangle()(u), torch.tensor([0.0, 0.5, 0.5001, 1.0, 0.5001, 0.5, 0.0])
+    )
 
 
 @defaults
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dtype_shape_and_layout_are_kept(g, dtype):
-    for u in (torch.zeros((), dtype=dtype), torch.zeros(0, 3, dtype=dtype), torch.randn(4, 3, dtype=dtype).T, torch.randn(6, dtype=dtype)[::2]):
+    for u in (
+        torch.zeros((), dtype=dtype),
+        torch.zeros(0, 3, dtype=dtype),
+        torch.randn(4, 3, dtype=dtype).T,
+        torch.randn(6, dtype=dtype)[::2],
+    ):
         assert g(u).dtype == dtype and g(u).shape == u.shape
         u = u.detach().requires_grad_()
         s = spike(u, g)
@@ -123,10 +160,21 @@ def test_what_comes_from_above_is_passed_through(g):
     assert not spike(u.detach(), g).requires_grad
 
 
-@pytest.mark.parametrize("make, name", [(rectangle, "width"), (triangle, "width"), (atan, "alpha"), (sigmoid, "alpha"), (gaussian, "sigma")])
+@pytest.mark.parametrize(
+    "make, name",
+    [
+        (rectangle, "width"),
+        (triangle, "width"),
+        (atan, "alpha"),
+        (sigmoid, "alpha"),
+        (gaussian, "sigma"),
+    ],
+)
 @pytest.mark.parametrize("value", [0, 0.0, -1.0, math.nan, math.inf, -math.inf])
 def test_bad_constants_are_refused_where_they_are_written(make, name, value):
-    with pytest.raises(ValueError, match=f"{make.__name__}: {name} is {value}; expected a finite number above 0"):
+    with pytest.raises(
+        ValueError, match=f"{make.__name__}: {name} is {value}; expected a finite number above 0"
+    ):
         make(value)
 
 
@@ -139,7 +187,9 @@ def test_a_centre_nowhere_is_refused(value):
 @given(surrogates)
 def test_a_surrogate_is_a_value(g):
     for other in (copy.deepcopy(g), pickle.loads(pickle.dumps(g)), Surrogate(g.name, g.constants)):
-        assert other == g and hash(other) == hash(g) and other(torch.ones(3)).equal(g(torch.ones(3)))
+        assert (
+            other == g and hash(other) == hash(g) and other(torch.ones(3)).equal(g(torch.ones(3)))
+        )
     assert rectangle() != triangle() and rectangle() != rectangle(2)
     with pytest.raises(AttributeError):
         g.name = "atan"

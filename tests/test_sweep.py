@@ -35,7 +35,12 @@ PARAMETERS = 'n: int = 1  # how many\nrate: float = 0.5\nname: str = "a"\nflag: 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     monkeypatch.setenv("NEUROBRIDGE_RUNS", str(tmp_path / "runs"))
-    write(new_notebook(cells=[new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), new_code_cell("1")]), tmp_path / "p.ipynb")
+    write(
+        new_notebook(
+            cells=[new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), new_code_cell("1")]
+        ),
+        tmp_path / "p.ipynb",
+    )
     return tmp_path
 
 
@@ -48,10 +53,18 @@ def sweep(root, text):
 
 
 def test_every_section_and_their_order(root):
-    found = sweep(root, "parameters: {flag: true}\nlist:\n  - {name: x}\n  - {name: y, may: null}\nzip: {n: [1, 2], sizes: [[1], [1, 2]]}\ngrid: {rate: [0.1, 1e-3]}\nseeds: [5, 7]")
+    found = sweep(
+        root,
+        "parameters: {flag: true}\nlist:\n  - {name: x}\n  - {name: y, may: null}\nzip: {n: [1, 2], sizes: [[1], [1, 2]]}\ngrid: {rate: [0.1, 1e-3]}\nseeds: [5, 7]",
+    )
     expected = [{"flag": True, **one, "n": n, "sizes": sizes, "rate": rate, "seed": seed}
                 for one in ({"name": "x"}, {"name": "y", "may": None}) for n, sizes in ((1, [1]), (2, [1, 2])) for rate in (0.1, 0.001) for seed in (5, 7)]  # fmt: skip
-    assert list(found.settings) == expected and found.name == "s" and found.repeats == 1 and found.resources == Resources()
+    assert (
+        list(found.settings) == expected
+        and found.name == "s"
+        and found.repeats == 1
+        and found.resources == Resources()
+    )
 
 
 def test_a_file_without_values_is_one_run(root):
@@ -59,38 +72,60 @@ def test_a_file_without_values_is_one_run(root):
 
 
 def test_resources_limits_and_patience(root):
-    found = sweep(root, "repeats: 2\nresources: {cpu: 4, gpu: 0, memory: 1.5GB}\ntimeout: 90\nretries: 3\nbackoff: 0.5").resources
-    assert found == Resources(cpu=4, gpu=0, memory=1_500_000_000, timeout=90, retries=3, backoff=0.5)
+    found = sweep(
+        root,
+        "repeats: 2\nresources: {cpu: 4, gpu: 0, memory: 1.5GB}\ntimeout: 90\nretries: 3\nbackoff: 0.5",
+    ).resources
+    assert found == Resources(
+        cpu=4, gpu=0, memory=1_500_000_000, timeout=90, retries=3, backoff=0.5
+    )
 
 
 small = st.integers(1, 4)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(small, small, small, small, st.integers(1, 3))
 def test_the_product_of_sections(root, n, rate, zipped, seeds, repeats):
     content = {"grid": {"n": list(range(n)), "rate": [r / 7 for r in range(rate)]}, "zip": {"name": [f"w{i}" for i in range(zipped)], "may": list(range(zipped))},
                "seeds": seeds, "repeats": repeats}  # fmt: skip
     found = sweep(root, yaml.safe_dump(content))
-    expected = set(itertools.product(range(n), [r / 7 for r in range(rate)], range(zipped), range(seeds)))
+    expected = set(
+        itertools.product(range(n), [r / 7 for r in range(rate)], range(zipped), range(seeds))
+    )
     assert {(s["n"], s["rate"], s["may"], s["seed"]) for s in found.settings} == expected
     assert all(s["name"] == f"w{s['may']}" for s in found.settings)
-    assert len(found.settings) == n * rate * zipped * seeds and len({one.folder for one in found.plan()}) == len(found.settings) * repeats
+    assert (
+        len(found.settings) == n * rate * zipped * seeds
+        and len({one.folder for one in found.plan()}) == len(found.settings) * repeats
+    )
 
 
 def test_identities_are_those_of_single_runs(root):
     page = read_page(root / "p.ipynb")
     for one in sweep(root, "grid: {n: [1, 2]}\nseeds: 2").plan():
         full = resolve(page_parameters(page), one.params)
-        assert one.id == run_id(page, full) == run_id(page, full, package_hash()) and one.folder == root / "runs" / "p" / one.id and one.full == full
+        assert (
+            one.id == run_id(page, full) == run_id(page, full, package_hash())
+            and one.folder == root / "runs" / "p" / one.id
+            and one.full == full
+        )
 
 
 def test_draws_are_a_part_of_the_file(root):
     text = "random: {draws: 300, seed: %d, parameters: {rate: {log_uniform: [1e-4, 1.0]}, n: {integer: [2, 5]}, name: {choice: [a, b]}, may: {integer: [0, 1000000]}}}"
     first, same, other = (sweep(root, text % seed).settings for seed in (1, 1, 2))
-    assert first == same != other and {one["n"] for one in first} == {2, 3, 4, 5} and {one["name"] for one in first} == {"a", "b"}
+    assert (
+        first == same != other
+        and {one["n"] for one in first} == {2, 3, 4, 5}
+        and {one["name"] for one in first} == {"a", "b"}
+    )
     logs = [math.log10(one["rate"]) for one in first]
-    assert all(-4 <= x <= 0 for x in logs) and abs(sum(logs) / 300 + 2) < 4 * (4 / 12**0.5) / 300**0.5  # four standard errors of an even spread
+    assert (
+        all(-4 <= x <= 0 for x in logs) and abs(sum(logs) / 300 + 2) < 4 * (4 / 12**0.5) / 300**0.5
+    )  # four standard errors of an even spread
 
 
 def test_draws_that_come_up_twice_are_drawn_again(root):
@@ -107,13 +142,21 @@ def test_a_page_beside_its_file(root, monkeypatch):
     (root / "deeper").mkdir()
     (root / "deeper" / "s.yaml").write_text("notebook: ../p.ipynb")
     monkeypatch.chdir(root)
-    assert Sweep.from_yaml("deeper/s.yaml").page == (root / "p.ipynb").resolve() and find_page("p.ipynb") == find_page("../p.ipynb", "deeper")
+    assert Sweep.from_yaml("deeper/s.yaml").page == (root / "p.ipynb").resolve() and find_page(
+        "p.ipynb"
+    ) == find_page("../p.ipynb", "deeper")
     (root / "deeper" / "s.yaml").write_text("notebook: q.ipynb")
-    with pytest.raises(RunRefused, match=r"s.yaml, line 1: there is no page 'q.ipynb' \(looked for .*/deeper/q.ipynb, .*/q.ipynb, .*/q.ipynb\); expected"):
+    with pytest.raises(
+        RunRefused,
+        match=r"s.yaml, line 1: there is no page 'q.ipynb' \(looked for .*/deeper/q.ipynb, .*/q.ipynb, .*/q.ipynb\); expected",
+    ):
         Sweep.from_yaml("deeper/s.yaml")
     for wrong in ("[p.ipynb]", "", "12"):
         (root / "s.yaml").write_text(f"notebook: {wrong}")
-        with pytest.raises(RunRefused, match="line 1: `notebook` is .*; expected the name of an experiment or the path of a notebook"):
+        with pytest.raises(
+            RunRefused,
+            match="line 1: `notebook` is .*; expected the name of an experiment or the path of a notebook",
+        ):
             Sweep.from_yaml(root / "s.yaml")
 
 
@@ -123,7 +166,14 @@ def test_seconds_as_yaml_misreads_them(root):
 
 
 def test_amounts_of_memory():
-    assert [parse_bytes(x) for x in ("4GB", "4 gb", "512MiB", "100", 7, "1.5KB")] == [4 * 10**9, 4 * 10**9, 2**29, 100, 7, 1500]
+    assert [parse_bytes(x) for x in ("4GB", "4 gb", "512MiB", "100", 7, "1.5KB")] == [
+        4 * 10**9,
+        4 * 10**9,
+        2**29,
+        100,
+        7,
+        1500,
+    ]
     for wrong in ("", "GB", "-1GB", "1e9", "4 G B", "0", True, None, "4PB"):
         with pytest.raises(RunRefused, match="no amount of memory"):
             parse_bytes(wrong)
@@ -180,12 +230,36 @@ def test_amounts_of_memory():
         ("random: {draws: 3, parameters: {n: {integer: [2, 1]}}}", 2, "low below high"),
         ("random: {draws: 3, parameters: {rate: {log_uniform: [0, 1]}}}", 2, "both above 0"),
         ("random: {draws: 3, parameters: {n: {uniform: [0, 1]}}}", 2, "not drawn from uniform"),
-        ("random: {draws: 3, parameters: {name: {uniform: [0, 1]}}}", 2, "not drawn from uniform; expected choice"),
-        ("random: {draws: 3, parameters: {flag: {integer: [0, 1]}}}", 2, "not drawn from integer; expected choice"),
-        ("random: {draws: 3, parameters: {n: {log_uniform: [1, 2]}}}", 2, "expected integer or choice"),
-        ("random: {draws: 3, parameters: {rate: {uniform: [-1.0e308, 1.0e308]}}}", 2, "expected [low, high]"),
-        ("random: {draws: 3, parameters: {n: {integer: [1, 2]}}}", 2, "3 different draws and finds 2; expected fewer draws or a wider range"),
-        ("seeds: 2\nrandom: {draws: 4000, parameters: {flag: {choice: [true]}}}", 3, "finds 1; expected fewer draws"),
+        (
+            "random: {draws: 3, parameters: {name: {uniform: [0, 1]}}}",
+            2,
+            "not drawn from uniform; expected choice",
+        ),
+        (
+            "random: {draws: 3, parameters: {flag: {integer: [0, 1]}}}",
+            2,
+            "not drawn from integer; expected choice",
+        ),
+        (
+            "random: {draws: 3, parameters: {n: {log_uniform: [1, 2]}}}",
+            2,
+            "expected integer or choice",
+        ),
+        (
+            "random: {draws: 3, parameters: {rate: {uniform: [-1.0e308, 1.0e308]}}}",
+            2,
+            "expected [low, high]",
+        ),
+        (
+            "random: {draws: 3, parameters: {n: {integer: [1, 2]}}}",
+            2,
+            "3 different draws and finds 2; expected fewer draws or a wider range",
+        ),
+        (
+            "seeds: 2\nrandom: {draws: 4000, parameters: {flag: {choice: [true]}}}",
+            3,
+            "finds 1; expected fewer draws",
+        ),
         ("random: {draws: 3, parameters: {rate: {normal: [0, 1]}}}", 2, "no key `normal`"),
         ("random: {draws: 3, parameters: {rate: 0.5}}", 2, "expected a mapping"),
         ("a: &x [1]\nb: *x", 2, "anchors"),
@@ -198,7 +272,9 @@ def test_amounts_of_memory():
 def test_slips_name_their_line(root, text, line, said):
     with pytest.raises(RunRefused) as refused:
         sweep(root, text)
-    assert f"s.yaml, line {line}: " in str(refused.value) and said in str(refused.value), str(refused.value)
+    assert f"s.yaml, line {line}: " in str(refused.value) and said in str(refused.value), str(
+        refused.value
+    )
     assert not (root / "runs").exists()
 
 
@@ -232,11 +308,35 @@ def test_files_that_are_none(root):
         Sweep.from_yaml(root / "empty.yaml")
 
 
-words = st.sampled_from(["n", "rate", "name", "seed", "grid", "zip", "list", "random", "seeds", "parameters", "draws", "choice", "memory", "resources", "timeout"])
-values = st.recursive(st.none() | st.booleans() | st.integers(-3, 40) | st.floats() | words, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3), max_leaves=8)
+words = st.sampled_from(
+    [
+        "n",
+        "rate",
+        "name",
+        "seed",
+        "grid",
+        "zip",
+        "list",
+        "random",
+        "seeds",
+        "parameters",
+        "draws",
+        "choice",
+        "memory",
+        "resources",
+        "timeout",
+    ]
+)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 40) | st.floats() | words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
+    max_leaves=8,
+)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.dictionaries(words, values, max_size=4) | st.text(max_size=60))
 def test_anything_else_is_a_sweep_or_refused(root, content):
     try:
@@ -245,7 +345,9 @@ def test_anything_else_is_a_sweep_or_refused(root, content):
         assert "line " in str(error)
     else:
         takes = page_parameters(root / "p.ipynb")
-        assert 1 <= len(found.settings) <= MOST and all(resolve(takes, one) for one in found.settings)
+        assert 1 <= len(found.settings) <= MOST and all(
+            resolve(takes, one) for one in found.settings
+        )
 
 
 # How it stands
@@ -255,23 +357,53 @@ def test_done_runs_are_not_sent_out(root):
     one = sweep(root, "grid: {n: [1]}")
     (planned,) = one.plan()
     assert sweep_table([planned])["status"].tolist() == ["absent"]
-    record = {"id": planned.id, "experiment": "p", "status": "done", "started": "2026-01-01", "seconds": 2.0, "params": planned.full, "metrics": {"n": 3, "loss": 0.5}, "rows": [], "error": None}
+    record = {
+        "id": planned.id,
+        "experiment": "p",
+        "status": "done",
+        "started": "2026-01-01",
+        "seconds": 2.0,
+        "params": planned.full,
+        "metrics": {"n": 3, "loss": 0.5},
+        "rows": [],
+        "error": None,
+    }
     write_json(planned.folder / "run.json", record)
-    (row,) = run_sweep(one, scheduler="tcp://127.0.0.1:1").to_dict("records")  # nobody would answer there
+    (row,) = run_sweep(one, scheduler="tcp://127.0.0.1:1").to_dict(
+        "records"
+    )  # nobody would answer there
     assert row["status"] == "done" and row["n"] == 1 and row["metric.n"] == 3 and row["loss"] == 0.5
-    write_json(planned.folder / "run.json", record | {"status": "failed", "error": {"ename": "E", "evalue": "v"}})
+    write_json(
+        planned.folder / "run.json",
+        record | {"status": "failed", "error": {"ename": "E", "evalue": "v"}},
+    )
     assert sweep_table([planned])["error"].tolist() == ["E: v"]
     (planned.folder / "run.json").write_text("{")
     assert sweep_table([planned])["status"].tolist() == ["damaged"]
     (planned.folder / "run.json").unlink()
-    assert run_sweep(one, scheduler="tcp://127.0.0.1:1", only_failed=True)["status"].tolist() == ["absent"]
+    assert run_sweep(one, scheduler="tcp://127.0.0.1:1", only_failed=True)["status"].tolist() == [
+        "absent"
+    ]
 
 
 def test_failed_runs_whose_next_attempt_was_stopped_are_still_failed_ones(root, monkeypatch):
     one, sent = sweep(root, "grid: {n: [1, 2]}\nretries: 0"), []
     failed = one.plan()[0]
     error = {"cell": 2, "heading": "", "source": "", "ename": "E", "evalue": "v", "traceback": []}
-    write_json(failed.folder / "run.json", {"id": failed.id, "experiment": "p", "status": "failed", "started": "2026-01-01", "seconds": 2.0, "params": failed.full, "metrics": {}, "rows": [], "error": error})
+    write_json(
+        failed.folder / "run.json",
+        {
+            "id": failed.id,
+            "experiment": "p",
+            "status": "failed",
+            "started": "2026-01-01",
+            "seconds": 2.0,
+            "params": failed.full,
+            "metrics": {},
+            "rows": [],
+            "error": error,
+        },
+    )
 
     def stop(*_):
         raise KeyboardInterrupt
@@ -280,9 +412,13 @@ def test_failed_runs_whose_next_attempt_was_stopped_are_still_failed_ones(root, 
     with pytest.raises(KeyboardInterrupt):
         runs.run_notebook(root / "p.ipynb", failed.params)
     table = sweep_table(one.plan())
-    assert table["status"].tolist() == ["stopped", "absent"] and table["error"].tolist()[0] == "E: v"
+    assert (
+        table["status"].tolist() == ["stopped", "absent"] and table["error"].tolist()[0] == "E: v"
+    )
     monkeypatch.setattr(workers, "executor", lambda *_: contextlib.nullcontext())
-    monkeypatch.setattr(workers, "work_off", lambda client, sweep, planned, tell: sent.extend(planned))
+    monkeypatch.setattr(
+        workers, "work_off", lambda client, sweep, planned, tell: sent.extend(planned)
+    )
     run_sweep(one, only_failed=True)
     assert sent == [failed]
     monkeypatch.setattr(runs, "_papermill", lambda *_: None)
@@ -296,7 +432,10 @@ def test_failed_runs_whose_next_attempt_was_stopped_are_still_failed_ones(root, 
 def test_recorded_batches_fit_their_pages(file):
     found = Sweep.from_yaml(file)
     takes = page_parameters(find_page(found.page))
-    assert found.page.parent == ROOT / "nbs" / "experiments" and sum(len(one.settings) for one in recorded_sweeps(found.page.stem)) >= 3
+    assert (
+        found.page.parent == ROOT / "nbs" / "experiments"
+        and sum(len(one.settings) for one in recorded_sweeps(found.page.stem)) >= 3
+    )
     assert all(resolve(takes, one) for one in found.settings)
 
 
@@ -317,57 +456,117 @@ def test_recorded_tables_hold_what_the_sweeps_named_on_their_page_ask_for(name, 
     assert f"neurobridge sweep sweeps/{name}.yaml\n" in page["cells"][-1]["source"]
     if table is None:
         return
-    recorded, asked = pd.read_csv(ROOT / "results" / f"{table}.csv"), pd.DataFrame(full_settings(name))
+    recorded, asked = (
+        pd.read_csv(ROOT / "results" / f"{table}.csv"),
+        pd.DataFrame(full_settings(name)),
+    )
     if "target" in recorded:
         recorded = recorded[recorded.target == asked.target[0]]
     if "size" in recorded:
         recorded = recorded[recorded["size"].isin(asked["size"])]
     if name == "transfer_methods_tuning":  # hybrid was not tuned for long
-        assert set(recorded[["finetune_lr", "finetune_epochs"]].itertuples(index=False, name=None)) == set(asked[["finetune_lr", "finetune_epochs"]].itertuples(index=False, name=None))
-    same = [column for column in ("dataset", "target", "blocks", "width", "side", "brain", "seed") if column in recorded and column in asked]
+        assert set(
+            recorded[["finetune_lr", "finetune_epochs"]].itertuples(index=False, name=None)
+        ) == set(asked[["finetune_lr", "finetune_epochs"]].itertuples(index=False, name=None))
+    same = [
+        column
+        for column in ("dataset", "target", "blocks", "width", "side", "brain", "seed")
+        if column in recorded and column in asked
+    ]
     assert len(same) >= 1 and all(set(recorded[column]) == set(asked[column]) for column in same)
 
 
 def test_recorded_wirings_are_those_of_three_sweeps():
     "Every arm of every family with the seeds that some sweep asks for, and no others; and the gentler edits."
-    recorded, cells = pd.read_csv(ROOT / "results" / "g2g_sparsity.csv", keep_default_na=False), read_page(find_page("g2g_sparsity"))["cells"]
+    recorded, cells = (
+        pd.read_csv(ROOT / "results" / "g2g_sparsity.csv", keep_default_na=False),
+        read_page(find_page("g2g_sparsity"))["cells"],
+    )
     asked = set()
-    for one in (full for name in ("all", "more", "rewired") for full in full_settings(f"g2g_sparsity_{name}")):
+    for one in (
+        full
+        for name in ("all", "more", "rewired")
+        for full in full_settings(f"g2g_sparsity_{name}")
+    ):
         meant = recorded[recorded.family.str.lower().isin(one["arms"].split(","))]
         meant = meant if one["rules"] == "all" else meant[meant.rule.isin(one["rules"].split(","))]
-        asked |= {(arm, one["seed"]) for arm in meant.arm} if len(meant) else {(one["arms"], one["seed"])}
-        assert (recorded.width == one["width"]).all() and (recorded.epochs == one["epochs"]).all() and (recorded.lr == one["lr"]).all()
-    assert set(zip(recorded.arm, recorded.seed, strict=True)) == asked and len(recorded) == len(asked) and recorded.arm.nunique() == 46
+        asked |= (
+            {(arm, one["seed"]) for arm in meant.arm}
+            if len(meant)
+            else {(one["arms"], one["seed"])}
+        )
+        assert (
+            (recorded.width == one["width"]).all()
+            and (recorded.epochs == one["epochs"]).all()
+            and (recorded.lr == one["lr"]).all()
+        )
+    assert (
+        set(zip(recorded.arm, recorded.seed, strict=True)) == asked
+        and len(recorded) == len(asked)
+        and recorded.arm.nunique() == 46
+    )
     gentle = pd.read_csv(ROOT / "results" / "g2g_sparsity_gentle.csv", keep_default_na=False)
     settings = full_settings("rewiring_gently")
-    assert sorted(zip(gentle.rule, gentle.fraction, gentle.seed, strict=True)) == sorted((one["rules"], one["fraction"], one["seed"]) for one in settings)
-    assert all(f"neurobridge sweep sweeps/{name}.yaml\n" in cells[-1]["source"] for name in ("g2g_sparsity_all", "g2g_sparsity_more", "g2g_sparsity_rewired", "rewiring_gently"))
+    assert sorted(zip(gentle.rule, gentle.fraction, gentle.seed, strict=True)) == sorted(
+        (one["rules"], one["fraction"], one["seed"]) for one in settings
+    )
+    assert all(
+        f"neurobridge sweep sweeps/{name}.yaml\n" in cells[-1]["source"]
+        for name in (
+            "g2g_sparsity_all",
+            "g2g_sparsity_more",
+            "g2g_sparsity_rewired",
+            "rewiring_gently",
+        )
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.data
-@pytest.mark.skipif(not os.environ.get("NEUROBRIDGE_DATA"), reason="NEUROBRIDGE_DATA is not set: see data/README.md")
+@pytest.mark.skipif(
+    not os.environ.get("NEUROBRIDGE_DATA"), reason="NEUROBRIDGE_DATA is not set: see data/README.md"
+)
 @pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
 def test_recorded_batches_run_at_their_smallest_size(file, tmp_path):
     "The words of each file's first setting (data, arms, brains) with the numbers of its page's smoke run, by the stock papermill command."
     found = Sweep.from_yaml(file)
-    form = {"pipe_d_nmnist": ("side", "padding")}.get(file.stem, ())  # recordings have a size, which the pictures must have too
-    given = {name: value for name, value in found.settings[0].items() if isinstance(value, str) or name in form} | {"device": "cpu"}
+    form = {"pipe_d_nmnist": ("side", "padding")}.get(
+        file.stem, ()
+    )  # recordings have a size, which the pictures must have too
+    given = {
+        name: value
+        for name, value in found.settings[0].items()
+        if isinstance(value, str) or name in form
+    } | {"device": "cpu"}
     takes = page_parameters(read_page(found.page))
     given = {name: value for name, value in given.items() if name in takes}
     for limit in ("limit", "test_limit"):
-        if limit in takes and not takes[limit].default:  # all digits are few, all of another set are not
+        if (
+            limit in takes and not takes[limit].default
+        ):  # all digits are few, all of another set are not
             given[limit] = 600
     words = [word for name, value in given.items() for word in ("-p", name, str(value))]
-    ran = subprocess.run([sys.executable, "-m", "papermill", str(found.page), str(tmp_path / "out.ipynb"), *words], cwd=tmp_path, capture_output=True, text=True, timeout=3600)
+    ran = subprocess.run(
+        [sys.executable, "-m", "papermill", str(found.page), str(tmp_path / "out.ipynb"), *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=3600,
+    )
     assert ran.returncode == 0, ran.stderr[-3000:]
-    assert all(cell.execution_count for cell in read(tmp_path / "out.ipynb", as_version=4).cells if cell.cell_type == "code" and cell.source.strip())
+    assert all(
+        cell.execution_count
+        for cell in read(tmp_path / "out.ipynb", as_version=4).cells
+        if cell.cell_type == "code" and cell.source.strip()
+    )
 
 
 def commands(name):
     "The commands under “Reproduce” on an experiment's page: what each gives, and the values that leads to."
     page, found = read_page(find_page(name)), []
-    for loop in re.findall(r"for seed in ([\d ]+); do\n(.*?)\ndone", page["cells"][-1]["source"], re.DOTALL):
+    for loop in re.findall(
+        r"for seed in ([\d ]+); do\n(.*?)\ndone", page["cells"][-1]["source"], re.DOTALL
+    ):
         for seed in loop[0].split():
             for line in loop[1].replace("\\\n", " ").splitlines():
                 parts = shlex.split(line.replace("$seed", seed))

@@ -24,7 +24,15 @@ from torch.utils.data import Dataset, TensorDataset
 
 import neurobridge
 from neurobridge.core import train as page
-from neurobridge.core.train import SCHEDULES, evaluate, fit, load_checkpoint, milestones, save_checkpoint, seed_everything
+from neurobridge.core.train import (
+    SCHEDULES,
+    evaluate,
+    fit,
+    load_checkpoint,
+    milestones,
+    save_checkpoint,
+    seed_everything,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -36,13 +44,21 @@ def points(n, seed=0):
     "Three classes of points in six dimensions."
     rng = np.random.default_rng(seed)
     y = rng.integers(0, 3, n)
-    return torch.tensor(rng.normal(size=(n, 6)) + 2 * np.eye(6)[y], dtype=torch.float32), torch.tensor(y)
+    return torch.tensor(
+        rng.normal(size=(n, 6)) + 2 * np.eye(6)[y], dtype=torch.float32
+    ), torch.tensor(y)
 
 
 def network(seed=0, wide=8, dropout=0.3):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return nn.Sequential(nn.Linear(6, wide), nn.BatchNorm1d(wide), nn.ReLU(), nn.Dropout(dropout), nn.Linear(wide, 3))
+        return nn.Sequential(
+            nn.Linear(6, wide),
+            nn.BatchNorm1d(wide),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(wide, 3),
+        )
 
 
 def noisy(x):
@@ -55,7 +71,9 @@ short = partial(fit, epochs=3, lr=1e-2, batch_size=16, device="cpu")
 
 
 def rows(history):
-    return [{name: value for name, value in row.items() if name not in TIMING} for row in history.rows]
+    return [
+        {name: value for name, value in row.items() if name not in TIMING} for row in history.rows
+    ]
 
 
 def weights(model):
@@ -63,7 +81,11 @@ def weights(model):
 
 
 def states():
-    return random.getstate(), [part.tolist() if isinstance(part, np.ndarray) else part for part in np.random.get_state()], torch.get_rng_state().tolist()
+    return (
+        random.getstate(),
+        [part.tolist() if isinstance(part, np.ndarray) else part for part in np.random.get_state()],
+        torch.get_rng_state().tolist(),
+    )
 
 
 # Killed and continued: for each line of input a fork that trains and, where asked, kills itself at its n-th batch or n-th system call of a write,
@@ -119,7 +141,9 @@ QUIET = {name: value for name, value in os.environ.items() if name != "JPY_SESSI
 @pytest.fixture(scope="module")
 def ask():
     command = [sys.executable, "-c", SERVER, str(Path(__file__).parent)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=QUIET) as server:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=QUIET
+    ) as server:
 
         def ask(*line):
             server.stdin.write(json.dumps(line) + "\n")
@@ -141,12 +165,16 @@ def unbroken(attempt, tmp_path_factory):
 
 
 def test_the_unbroken_training_is_a_fair_test(unbroken):
-    assert unbroken["batch"] == 16 and unbroken["call"] == 16 and len(unbroken["result"]["rows"]) == 4
+    assert (
+        unbroken["batch"] == 16 and unbroken["call"] == 16 and len(unbroken["result"]["rows"]) == 4
+    )
     accuracy = [row["valid_accuracy"] for row in unbroken["result"]["rows"]]
     assert len(set(accuracy)) > 2 and accuracy[0] < max(accuracy)
 
 
-@pytest.mark.parametrize("at, fatal", [("batch", n) for n in (1, 3, 5, 8, 11, 16)] + [("call", n) for n in range(1, 17)])
+@pytest.mark.parametrize(
+    "at, fatal", [("batch", n) for n in (1, 3, 5, 8, 11, 16)] + [("call", n) for n in range(1, 17)]
+)
 def test_killed_then_continued_is_the_unbroken_training(attempt, unbroken, tmp_path, at, fatal):
     path = tmp_path / "net.pt"
     assert attempt(path, at, fatal) == {"code": -signal.SIGKILL}
@@ -159,12 +187,27 @@ def test_killed_then_continued_is_the_unbroken_training(attempt, unbroken, tmp_p
 
 def test_killed_again_and_again(attempt, unbroken, tmp_path):
     path = tmp_path / "net.pt"
-    for kills, (at, fatal) in enumerate([("batch", 7), ("call", 3), ("batch", 3), ("call", 6), ("batch", 4), ("call", 1), ("call", 4)], 1):
+    for kills, (at, fatal) in enumerate(
+        [
+            ("batch", 7),
+            ("call", 3),
+            ("batch", 3),
+            ("call", 6),
+            ("batch", 4),
+            ("call", 1),
+            ("call", 4),
+        ],
+        1,
+    ):
         assert attempt(path, at, fatal) == {"code": -signal.SIGKILL}, kills
     assert attempt(path)["result"] == unbroken["result"]
     content = path.read_bytes()
     finished = attempt(path)
-    assert finished["result"] == unbroken["result"] and finished["batch"] == finished["call"] == 0 and path.read_bytes() == content
+    assert (
+        finished["result"] == unbroken["result"]
+        and finished["batch"] == finished["call"] == 0
+        and path.read_bytes() == content
+    )
 
 
 # Damaged checkpoints
@@ -173,7 +216,9 @@ def test_killed_again_and_again(attempt, unbroken, tmp_path):
 @pytest.fixture(scope="module")
 def content(tmp_path_factory):
     path = tmp_path_factory.mktemp("whole") / "net.pt"
-    save_checkpoint(path, {"rows": [{"epoch": 1, "lr": 0.5}], "model": {"w": torch.arange(3.0)}, "name": "Adam"})
+    save_checkpoint(
+        path, {"rows": [{"epoch": 1, "lr": 0.5}], "model": {"w": torch.arange(3.0)}, "name": "Adam"}
+    )
     assert load_checkpoint(path)["rows"] == [{"epoch": 1, "lr": 0.5}]
     return path.read_bytes()
 
@@ -182,7 +227,11 @@ def refused(path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError) as caught:
         load_checkpoint(path)
-    assert str(path) in str(caught.value) and f"{len(content):,} bytes" in str(caught.value) and "remove it" in str(caught.value)
+    assert (
+        str(path) in str(caught.value)
+        and f"{len(content):,} bytes" in str(caught.value)
+        and "remove it" in str(caught.value)
+    )
 
 
 def test_a_truncation_anywhere_is_refused_by_name(tmp_path, content):
@@ -252,7 +301,9 @@ def other_is_refused(half, change, said):
     before = weights(net)
     with pytest.raises(ValueError, match=said) as caught:
         short(net, **{"train": TRAIN, "valid": VALID, "checkpoint": half, **change})
-    assert str(half) in str(caught.value) and half.read_bytes() == content and weights(net) == before
+    assert (
+        str(half) in str(caught.value) and half.read_bytes() == content and weights(net) == before
+    )
 
 
 @pytest.mark.parametrize("change, said", [
@@ -295,7 +346,9 @@ def test_a_checkpoint_of_something_else_is_refused_by_name(tmp_path):
 ], ids=["lr", "lr32", "epochs", "schedule", "momentum"])  # fmt: skip
 def test_numpy_numbers_can_be_resumed(tmp_path, given):
     first = short(network(), TRAIN, VALID, checkpoint=tmp_path / "net.pt", **given)
-    assert rows(short(network(), TRAIN, VALID, checkpoint=tmp_path / "net.pt", **given)) == rows(first)
+    assert rows(short(network(), TRAIN, VALID, checkpoint=tmp_path / "net.pt", **given)) == rows(
+        first
+    )
 
 
 # The epoch that is kept
@@ -323,7 +376,17 @@ def scripted(plan, valid=True, **given):
         net.right.fill_(plan[epoch - 1])
 
     ten = torch.arange(10.0)[:, None], torch.zeros(10, dtype=torch.int64)
-    history = fit(net, ten, ten if valid else None, epochs=len(plan), lr=1e-3, batch_size=3, device="cpu", on_epoch=on_epoch, **given)
+    history = fit(
+        net,
+        ten,
+        ten if valid else None,
+        epochs=len(plan),
+        lr=1e-3,
+        batch_size=3,
+        device="cpu",
+        on_epoch=on_epoch,
+        **given,
+    )
     assert len(hook) == len(history.rows) and [row["epoch"] for row in history.rows] == hook
     return net, history, evaluate(net, ten)["accuracy"]
 
@@ -335,27 +398,46 @@ plans = st.lists(st.integers(0, 10), min_size=1, max_size=8)
 @given(plans, st.none() | st.integers(1, 4))
 def test_the_best_epoch_is_kept_and_patience_ends(plan, patience):
     net, history, accuracy = scripted(plan, patience=patience)
-    stop = next((n for n in range(1, len(plan) + 1) if patience and n - 1 - plan.index(max(plan[:n])) >= patience), len(plan))
+    stop = next(
+        (
+            n
+            for n in range(1, len(plan) + 1)
+            if patience and n - 1 - plan.index(max(plan[:n])) >= patience
+        ),
+        len(plan),
+    )
     assert [row["valid_accuracy"] for row in history.rows] == [right / 10 for right in plan[:stop]]
     best = max(plan[:stop])
-    assert history.best_epoch == plan.index(best) + 1 and net.right == best and accuracy == best / 10 == history.best["valid_accuracy"]
+    assert (
+        history.best_epoch == plan.index(best) + 1
+        and net.right == best
+        and accuracy == best / 10 == history.best["valid_accuracy"]
+    )
 
 
 @settings(deadline=None, max_examples=20)
 @given(plans, st.none() | st.integers(1, 2))
 def test_without_validation_the_last_epoch_is_kept(plan, patience):
     net, history, _ = scripted(plan, valid=False, patience=patience)
-    assert net.right == plan[-1] and history.best_epoch == len(plan) == len(history.rows) and history.best is history.rows[-1]
+    assert (
+        net.right == plan[-1]
+        and history.best_epoch == len(plan) == len(history.rows)
+        and history.best is history.rows[-1]
+    )
     assert "valid_accuracy" not in history.frame()
 
 
 def test_the_weights_kept_are_those_of_the_best_epoch():
     net = network()
-    history = fit(net, points(20), VALID, epochs=12, lr=0.3, batch_size=10, device="cpu", schedule="constant")
+    history = fit(
+        net, points(20), VALID, epochs=12, lr=0.3, batch_size=10, device="cpu", schedule="constant"
+    )
     accuracy = [row["valid_accuracy"] for row in history.rows]
     assert history.best_epoch == int(np.argmax(accuracy)) + 1 < 12
     found = evaluate(net, VALID)
-    assert found["accuracy"] == history.best["valid_accuracy"] and found["loss"] == pytest.approx(history.best["valid_loss"], rel=1e-6)
+    assert found["accuracy"] == history.best["valid_accuracy"] and found["loss"] == pytest.approx(
+        history.best["valid_loss"], rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("patience", [0, -1])
@@ -368,7 +450,17 @@ def test_a_stopped_training_stays_stopped(tmp_path):
     _, first, _ = scripted([3, 2, 1, 9], patience=2, checkpoint=tmp_path / "net.pt")
     net = Scripted()
     ten = torch.arange(10.0)[:, None], torch.zeros(10, dtype=torch.int64)
-    again = fit(net, ten, ten, epochs=4, lr=1e-3, batch_size=3, device="cpu", patience=2, checkpoint=tmp_path / "net.pt")
+    again = fit(
+        net,
+        ten,
+        ten,
+        epochs=4,
+        lr=1e-3,
+        batch_size=3,
+        device="cpu",
+        patience=2,
+        checkpoint=tmp_path / "net.pt",
+    )
     assert again.rows == first.rows and again.best_epoch == 1 and net.right == 3
 
 
@@ -431,7 +523,10 @@ def numbered(n):
     return torch.arange(float(n))[:, None], torch.arange(n) % 2
 
 
-@pytest.mark.parametrize("n, batch, sizes", [(10, 3, [3, 3, 3]), (9, 3, [3, 3, 3]), (2, 3, [2]), (3, 3, [3]), (1, 1, [1])])
+@pytest.mark.parametrize(
+    "n, batch, sizes",
+    [(10, 3, [3, 3, 3]), (9, 3, [3, 3, 3]), (2, 3, [2]), (3, 3, [3]), (1, 1, [1])],
+)
 def test_every_epoch_visits_the_images_once_in_another_order(n, batch, sizes):
     seen = []
 
@@ -439,7 +534,15 @@ def test_every_epoch_visits_the_images_once_in_another_order(n, batch, sizes):
         seen.append(x[:, 0].tolist())
         return x
 
-    fit(nn.Linear(1, 2), numbered(n), epochs=4, lr=1e-3, batch_size=batch, augment=look, device="cpu")
+    fit(
+        nn.Linear(1, 2),
+        numbered(n),
+        epochs=4,
+        lr=1e-3,
+        batch_size=batch,
+        augment=look,
+        device="cpu",
+    )
     epochs = [seen[i : i + len(sizes)] for i in range(0, len(seen), len(sizes))]
     assert len(epochs) == 4 and all([len(part) for part in epoch] == sizes for epoch in epochs)
     orders = [sum(epoch, []) for epoch in epochs]
@@ -486,7 +589,11 @@ def test_the_steps_taken_add_up(name, factor):
 
 
 def test_schedules_begin_at_one():
-    assert all(schedule(0.0) == 1 for schedule in SCHEDULES.values()) and milestones(0.2)(0.0) == 1 and milestones(0.2)(0.2) == 0.3
+    assert (
+        all(schedule(0.0) == 1 for schedule in SCHEDULES.values())
+        and milestones(0.2)(0.0) == 1
+        and milestones(0.2)(0.2) == 0.3
+    )
 
 
 # What is measured
@@ -506,13 +613,23 @@ def test_evaluate_equals_a_direct_computation(n, batch, training, as_dataset):
     plain().train(training)
     before = weights(plain())
     found = evaluate(plain(), TensorDataset(x, y) if as_dataset else (x, y), batch_size=batch)
-    assert found["loss"] == pytest.approx(expected.item(), rel=1e-5) and found["accuracy"] == pytest.approx((logits.argmax(1) == y).double().mean().item())
-    assert all(module.training == training for module in plain().modules()) and weights(plain()) == before
+    assert found["loss"] == pytest.approx(expected.item(), rel=1e-5) and found[
+        "accuracy"
+    ] == pytest.approx((logits.argmax(1) == y).double().mean().item())
+    assert (
+        all(module.training == training for module in plain().modules())
+        and weights(plain()) == before
+    )
 
 
 def test_evaluate_takes_other_losses_and_models_without_parameters():
     x, y = torch.eye(3)[[0, 1, 2, 2]], torch.tensor([0, 1, 2, 0])
-    found = evaluate(nn.Identity(), (x, y), batch_size=3, loss=lambda logits, y, reduction: logits[range(len(y)), y] * 10)
+    found = evaluate(
+        nn.Identity(),
+        (x, y),
+        batch_size=3,
+        loss=lambda logits, y, reduction: logits[range(len(y)), y] * 10,
+    )
     assert found == {"loss": 7.5, "accuracy": 0.75}
 
 
@@ -568,7 +685,9 @@ def test_workers_change_nothing(train):
     results = []
     for workers in (0, 2):
         net = network()
-        results.append((rows(short(net, train, VALID, epochs=1, augment=noisy, workers=workers)), weights(net)))
+        results.append(
+            (rows(short(net, train, VALID, epochs=1, augment=noisy, workers=workers)), weights(net))
+        )
     assert results[0] == results[1]
 
 
@@ -581,8 +700,14 @@ def test_half_precision_learns_and_is_forgotten_afterwards():
 
     net = network()
     net[0].register_forward_hook(look)
-    history = fit(net, TRAIN, VALID, epochs=15, lr=3e-2, batch_size=16, mixed_precision="bf16", device="cpu")
-    assert set(seen) == {torch.bfloat16} and history.best["valid_accuracy"] > 0.8 and net[0].weight.dtype == torch.float32
+    history = fit(
+        net, TRAIN, VALID, epochs=15, lr=3e-2, batch_size=16, mixed_precision="bf16", device="cpu"
+    )
+    assert (
+        set(seen) == {torch.bfloat16}
+        and history.best["valid_accuracy"] > 0.8
+        and net[0].weight.dtype == torch.float32
+    )
     again = short(network(), TRAIN, VALID)
     assert rows(again) == rows(first)
 
@@ -592,7 +717,9 @@ def test_half_precision_leaves_the_model_as_it_was():
     short(net, TRAIN, VALID, mixed_precision="bf16")
     fresh = network()
     fresh.load_state_dict(net.state_dict())
-    assert torch.equal(net.eval()(VALID[0]), fresh.eval()(VALID[0])) and evaluate(net, VALID) == evaluate(fresh, VALID)
+    assert torch.equal(net.eval()(VALID[0]), fresh.eval()(VALID[0])) and evaluate(
+        net, VALID
+    ) == evaluate(fresh, VALID)
     assert weights(pickle.loads(pickle.dumps(net))) == weights(net)
 
 
@@ -651,13 +778,27 @@ def test_a_loss_that_is_no_number_stops_the_training_and_keeps_the_last_checkpoi
         if epoch == 3:
             spoilt[5, 2] = bad
 
-    with pytest.raises(FloatingPointError, match="training loss is (nan|inf) after 4 batches; lower lr"):
-        fit(network(), (spoilt, TRAIN[1]), epochs=5, lr=1e-2, batch_size=16, device="cpu", on_epoch=spoil, checkpoint=tmp_path / "net.pt")
+    with pytest.raises(
+        FloatingPointError, match="training loss is (nan|inf) after 4 batches; lower lr"
+    ):
+        fit(
+            network(),
+            (spoilt, TRAIN[1]),
+            epochs=5,
+            lr=1e-2,
+            batch_size=16,
+            device="cpu",
+            on_epoch=spoil,
+            checkpoint=tmp_path / "net.pt",
+        )
     state = load_checkpoint(tmp_path / "net.pt")
-    assert len(state["rows"]) == 2 and all(value.isfinite().all() for value in state["model"].values())
+    assert len(state["rows"]) == 2 and all(
+        value.isfinite().all() for value in state["model"].values()
+    )
 
 
 # What is shown
+
 
 def test_no_progress_where_nobody_looks(ask, tmp_path):
     files = [tmp_path / "out", tmp_path / "err"]
@@ -693,28 +834,62 @@ def bare():
 
 def batchwise(net, epochs, **given):
     x = torch.randn(16, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    return fit(net.double(), (x, torch.arange(16) % 3), **{"epochs": epochs, "lr": 0.05, "batch_size": 16, "schedule": "constant", "device": "cpu", **given})
+    return fit(
+        net.double(),
+        (x, torch.arange(16) % 3),
+        **{
+            "epochs": epochs,
+            "lr": 0.05,
+            "batch_size": 16,
+            "schedule": "constant",
+            "device": "cpu",
+            **given,
+        },
+    )
 
 
-@pytest.mark.parametrize("optimizer", [partial(torch.optim.SGD, momentum=0.9), torch.optim.Adam, partial(torch.optim.AdamW, amsgrad=True)])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        partial(torch.optim.SGD, momentum=0.9),
+        torch.optim.Adam,
+        partial(torch.optim.AdamW, amsgrad=True),
+    ],
+)
 def test_two_trainings_with_a_hand_over_are_one(optimizer):
     one, two, without = bare(), bare(), bare()
     batchwise(one, 7, optimizer=optimizer)
     first = batchwise(two, 4, optimizer=optimizer)
-    kept = {name: {k: torch.as_tensor(v).clone() for k, v in held.items()} for name, held in first.optimizer_state["state"].items()}
+    kept = {
+        name: {k: torch.as_tensor(v).clone() for k, v in held.items()}
+        for name, held in first.optimizer_state["state"].items()
+    }
     batchwise(two, 3, optimizer=optimizer, optimizer_state=first.optimizer_state)
     for epochs in (4, 3):
         batchwise(without, epochs, optimizer=optimizer)
     for a, b, c in zip(one.parameters(), two.parameters(), without.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
         assert (a - c).abs().max() > 1e-4
-    for name, held in first.optimizer_state["state"].items():  # the second training has not written into it
-        assert set(kept) == set(dict(two.named_parameters())) and all(torch.as_tensor(v).equal(kept[name][k]) for k, v in held.items())
+    for name, held in first.optimizer_state[
+        "state"
+    ].items():  # the second training has not written into it
+        assert set(kept) == set(dict(two.named_parameters())) and all(
+            torch.as_tensor(v).equal(kept[name][k]) for k, v in held.items()
+        )
 
 
 def test_the_state_kept_is_that_of_the_epoch_kept():
     data, net = (points(64), points(32, seed=1)), network()
-    history = fit(net, *data, epochs=6, lr=0.3, batch_size=16, device="cpu", optimizer=partial(torch.optim.SGD, momentum=0.9), schedule="constant")
+    history = fit(
+        net,
+        *data,
+        epochs=6,
+        lr=0.3,
+        batch_size=16,
+        device="cpu",
+        optimizer=partial(torch.optim.SGD, momentum=0.9),
+        schedule="constant",
+    )
     assert 0 < history.best_epoch < 6
     seen, again = {}, network()
 
@@ -723,7 +898,17 @@ def test_the_state_kept_is_that_of_the_epoch_kept():
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        fit(again, *data, epochs=6, lr=0.3, batch_size=16, device="cpu", optimizer=seen_by(seen), schedule="constant", on_epoch=look)
+        fit(
+            again,
+            *data,
+            epochs=6,
+            lr=0.3,
+            batch_size=16,
+            device="cpu",
+            optimizer=seen_by(seen),
+            schedule="constant",
+            on_epoch=look,
+        )
     held = history.optimizer_state["state"]
     for name, p in again.named_parameters():
         assert held[name]["momentum_buffer"].equal(seen["made"].state[p]["momentum_buffer"])
@@ -733,11 +918,15 @@ def seen_by(seen):
     def make(parameters, lr):
         seen["made"] = torch.optim.SGD(parameters, lr=lr, momentum=0.9)
         return seen["made"]
+
     return make
 
 
 def test_only_what_was_gathered_is_handed_on_not_the_settings():
-    first, made = batchwise(bare(), 1, optimizer=partial(torch.optim.SGD, momentum=0.9, weight_decay=0.1)), {}
+    first, made = (
+        batchwise(bare(), 1, optimizer=partial(torch.optim.SGD, momentum=0.9, weight_decay=0.1)),
+        {},
+    )
     batchwise(bare(), 1, optimizer=seen_by(made), optimizer_state=first.optimizer_state, lr=0.01)
     (group,) = made["made"].param_groups
     assert (group["lr"], group["weight_decay"], group["momentum"]) == (0.01, 0, 0.9)
@@ -746,26 +935,52 @@ def test_only_what_was_gathered_is_handed_on_not_the_settings():
 def test_new_parameters_begin_empty():
     first, wider = batchwise(bare(), 1, optimizer=torch.optim.Adam), bare()
     wider.append(nn.Linear(3, 3))
-    steps = {n: h["step"].item() for n, h in batchwise(wider, 1, optimizer=torch.optim.Adam, optimizer_state=first.optimizer_state).optimizer_state["state"].items()}
-    assert steps == {"1.weight": 2, "1.bias": 2, "3.weight": 2, "3.bias": 2, "4.weight": 1, "4.bias": 1}
+    steps = {
+        n: h["step"].item()
+        for n, h in batchwise(
+            wider, 1, optimizer=torch.optim.Adam, optimizer_state=first.optimizer_state
+        )
+        .optimizer_state["state"]
+        .items()
+    }
+    assert steps == {
+        "1.weight": 2,
+        "1.bias": 2,
+        "3.weight": 2,
+        "3.bias": 2,
+        "4.weight": 1,
+        "4.bias": 1,
+    }
 
 
 def test_a_state_that_does_not_fit_is_refused():
     held = batchwise(bare(), 1, optimizer=torch.optim.Adam).optimizer_state
     with pytest.raises(ValueError, match="comes from Adam, this training uses SGD"):
         batchwise(bare(), 1, optimizer=torch.optim.SGD, optimizer_state=held)
-    with pytest.raises(ValueError, match=r"holds \['state', 'param_groups'\]; expected what `fit` returned"):
+    with pytest.raises(
+        ValueError, match=r"holds \['state', 'param_groups'\]; expected what `fit` returned"
+    ):
         batchwise(bare(), 1, optimizer_state=torch.optim.Adam(bare().parameters()).state_dict())
-    other, fewer = nn.Sequential(nn.Flatten(), nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)), nn.Sequential(nn.Flatten(), nn.Linear(5, 4))
-    with pytest.raises(ValueError, match=r"'1.weight' with shape \[\(4, 5\)\], which has shape \(7, 5\)"):
+    other, fewer = (
+        nn.Sequential(nn.Flatten(), nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)),
+        nn.Sequential(nn.Flatten(), nn.Linear(5, 4)),
+    )
+    with pytest.raises(
+        ValueError, match=r"'1.weight' with shape \[\(4, 5\)\], which has shape \(7, 5\)"
+    ):
         batchwise(other, 1, optimizer_state=held)
-    with pytest.raises(ValueError, match=r"'3.weight' with shape \[\(3, 4\)\], which does not exist"):
+    with pytest.raises(
+        ValueError, match=r"'3.weight' with shape \[\(3, 4\)\], which does not exist"
+    ):
         batchwise(fewer, 1, optimizer_state=held)
 
 
 # Two processes
 
-needs_gloo = pytest.mark.skipif(not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="torch has no gloo backend here")
+needs_gloo = pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
+    reason="torch has no gloo backend here",
+)
 LAUNCHERS = {"accelerate launch": "accelerate.commands.launch", "torchrun": "torch.distributed.run"}
 
 TWO = """
@@ -824,25 +1039,46 @@ Path("found" + os.environ["RANK"]).write_text(json.dumps(found))
 
 def launch(folder, script, command, *arguments):
     (folder / "script.py").write_text(script)
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "MASTER_"))} | {"OMP_NUM_THREADS": "1"}
-    ended = subprocess.run([sys.executable, "-m", *command, "script.py", *arguments], cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("ACCELERATE_", "MASTER_"))
+    } | {"OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-m", *command, "script.py", *arguments],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert ended.returncode == 0, ended.stderr[-3000:]
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    launch(folder, TWO, ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"], str(Path(__file__).parent))
+    launch(
+        folder,
+        TWO,
+        ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+        str(Path(__file__).parent),
+    )
     return [json.loads((folder / f"found{rank}").read_text()) for rank in range(2)]
 
 
 @needs_gloo
 def test_two_processes_share_each_epochs_images(two):
     for name in ("smooth", "norm"):
-        batches = [[seen[i : i + 4] for i in range(0, 12, 4)] for seen in (found[name]["seen"] for found in two)]
+        batches = [
+            [seen[i : i + 4] for i in range(0, 12, 4)]
+            for seen in (found[name]["seen"] for found in two)
+        ]
         for first, second in zip(*batches, strict=True):
             images = sum(first + second, [])
-            assert len(images) == len(set(images)) == 64 and all(len(batch) == 8 for batch in first + second)
+            assert len(images) == len(set(images)) == 64 and all(
+                len(batch) == 8 for batch in first + second
+            )
 
 
 @needs_gloo
@@ -854,7 +1090,9 @@ def test_two_processes_are_one_with_twice_the_batch(two):
         for mine, theirs in zip(rows(alone), found["smooth"]["rows"], strict=True):
             assert theirs == pytest.approx(mine, rel=1e-4)
         for name, value in net.state_dict().items():
-            torch.testing.assert_close(torch.tensor(found["smooth"]["weights"][name]), value, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                torch.tensor(found["smooth"]["weights"][name]), value, rtol=1e-4, atol=1e-5
+            )
 
 
 @needs_gloo
@@ -864,7 +1102,9 @@ def test_two_processes_count_every_validation_image_once(two):
         fit(net, TRAIN, epochs=1, lr=3e-2, batch_size=16, device="cpu")
         for found in two:
             (row,) = found["odd"][str(n)]["rows"]
-            assert {"loss": row["valid_loss"], "accuracy": row["valid_accuracy"]} == pytest.approx(evaluate(net, points(n, seed=n)), rel=1e-3)
+            assert {"loss": row["valid_loss"], "accuracy": row["valid_accuracy"]} == pytest.approx(
+                evaluate(net, points(n, seed=n)), rel=1e-3
+            )
 
 
 @needs_gloo
@@ -880,7 +1120,10 @@ def test_two_processes_draw_different_noise_but_write_one_checkpoint(two):
     assert len({*first, *second}) == 24 and [found["saves"] for found in two] == [["late.pt"], []]
     for found in two:
         assert found["files"] == ["saved.pt"] and found["again"]["seen"] == []
-        assert all(found["saved"][part] == found["again"][part] == found["norm"][part] for part in ("rows", "best", "weights"))
+        assert all(
+            found["saved"][part] == found["again"][part] == found["norm"][part]
+            for part in ("rows", "best", "weights")
+        )
 
 
 @needs_gloo
@@ -914,10 +1157,19 @@ fit(nn.Linear(2, 2), (torch.randn(16, 2), torch.arange(16) % 2), epochs=1, lr=1e
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU would be used")
 def test_the_commands_the_page_names_start_two_processes(tmp_path):
     page = json.loads((ROOT / "nbs" / "core" / "03_train.ipynb").read_text(encoding="utf-8"))
-    prose = "\n".join("".join(cell["source"]) for cell in page["cells"] if cell["cell_type"] == "markdown")
-    commands = [(name, options.split()) for name, options in re.findall(r"`(accelerate launch|torchrun) ([^`]*\b2\b[^`]*)script\.py`", prose)]
+    prose = "\n".join(
+        "".join(cell["source"]) for cell in page["cells"] if cell["cell_type"] == "markdown"
+    )
+    commands = [
+        (name, options.split())
+        for name, options in re.findall(
+            r"`(accelerate launch|torchrun) ([^`]*\b2\b[^`]*)script\.py`", prose
+        )
+    ]
     assert commands
     for name, options in commands:
         (tmp_path / "net.pt").unlink(missing_ok=True)
         launch(tmp_path, COUNTED, [LAUNCHERS[name], *options])
-        assert load_checkpoint(tmp_path / "net.pt")["settings"]["processes"] == 2, f"{name} {' '.join(options)}"
+        assert load_checkpoint(tmp_path / "net.pt")["settings"]["processes"] == 2, (
+            f"{name} {' '.join(options)}"
+        )

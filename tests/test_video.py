@@ -16,17 +16,26 @@ from neurobridge.data.images import DataError
 from neurobridge.data.video import load_ucf, pick_frames, read_video, save_ucf, video_to_events
 
 clips = st.tuples(st.integers(2, 6), st.integers(1, 7), st.integers(1, 7)).flatmap(
-    lambda size: st.sampled_from([size, (*size, 3)]).flatmap(lambda shape: hnp.arrays(np.uint8, shape)))
+    lambda size: st.sampled_from([size, (*size, 3)]).flatmap(
+        lambda shape: hnp.arrays(np.uint8, shape)
+    )
+)
 
 
 def slowly(frames, ratio):
     "Every pixel and step by itself; gray from Pillow, percentiles from a sorted list."
     gray = [np.asarray(Image.fromarray(f).convert("L")).astype(int) for f in frames]
-    changes = sorted(int(b - a) for old, new in zip(gray, gray[1:], strict=False) for a, b in zip(old.flat, new.flat, strict=True))
+    changes = sorted(
+        int(b - a)
+        for old, new in zip(gray, gray[1:], strict=False)
+        for a, b in zip(old.flat, new.flat, strict=True)
+    )
+
     def percentile(q):
         place = q / 100 * (len(changes) - 1)
         i = min(int(place), len(changes) - 2) if len(changes) > 1 else 0
         return changes[i] + (place - i) * (changes[min(i + 1, len(changes) - 1)] - changes[i])
+
     low, high = percentile(50 * ratio), percentile(100 - 50 * ratio)
     h, w = gray[0].shape
     found = []
@@ -57,38 +66,64 @@ def test_random_thresholds():
     assert (low, high) == (-30, 30)
     events = video_to_events(frames, mode="random", generator=rng)
     for p, value in ((1, 30), (0, -30)):
-        spoke = np.isin(np.flatnonzero(change == value), (1000 * events.y.astype(int) + events.x)[events.p == p]).mean()
-        assert abs(spoke - norm.cdf(0)) < 0.02                      # threshold N(30, 7.65²) below 30: one half
+        spoke = np.isin(
+            np.flatnonzero(change == value), (1000 * events.y.astype(int) + events.x)[events.p == p]
+        ).mean()
+        assert abs(spoke - norm.cdf(0)) < 0.02  # threshold N(30, 7.65²) below 30: one half
     quiet = np.full((2, 50, 1000), 100, np.uint8)
-    quiet[1, :, ::2] += 2                                           # 2 levels are below the floor of 2.55, 3 are above it
+    quiet[1, :, ::2] += 2  # 2 levels are below the floor of 2.55, 3 are above it
     assert len(video_to_events(quiet, mode="random", generator=rng)) == 0
     quiet[1, :, ::2] += 1
     share = len(video_to_events(quiet, 0.15, "random", np.random.default_rng(1))) / 25_000
-    expected = norm.cdf((3 - 3) / 7.65)                             # c2 = 3: below 3 after the floor
+    expected = norm.cdf((3 - 3) / 7.65)  # c2 = 3: below 3 after the floor
     assert abs(share - expected) < 0.02
 
 
 def test_random_mode_repeats_with_its_seed():
     frames = np.random.default_rng(0).integers(0, 256, (4, 9, 9, 3), dtype=np.uint8)
-    made = [video_to_events(frames, mode="random", generator=np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    made = [
+        video_to_events(frames, mode="random", generator=np.random.default_rng(seed))
+        for seed in (1, 1, 2)
+    ]
     assert made[0] == made[1] != made[2]
 
 
 @given(st.integers(1, 3000), st.integers(1, 60))
 def test_picked_frames(n, count):
     picked = pick_frames(n, count).tolist()
-    assert len(picked) == count and picked[0] == 0 and picked == sorted(picked) and picked[-1] <= n - 1
+    assert (
+        len(picked) == count and picked[0] == 0 and picked == sorted(picked) and picked[-1] <= n - 1
+    )
     if count > 1:
-        assert picked[-1] == n - 1 and all(abs(2 * i * (count - 1) - 2 * k * (n - 1)) <= count - 1 for k, i in enumerate(picked))
+        assert picked[-1] == n - 1 and all(
+            abs(2 * i * (count - 1) - 2 * k * (n - 1)) <= count - 1 for k, i in enumerate(picked)
+        )
 
 
-@pytest.mark.parametrize("frames", [np.zeros((1, 4, 4), np.uint8), np.zeros((3, 4, 4)), np.zeros((3, 4, 4, 4), np.uint8), np.zeros((0, 4, 4), np.uint8)])
+@pytest.mark.parametrize(
+    "frames",
+    [
+        np.zeros((1, 4, 4), np.uint8),
+        np.zeros((3, 4, 4)),
+        np.zeros((3, 4, 4, 4), np.uint8),
+        np.zeros((0, 4, 4), np.uint8),
+    ],
+)
 def test_what_is_no_clip(frames):
     with pytest.raises(ValueError, match="video_to_events: frames have shape"):
         video_to_events(frames)
 
 
-@pytest.mark.parametrize("options", [{"mode": "median"}, {"ratio": 0}, {"ratio": 1}, {"mode": "random"}, {"generator": np.random.default_rng(0)}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mode": "median"},
+        {"ratio": 0},
+        {"ratio": 1},
+        {"mode": "random"},
+        {"generator": np.random.default_rng(0)},
+    ],
+)
 def test_settings_that_make_no_sense(options):
     with pytest.raises(ValueError, match="video_to_events: mode"):
         video_to_events(np.zeros((3, 4, 4), np.uint8), **options)
@@ -102,12 +137,19 @@ def test_files_give_back_what_was_written(tmp_path_factory, frames):
     assert load_ucf(path) == events
     with np.load(path) as file:
         cube = file["arr_0"]
-    assert cube.dtype == np.uint8 and np.array_equal(cube.swapaxes(0, 1), to_frames(events, steps=len(frames) + 2, span=(0, len(frames) + 2)))
+    assert cube.dtype == np.uint8 and np.array_equal(
+        cube.swapaxes(0, 1), to_frames(events, steps=len(frames) + 2, span=(0, len(frames) + 2))
+    )
 
 
 def test_files_that_are_something_else(tmp_path):
     path = tmp_path / "e.npz"
-    for content in ({"arr_0": np.zeros((2, 3, 4), np.uint8)}, {"arr_0": np.zeros((2, 3, 4, 5))}, {"arr_0": np.full((2, 3, 4, 5), 7, np.uint8)}, {"a": np.zeros(1)}):
+    for content in (
+        {"arr_0": np.zeros((2, 3, 4), np.uint8)},
+        {"arr_0": np.zeros((2, 3, 4, 5))},
+        {"arr_0": np.full((2, 3, 4, 5), 7, np.uint8)},
+        {"a": np.zeros(1)},
+    ):
         np.savez(path, **content)
         with pytest.raises(DataError, match=r"e\.npz"):
             load_ucf(path)
@@ -141,11 +183,15 @@ def clip(tmp_path_factory):
 
 def test_the_right_frames_are_read(clip):
     brightness = read_video(clip, count=None).mean((1, 2, 3))
-    np.testing.assert_allclose(brightness, 14.5 + 5 * np.arange(40), atol=6)                 # MPEG-4 loses a little
+    np.testing.assert_allclose(
+        brightness, 14.5 + 5 * np.arange(40), atol=6
+    )  # MPEG-4 loses a little
     assert (np.diff(brightness) > 0).all()
     assert len(brightness) == 40
     for count in (1, 7, 31, 40, 60):
-        assert np.array_equal(read_video(clip, count).mean((1, 2, 3)), brightness[pick_frames(40, count)])
+        assert np.array_equal(
+            read_video(clip, count).mean((1, 2, 3)), brightness[pick_frames(40, count)]
+        )
     assert read_video(clip, 3, (10, 14)).shape == (3, 10, 14, 3)
 
 
@@ -180,7 +226,20 @@ assert counts["refused"] > float(sys.argv[4]) * sum(counts.values())
 
 
 def run_damage(path, tmp_path, times, refused):
-    done = subprocess.run([sys.executable, "-c", DAMAGE, str(path), str(tmp_path / "bad.mp4"), str(times), str(refused)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            DAMAGE,
+            str(path),
+            str(tmp_path / "bad.mp4"),
+            str(times),
+            str(refused),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
 
 
@@ -199,7 +258,12 @@ def test_real_clips(name, tmp_path):
         pytest.skip(f"no {path}: set NEUROBRIDGE_DATA")
     frames = read_video(path, size=(60, 107))
     events = video_to_events(frames)
-    assert frames.shape == (31, 60, 107, 3) and 0.02 < len(events) / (30 * 60 * 107) <= 0.15 and events.t.min() >= 0 and events.t.max() == 29
+    assert (
+        frames.shape == (31, 60, 107, 3)
+        and 0.02 < len(events) / (30 * 60 * 107) <= 0.15
+        and events.t.min() >= 0
+        and events.t.max() == 29
+    )
     if name == "video_1.mp4":
         run_damage(path, tmp_path, 9, 0.6)
 

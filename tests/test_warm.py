@@ -28,7 +28,12 @@ def execute(server, *cells, tmp=None, **settings):
     "Run cells in a forked kernel; give what the last printed, or the failure."
     nb, told = new_notebook(cells=[new_code_cell(cell) for cell in cells]), []
     nb.metadata["papermill"] = {}
-    nb = PageEngine.execute_notebook(nb, workdir=tmp, on_failure=told.append, kernel=KernelSettings(start=server.start, **settings))
+    nb = PageEngine.execute_notebook(
+        nb,
+        workdir=tmp,
+        on_failure=told.append,
+        kernel=KernelSettings(start=server.start, **settings),
+    )
     return told[0] if told else nb.cells[-1].outputs[0]["text"].strip()
 
 
@@ -51,10 +56,16 @@ print(os.getpid())"""
     look = """import builtins, os, random, resource, signal, sys, threading, numpy, json
 print((hasattr(builtins, 'left'), hasattr(json, 'left'), 'left' in globals(), 'LEFT' in os.environ, os.getcwd(), os.umask(0o22), '/left' in sys.path, sys.getrecursionlimit() == 500,
        signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000 < 250, os.getpid(), random.random(), numpy.random.rand()))"""
-    first, spoilt, second = eval(execute(server, look, tmp=tmp_path)), execute(server, spoil, tmp=tmp_path), eval(execute(server, look, tmp=tmp_path))
+    first, spoilt, second = (
+        eval(execute(server, look, tmp=tmp_path)),
+        execute(server, spoil, tmp=tmp_path),
+        eval(execute(server, look, tmp=tmp_path)),
+    )
     assert first[:10] == second[:10] and first[4] == str(tmp_path) and first[8] and first[9]
     assert not any(first[:4]) and len({first[10], second[10], int(spoilt)}) == 3
-    assert first[11] != second[11] and first[12] != second[12], "each run draws its own numbers, as a new Python does"
+    assert first[11] != second[11] and first[12] != second[12], (
+        "each run draws its own numbers, as a new Python does"
+    )
 
 
 def test_forked_and_new_kernels_look_the_same(server, tmp_path):
@@ -65,8 +76,15 @@ print((sys.argv[0].endswith('ipykernel_launcher.py') or sys.argv[0], os.getcwd()
        signal.getsignal(signal.SIGCHLD), neurobridge.__file__, sorted(k for k in os.environ if not k.startswith(('JPY', 'MPL'))), os.environ['WORD']))"""
     nb = new_notebook(cells=[new_code_cell(look)])
     nb.metadata["papermill"] = {}
-    new = eval(PageEngine.execute_notebook(nb, workdir=tmp_path, kernel=KernelSettings({"WORD": "x"})).cells[0].outputs[0]["text"].replace("<Handlers.SIG_DFL: 0>", "0"))
-    forked = eval(execute(server, look, tmp=tmp_path, env={"WORD": "x"}).replace("<Handlers.SIG_DFL: 0>", "0"))
+    new = eval(
+        PageEngine.execute_notebook(nb, workdir=tmp_path, kernel=KernelSettings({"WORD": "x"}))
+        .cells[0]
+        .outputs[0]["text"]
+        .replace("<Handlers.SIG_DFL: 0>", "0")
+    )
+    forked = eval(
+        execute(server, look, tmp=tmp_path, env={"WORD": "x"}).replace("<Handlers.SIG_DFL: 0>", "0")
+    )
     assert forked[1:2] + forked[3:] == new[1:2] + new[3:]
     assert set(new[2]) - set(forked[2]) == set()
 
@@ -90,15 +108,23 @@ atexit.register(lambda: open('handler', 'w').write('x'))
 threading.Thread(target=lambda: (time.sleep(0.5), open('thread', 'w').write('x'))).start()"""
     nb = new_notebook(cells=[new_code_cell(cell)])
     nb.metadata["papermill"] = {}
-    PageEngine.execute_notebook(nb, workdir=tmp_path, kernel=KernelSettings(start=server.start) if forked else None)
-    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == dict.fromkeys(("left", "cycle", "handler", "thread"), "x")
+    PageEngine.execute_notebook(
+        nb, workdir=tmp_path, kernel=KernelSettings(start=server.start) if forked else None
+    )
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == dict.fromkeys(
+        ("left", "cycle", "handler", "thread"), "x"
+    )
 
 
 def test_no_files_and_no_processes_are_left(server):
     held = lambda pid: len(os.listdir(f"/proc/{pid}/fd"))  # noqa: E731
     execute(server, "print(1)")
     before = held(os.getpid()), held(server.process.pid)
-    kernel, child = execute(server, "import os, subprocess", "print(os.getpid(), subprocess.Popen(['sleep', '1000']).pid)").split()
+    kernel, child = execute(
+        server,
+        "import os, subprocess",
+        "print(os.getpid(), subprocess.Popen(['sleep', '1000']).pid)",
+    ).split()
     for _ in range(3):
         execute(server, "print(1)")
     until = time.monotonic() + 30
@@ -120,7 +146,9 @@ nb.metadata['papermill'] = {{}}
 print(server.process.pid, flush=True)
 PageEngine.execute_notebook(nb, workdir={str(tmp_path)!r}, kernel=KernelSettings(start=server.start))
 """
-    worker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=kernel_environment())
+    worker = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=kernel_environment()
+    )
     pids = [worker.stdout.readline().strip()]
     until = time.monotonic() + 120
     while not (tmp_path / "up").exists():

@@ -38,11 +38,20 @@ def test_the_law_to_the_edge(law, a, b):
     n_in, n_out = a * G, b * G
     mask = ensemble_mask(n_in, n_out, **law)
     assert mask.shape == (n_out, n_in) and mask.dtype == torch.bool
-    of, to = (ensembles(n, G, law["grouping"], law["layer"], side, law["seed"]).tolist() for n, side in ((n_in, "in"), (n_out, "out")))
+    of, to = (
+        ensembles(n, G, law["grouping"], law["layer"], side, law["seed"]).tolist()
+        for n, side in ((n_in, "in"), (n_out, "out"))
+    )
     like = [mask[o, i].item() for o in range(n_out) for i in range(n_in) if to[o] == of[i]]
     other = [mask[o, i].item() for o in range(n_out) for i in range(n_in) if to[o] != of[i]]
-    assert abs(sum(like) - law["p_intra"] * len(like)) <= 0.5 + 1e-9 and abs(sum(other) - law["p_inter"] * len(other)) <= 0.5 + 1e-9
-    assert abs(mask.sum().item() - density(G, law["p_intra"], law["p_inter"]) * n_in * n_out) <= 1 + 1e-9
+    assert (
+        abs(sum(like) - law["p_intra"] * len(like)) <= 0.5 + 1e-9
+        and abs(sum(other) - law["p_inter"] * len(other)) <= 0.5 + 1e-9
+    )
+    assert (
+        abs(mask.sum().item() - density(G, law["p_intra"], law["p_inter"]) * n_in * n_out)
+        <= 1 + 1e-9
+    )
     assert torch.equal(mask, ensemble_mask(n_in, n_out, **law))
 
 
@@ -56,55 +65,92 @@ def test_a_shared_fan_in(law, a, b):
             ensemble_sources(a * G, **law)
         return
     sources = ensemble_sources(a * G, **law)
-    of, to = (ensembles(n, G, law["grouping"], law["layer"], side, law["seed"]) for n, side in ((a * G, "in"), (b * G, "out")))
+    of, to = (
+        ensembles(n, G, law["grouping"], law["layer"], side, law["seed"])
+        for n, side in ((a * G, "in"), (b * G, "out"))
+    )
     assert all(len(set(row)) == own + foreign for row in sources.tolist())
     assert ((of[sources] == torch.arange(G)[:, None]).sum(1) == own).all()
     mask = sources_mask(sources, to, a * G)
-    assert all(set(mask[o].nonzero().flatten().tolist()) == set(sources[to[o]].tolist()) for o in range(b * G))
+    assert all(
+        set(mask[o].nonzero().flatten().tolist()) == set(sources[to[o]].tolist())
+        for o in range(b * G)
+    )
 
 
 def test_groupings_by_hand():
-    assert ensembles(6, 3).tolist() == [0, 0, 1, 1, 2, 2] == ensembles(6, 3, "mixer", layer=2).tolist()
+    assert (
+        ensembles(6, 3).tolist() == [0, 0, 1, 1, 2, 2] == ensembles(6, 3, "mixer", layer=2).tolist()
+    )
     assert ensembles(6, 3, "mixer", layer=1).tolist() == [0, 1, 2, 0, 1, 2]
-    shuffled = [ensembles(60, 3, "random", layer, side, seed).tolist() for layer in (0, 1) for side in ("in", "out") for seed in (0, 1)]
-    assert len({tuple(ids) for ids in shuffled}) == 8 and all(np.bincount(ids).tolist() == [20] * 3 for ids in shuffled)
+    shuffled = [
+        ensembles(60, 3, "random", layer, side, seed).tolist()
+        for layer in (0, 1)
+        for side in ("in", "out")
+        for seed in (0, 1)
+    ]
+    assert len({tuple(ids) for ids in shuffled}) == 8 and all(
+        np.bincount(ids).tolist() == [20] * 3 for ids in shuffled
+    )
 
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_edges_are_drawn_evenly(exact):
     "Over many seeds each foreign edge exists as often as its probability says."
     draws = 400
-    counts = sum(ensemble_mask(8, 8, 2, p_inter=0.25, exact=exact, seed=seed).double() for seed in range(draws))
+    counts = sum(
+        ensemble_mask(8, 8, 2, p_inter=0.25, exact=exact, seed=seed).double()
+        for seed in range(draws)
+    )
     same = ensembles(8, 2)[:, None] == ensembles(8, 2)
     assert (counts[same] == draws).all()
     low, high = binom.ppf([1e-6, 1 - 1e-6], draws, 0.25)
-    assert low <= counts[~same].min() and counts[~same].max() <= high and len(counts[~same].unique()) > 5
+    assert (
+        low <= counts[~same].min()
+        and counts[~same].max() <= high
+        and len(counts[~same].unique()) > 5
+    )
 
 
 def test_coins_scatter_and_exact_counts_do_not():
-    numbers = {exact: {ensemble_mask(32, 32, exact=exact, seed=seed).sum().item() for seed in range(10)} for exact in (True, False)}
+    numbers = {
+        exact: {ensemble_mask(32, 32, exact=exact, seed=seed).sum().item() for seed in range(10)}
+        for exact in (True, False)
+    }
     assert len(numbers[True]) == 1 and len(numbers[False]) > 3
 
 
 @given(st.integers(2, 12), shares, shares)
 def test_density_and_its_inverse(groups, p_intra, p_inter):
-    assert p_inter_at(density(groups, p_intra, p_inter), groups, p_intra) == pytest.approx(p_inter, abs=1e-12)
+    assert p_inter_at(density(groups, p_intra, p_inter), groups, p_intra) == pytest.approx(
+        p_inter, abs=1e-12
+    )
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 20), st.integers(1, 20), shares, shares, st.integers(0, 9))
 def test_controls_have_their_density(n_in, n_out, share, beta, seed):
-    assert abs(er_mask(n_in, n_out, share, seed=seed).sum().item() - share * n_in * n_out) <= 0.5 + 1e-9
-    assert (small_world_mask(n_in, n_out, share, beta, seed=seed).sum(1) == round(share * n_in)).all()
+    assert (
+        abs(er_mask(n_in, n_out, share, seed=seed).sum().item() - share * n_in * n_out)
+        <= 0.5 + 1e-9
+    )
+    assert (
+        small_world_mask(n_in, n_out, share, beta, seed=seed).sum(1) == round(share * n_in)
+    ).all()
     tiles = block_mask(4 * n_in, 4 * n_out, share, 4, seed=seed)
-    assert (tiles.view(n_out, 4, n_in, 4).float().mean((1, 3)).unique() % 1 == 0).all() and abs(tiles.sum().item() / 16 - share * n_in * n_out) <= 0.5 + 1e-9
+    assert (tiles.view(n_out, 4, n_in, 4).float().mean((1, 3)).unique() % 1 == 0).all() and abs(
+        tiles.sum().item() / 16 - share * n_in * n_out
+    ) <= 0.5 + 1e-9
 
 
 def test_a_small_world_without_moves_is_networkx_ring():
     "Each neuron and its four neighbours: Watts and Strogatz's ring, with the neuron itself."
     ring = nx.to_numpy_array(nx.watts_strogatz_graph(20, 4, 0)) + np.eye(20)
     assert np.array_equal(small_world_mask(20, 20, 0.25, beta=0).numpy(), ring.astype(bool))
-    moved = small_world_mask(400, 400, 0.1, beta=0.3).numpy() & ~small_world_mask(400, 400, 0.1, beta=0).numpy()
+    moved = (
+        small_world_mask(400, 400, 0.1, beta=0.3).numpy()
+        & ~small_world_mask(400, 400, 0.1, beta=0).numpy()
+    )
     assert abs(moved.mean() / 0.1 - 0.3) < 0.02
 
 
@@ -113,11 +159,18 @@ def test_erk_against_a_search():
     shapes = [(64, 3, 3, 3), (128, 64, 3, 3), (1024, 2048), (10, 1024)]
     for share in (0.05, 0.2, 0.5, 0.9, 1.0):
         found = erk_densities(shapes, share)
-        raw, size = np.array([sum(s) / np.prod(s) for s in shapes]), np.array([np.prod(s) for s in shapes])
+        raw, size = (
+            np.array([sum(s) / np.prod(s) for s in shapes]),
+            np.array([np.prod(s) for s in shapes]),
+        )
         low, high = 0.0, 1e6
         for _ in range(200):
             middle = (low + high) / 2
-            low, high = (middle, high) if (np.minimum(middle * raw, 1) * size).sum() < share * size.sum() else (low, middle)
+            low, high = (
+                (middle, high)
+                if (np.minimum(middle * raw, 1) * size).sum() < share * size.sum()
+                else (low, middle)
+            )
         np.testing.assert_allclose(found, np.minimum(high * raw, 1), rtol=1e-6)
 
 
@@ -128,19 +181,38 @@ def test_modularity_against_networkx(size, seed):
     groups, n = 3, 3 * size
     mask, ids = er_mask(n, n, 0.6, seed=seed), ensembles(n, groups, "random", seed=seed)
     graph = nx.DiGraph([(("i", i), ("o", o)) for o, i in mask.nonzero().tolist()])
-    parts = [{(side, k) for side in "io" for k in (ids == g).nonzero().flatten().tolist()} & set(graph) for g in range(groups)]
+    parts = [
+        {(side, k) for side in "io" for k in (ids == g).nonzero().flatten().tolist()} & set(graph)
+        for g in range(groups)
+    ]
     edges = ensemble_edges(mask, ids, ids)
     assert modularity(edges) == pytest.approx(nx.community.modularity(graph, parts), abs=1e-12)
-    assert intra_fraction(edges) == pytest.approx(np.mean([(ids[o] == ids[i]).item() for o, i in mask.nonzero().tolist()]))
+    assert intra_fraction(edges) == pytest.approx(
+        np.mean([(ids[o] == ids[i]).item() for o, i in mask.nonzero().tolist()])
+    )
 
 
 def test_paths_one_by_one():
     masks = [er_mask(4, 5, 0.5, layer=0), er_mask(5, 3, 0.6, layer=1)]
-    expected = [[sum(bool(masks[0][h, i]) and bool(masks[1][o, h]) for h in range(5)) for i in range(4)] for o in range(3)]
+    expected = [
+        [sum(bool(masks[0][h, i]) and bool(masks[1][o, h]) for h in range(5)) for i in range(4)]
+        for o in range(3)
+    ]
     assert paths(masks).tolist() == expected
 
 
-@pytest.mark.parametrize("wrong", [{"p_inter": -0.1}, {"p_intra": 1.5}, {"p_inter": float("nan")}, {"grouping": "rows"}, {"groups": 0}, {"groups": 5}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"p_inter": -0.1},
+        {"p_intra": 1.5},
+        {"p_inter": float("nan")},
+        {"grouping": "rows"},
+        {"groups": 0},
+        {"groups": 5},
+        {"seed": -1},
+    ],
+)
 def test_what_is_no_wiring(wrong):
     with pytest.raises(ValueError):
         ensemble_mask(16, 16, **wrong)

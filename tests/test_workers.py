@@ -27,11 +27,22 @@ from neurobridge.lab.sweep import Resources, Sweep, run_sweep
 from neurobridge.lab.workers import executor, lease_gpus, perform, room, work_off
 
 distributed = pytest.importorskip("distributed")
-FIRST = "import os, time\nfrom pathlib import Path\nfrom neurobridge.lab.runs import record, run_dir"
+FIRST = (
+    "import os, time\nfrom pathlib import Path\nfrom neurobridge.lab.runs import record, run_dir"
+)
 
 
 def make(root, text, *cells, parameters="n: int = 0\nseed: int = 0"):
-    write(new_notebook(cells=[new_code_cell(parameters, metadata={"tags": ["parameters"]}), new_code_cell(FIRST), *map(new_code_cell, cells)]), root / "p.ipynb")
+    write(
+        new_notebook(
+            cells=[
+                new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+                new_code_cell(FIRST),
+                *map(new_code_cell, cells),
+            ]
+        ),
+        root / "p.ipynb",
+    )
     (root / "s.yaml").write_text(f"notebook: {root / 'p.ipynb'}\n{text}")
     return Sweep.from_yaml(root / "s.yaml")
 
@@ -47,7 +58,16 @@ def root(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def threads():
     "Two workers that are threads of this process: quick to start, and they see what a test replaces."
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None, scheduler_kwargs={"dashboard_address": ":0"}) as cluster, distributed.Client(cluster) as client:
+    with (
+        distributed.LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            processes=False,
+            dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": ":0"},
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
         yield client
 
 
@@ -74,20 +94,38 @@ def test_failures_are_tried_again_with_growing_pauses(root, threads, monkeypatch
     def outcome(task):
         n = task["params"]["n"]
         calls.append((n, time.monotonic()))
-        return {"status": "done" if n == 1 or (n == 2 and sum(c[0] == 2 for c in calls) == 2) else "failed", "error": f"no {n}"}
+        return {
+            "status": "done"
+            if n == 1 or (n == 2 and sum(c[0] == 2 for c in calls) == 2)
+            else "failed",
+            "error": f"no {n}",
+        }
 
     pretend(monkeypatch, outcome)
     ended = work_off(threads, sweep, sweep.plan(), lambda counts, line: news.append(line))
     assert ended == {"done": 2, "failed": 1} and Counter(n for n, _ in calls) == {1: 1, 2: 2, 3: 3}
     when = [t for n, t in calls if n == 3]
     assert when[1] - when[0] >= 0.2 and when[2] - when[1] >= 0.4
-    assert [line for line in news if "no 3" in line] == ["no 3; again in 0.2 s", "no 3; again in 0.4 s", "no 3"]
+    assert [line for line in news if "no 3" in line] == [
+        "no 3; again in 0.2 s",
+        "no 3; again in 0.4 s",
+        "no 3",
+    ]
 
 
 def test_a_busy_run_is_waited_for_without_using_up_retries(root, threads, monkeypatch):
     sweep, calls = make(root, "retries: 0"), []
-    pretend(monkeypatch, lambda task: {"status": "busy" if calls.append(1) or len(calls) < 3 else "done", "error": "another process"})
-    assert work_off(threads, sweep, sweep.plan(), lambda *_: None) == {"done": 1, "failed": 0} and len(calls) == 3
+    pretend(
+        monkeypatch,
+        lambda task: {
+            "status": "busy" if calls.append(1) or len(calls) < 3 else "done",
+            "error": "another process",
+        },
+    )
+    assert (
+        work_off(threads, sweep, sweep.plan(), lambda *_: None) == {"done": 1, "failed": 0}
+        and len(calls) == 3
+    )
 
 
 def test_a_run_whose_workers_all_die_is_named(root, threads, monkeypatch):
@@ -99,8 +137,14 @@ def test_a_run_whose_workers_all_die_is_named(root, threads, monkeypatch):
         raise KilledWorker("key", SimpleNamespace(address="tcp://there"), 3)
 
     pretend(monkeypatch, outcome)
-    assert work_off(threads, sweep, sweep.plan(), lambda counts, line: news.append(line)) == {"done": 0, "failed": 1}
-    assert f"p {sweep.plan()[0].folder.name}: 4 workers ended while they were at it: killed, out of memory, or out of wall time" in news
+    assert work_off(threads, sweep, sweep.plan(), lambda counts, line: news.append(line)) == {
+        "done": 0,
+        "failed": 1,
+    }
+    assert (
+        f"p {sweep.plan()[0].folder.name}: 4 workers ended while they were at it: killed, out of memory, or out of wall time"
+        in news
+    )
 
 
 def test_what_was_edited_meanwhile_stops_the_sweep(root, threads):
@@ -114,7 +158,17 @@ def test_what_was_edited_meanwhile_stops_the_sweep(root, threads):
 
 def test_errors_of_the_machinery_are_outcomes(root, monkeypatch):
     one = make(root, "").plan()[0]
-    task = {"page": str(root / "p.ipynb"), "params": one.params, "full": one.full, "id": one.id, "folder": str(one.folder), "cpu": 1, "gpu": None, "memory": None, "timeout": None}
+    task = {
+        "page": str(root / "p.ipynb"),
+        "params": one.params,
+        "full": one.full,
+        "id": one.id,
+        "folder": str(one.folder),
+        "cpu": 1,
+        "gpu": None,
+        "memory": None,
+        "timeout": None,
+    }
 
     def full_disk(*_, **__):
         raise OSError(28, "No space left on device")
@@ -149,10 +203,21 @@ def test_workers_with_another_package_or_folder_are_refused(root, threads, monke
 
 def test_jobs_of_a_cluster(root):
     jobqueue = pytest.importorskip("dask_jobqueue")
-    settings = batch_settings("slurm:queue=gpu,walltime=01:00:00", Resources(cpu=4, gpu=2, memory=8 * 10**9))
-    with jobqueue.SLURMCluster(**settings, scheduler_options={"dashboard_address": ":0"}) as cluster:
+    settings = batch_settings(
+        "slurm:queue=gpu,walltime=01:00:00", Resources(cpu=4, gpu=2, memory=8 * 10**9)
+    )
+    with jobqueue.SLURMCluster(
+        **settings, scheduler_options={"dashboard_address": ":0"}
+    ) as cluster:
         script = cluster.job_script()
-    for line in ("#SBATCH -p gpu", "#SBATCH --cpus-per-task=4", "#SBATCH -t 01:00:00", "#SBATCH --gres=gpu:2", "--preload neurobridge.lab.workers", "--nthreads 1"):
+    for line in (
+        "#SBATCH -p gpu",
+        "#SBATCH --cpus-per-task=4",
+        "#SBATCH -t 01:00:00",
+        "#SBATCH --gres=gpu:2",
+        "--preload neurobridge.lab.workers",
+        "--nthreads 1",
+    ):
         assert line in script, script
     settings = batch_settings("pbs:queue=long", Resources(cpu=2, memory=8 * 10**9))
     with jobqueue.PBSCluster(**settings, scheduler_options={"dashboard_address": ":0"}) as cluster:
@@ -183,9 +248,13 @@ def test_a_batch_system_that_says_no(root, commands, monkeypatch):
 
     with monkeypatch.context() as bare:
         bare.setenv("PATH", str(root))
-        assert "no command sbatch on this machine" in refused("slurm:queue=x") and "no command qsub" in refused("pbs:queue=x")
+        assert "no command sbatch on this machine" in refused(
+            "slurm:queue=x"
+        ) and "no command qsub" in refused("pbs:queue=x")
     commands("sbatch", "echo 'sbatch: error: invalid partition specified: x' >&2; exit 1")
-    assert "no job was accepted: sbatch: error: invalid partition specified: x" in refused("slurm:queue=x")
+    assert "no job was accepted: sbatch: error: invalid partition specified: x" in refused(
+        "slurm:queue=x"
+    )
     assert "'bogus'" in refused("slurm:bogus=1")
     commands("sbatch", "echo 'come back later'")
     assert "no job was accepted" in refused("slurm:queue=x")
@@ -194,14 +263,23 @@ def test_a_batch_system_that_says_no(root, commands, monkeypatch):
 def test_a_queue_is_waited_for(root, commands, monkeypatch):
     pytest.importorskip("dask_jobqueue")
     monkeypatch.setattr(jobs, "_PAUSE", 0.5)
-    job = f"sed 's/^#SBATCH.*//' \"$1\" > {root}/job; (sleep 2; exec sh {root}/job) >/dev/null 2>&1 &"
-    commands("sbatch", f"if [ -e {root}/job ]; then echo 'one job each' >&2; exit 1; fi; {job} echo Submitted batch job 7")
+    job = (
+        f"sed 's/^#SBATCH.*//' \"$1\" > {root}/job; (sleep 2; exec sh {root}/job) >/dev/null 2>&1 &"
+    )
+    commands(
+        "sbatch",
+        f"if [ -e {root}/job ]; then echo 'one job each' >&2; exit 1; fi; {job} echo Submitted batch job 7",
+    )
     commands("squeue", "echo 7")
     commands("scancel", f"echo $* >> {root}/cancelled")
     said = []
     with executor("slurm:queue=x", 2, Resources(), 2, said.append) as client:
         assert len(client.nthreads()) == 1
-    assert said[0] == "1 of 2 jobs submitted (7); then: one job each" and "no worker is there, for" in said[1] and (root / "cancelled").read_text() == "7\n"
+    assert (
+        said[0] == "1 of 2 jobs submitted (7); then: one job each"
+        and "no worker is there, for" in said[1]
+        and (root / "cancelled").read_text() == "7\n"
+    )
 
 
 @pytest.fixture
@@ -212,7 +290,10 @@ def batch_system(root, commands, monkeypatch):
     (root / "jobs").mkdir()
     commands("sbatch", f"cd {root}/jobs; id=$$; sed 's/^#SBATCH.*//' \"$1\" > ../script.$id\n"
              f"mkdir -p {root}/runs/.jobs; timeout 120 sh ../script.$id > {root}/runs/.jobs/dask-worker-$id.err 2>&1 & echo $! > $id; echo Submitted batch job $id")  # fmt: skip
-    commands("squeue", f"cd {root}/jobs; for id in *; do kill -0 $(cat $id) 2>/dev/null && echo $id; done; exit 0")
+    commands(
+        "squeue",
+        f"cd {root}/jobs; for id in *; do kill -0 $(cat $id) 2>/dev/null && echo $id; done; exit 0",
+    )
     commands("scancel", f"cd {root}/jobs; kill $(cat $1) 2>/dev/null; : > $1")
     yield root / "jobs"
     for job in (root / "jobs").iterdir():
@@ -222,7 +303,11 @@ def batch_system(root, commands, monkeypatch):
 
 def test_a_sweep_outlives_its_jobs(root, batch_system):
     "After each of the first two runs its job is ended, as the end of its wall time would."
-    sweep, said, ended = make(root, "grid: {n: [1, 2, 3, 4]}", "time.sleep(1)", "record({'twice': 2 * n})"), [], set()
+    sweep, said, ended = (
+        make(root, "grid: {n: [1, 2, 3, 4]}", "time.sleep(1)", "record({'twice': 2 * n})"),
+        [],
+        set(),
+    )
 
     def tell(counts, line):
         said.append((counts, line))
@@ -238,24 +323,45 @@ def test_a_sweep_outlives_its_jobs(root, batch_system):
     assert all(sum(counts.values()) == 4 and counts["running"] <= 1 for counts, _ in said)
 
 
-def test_jobs_that_die_at_once_stop_the_sweep_with_their_last_words(root, batch_system, commands, monkeypatch):
+def test_jobs_that_die_at_once_stop_the_sweep_with_their_last_words(
+    root, batch_system, commands, monkeypatch
+):
     commands("broken", "echo 'no module named torch' >&2; exit 1")
-    with pytest.raises(RunRefused, match="4 jobs in a row have ended before their worker has reported; .*no module named torch"):
-        run_sweep(make(root, "grid: {n: [1, 2, 3]}"), workers=2, scheduler="slurm:queue=x,python=broken")
+    with pytest.raises(
+        RunRefused,
+        match="4 jobs in a row have ended before their worker has reported; .*no module named torch",
+    ):
+        run_sweep(
+            make(root, "grid: {n: [1, 2, 3]}"), workers=2, scheduler="slurm:queue=x,python=broken"
+        )
     assert len(list(batch_system.iterdir())) == 4
 
 
 def test_a_queue_that_does_not_answer_is_asked_again(root, batch_system, commands):
     "While nothing can be submitted, what is there goes on; afterwards the job that is missing is submitted."
-    sweep, said = make(root, "grid: {n: [1, 2, 3, 4]}", f"while not Path({str(root / 'go')!r}).exists(): time.sleep(0.05)"), []
+    sweep, said = (
+        make(
+            root,
+            "grid: {n: [1, 2, 3, 4]}",
+            f"while not Path({str(root / 'go')!r}).exists(): time.sleep(0.05)",
+        ),
+        [],
+    )
     sbatch = root / "bin" / "sbatch"
     works = sbatch.read_text()
 
     def tell(counts, line):
         said.append(line)
-        if counts["running"] == 2 and len(list(batch_system.iterdir())) == 2 and sbatch.read_text() == works:
+        if (
+            counts["running"] == 2
+            and len(list(batch_system.iterdir())) == 2
+            and sbatch.read_text() == works
+        ):
             commands("sbatch", "echo 'sbatch: error: the controller is broken' >&2; exit 1")
-            subprocess.run([root / "bin" / "scancel", min(job.name for job in batch_system.iterdir())], check=True)
+            subprocess.run(
+                [root / "bin" / "scancel", min(job.name for job in batch_system.iterdir())],
+                check=True,
+            )
         elif "broken" in line:
             sbatch.write_text(works)
         elif "more submitted" in line and "jobs have ended" not in line:
@@ -263,34 +369,63 @@ def test_a_queue_that_does_not_answer_is_asked_again(root, batch_system, command
 
     table = run_sweep(sweep, workers=2, scheduler="slurm:queue=x", tell=tell)
     assert set(table.status) == {"done"} and len(list(batch_system.iterdir())) == 3
-    assert any(line == "1 of 2 jobs have ended; then: sbatch: error: the controller is broken" for line in said), said
+    assert any(
+        line == "1 of 2 jobs have ended; then: sbatch: error: the controller is broken"
+        for line in said
+    ), said
 
 
 def test_ctrl_c_takes_the_jobs_back(root, batch_system, commands):
-    commands("sbatch", f"sleep 60 >/dev/null 2>&1 & echo $! > {root}/jobs/1; echo Submitted batch job 1")
+    commands(
+        "sbatch", f"sleep 60 >/dev/null 2>&1 & echo $! > {root}/jobs/1; echo Submitted batch job 1"
+    )
     make(root, "")
-    command = [sys.executable, "-c", "import sys\nfrom neurobridge.lab.cli import app\nsys.exit(app())", "sweep", str(root / "s.yaml"), "--slurm", "queue=x"]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys\nfrom neurobridge.lab.cli import app\nsys.exit(app())",
+        "sweep",
+        str(root / "s.yaml"),
+        "--slurm",
+        "queue=x",
+    ]
     driver = subprocess.Popen(command, env=kernel_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # fmt: skip
     assert "1 of 1 jobs submitted" in driver.stdout.readline()
     driver.send_signal(signal.SIGINT)
     out, _ = driver.communicate(timeout=60)
-    assert driver.returncode == 130 and "interrupted" in out and (batch_system / "1").read_text() == "", out
+    assert (
+        driver.returncode == 130 and "interrupted" in out and (batch_system / "1").read_text() == ""
+    ), out
 
 
 def test_what_this_machine_has_not_got_is_said_before_anything_starts(root, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     said = []
-    with pytest.raises(RunRefused, match="takes 4 GPUs .* this machine shows 0: take fewer"), executor(None, 1, Resources(gpu=4), 1):
+    with (
+        pytest.raises(RunRefused, match="takes 4 GPUs .* this machine shows 0: take fewer"),
+        executor(None, 1, Resources(gpu=4), 1),
+    ):
         pass
     workers._too_small(Resources(cpu=10**6, memory=10**15), said.append)
-    assert "1000000 threads" in said[0] and "1e+06 GB" in said[1] and workers._too_small(Resources(gpu=0), said.append) is None and len(said) == 2
+    assert (
+        "1000000 threads" in said[0]
+        and "1e+06 GB" in said[1]
+        and workers._too_small(Resources(gpu=0), said.append) is None
+        and len(said) == 2
+    )
 
 
 def test_gpus_are_never_shared(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"a{os.getpid()},b{os.getpid()},c{os.getpid()}")
     hold = "import sys\nfrom neurobridge.lab.workers import lease_gpus\nwith lease_gpus(2) as env: print(env['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()"
-    other = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=kernel_environment())
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=kernel_environment(),
+    )
     theirs = set(other.stdout.readline().strip().split(","))
     with lease_gpus(1) as mine:
         assert len(theirs) == 2 and not theirs & {mine["CUDA_VISIBLE_DEVICES"]}
@@ -310,11 +445,14 @@ def small_disk(tmp_path, monkeypatch):
     "A runs folder on a disk of its own, of sixteen megabytes."
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)], capture_output=True
+    ).returncode:
         pytest.skip("a small disk can't be mounted here")
     monkeypatch.setenv("NEUROBRIDGE_RUNS", str(disk))
     yield disk
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
 
 DRIVER = """
 import os, sys
@@ -359,7 +497,9 @@ def victims(kind, driver):
     family = descendants(driver.pid)
     servers = running("_serve", family)  # of warm kernels, and the kernels forked from them
     kernels = [pid for server in servers for pid in running("_serve", descendants(server))]
-    return {"driver": [driver.pid], "worker": running("spawn_main", family), "kernel": kernels}[kind]
+    return {"driver": [driver.pid], "worker": running("spawn_main", family), "kernel": kernels}[
+        kind
+    ]
 
 
 def kill_one(kind, driver, chance):
@@ -389,11 +529,23 @@ def torture(root, runs, plan, chance):
     "Run a sweep while things happen to it, each after so many completions; give the sweep, the times of the events and the log."
     sweep = make(root, f"seeds: {runs}\nretries: 10\nbackoff: 0.1", WORK)
     (root / "driver.py").write_text(DRIVER)
-    log, news, env = root / "log", open(root / "news", "a"), kernel_environment() | {"WORK_LOG": str(root / "log"), "OMP_NUM_THREADS": "1"}
-    start = lambda: subprocess.Popen([sys.executable, str(root / "driver.py"), str(root / "s.yaml")], env=env, stdout=news, stderr=subprocess.PIPE, text=True)  # noqa: E731
+    log, news, env = (
+        root / "log",
+        open(root / "news", "a"),
+        kernel_environment() | {"WORK_LOG": str(root / "log"), "OMP_NUM_THREADS": "1"},
+    )
+    start = lambda: subprocess.Popen(
+        [sys.executable, str(root / "driver.py"), str(root / "s.yaml")],
+        env=env,
+        stdout=news,
+        stderr=subprocess.PIPE,
+        text=True,
+    )  # noqa: E731
     driver, events, deadline = start(), [], time.monotonic() + 900
     for kind, after in plan:
-        while sum(line[1:2] == ["ended"] for line in log_lines(log)) < after and driver.poll() is None:
+        while (
+            sum(line[1:2] == ["ended"] for line in log_lines(log)) < after and driver.poll() is None
+        ):
             assert time.monotonic() < deadline, log_lines(log)
             time.sleep(0.02)
         time.sleep(chance.uniform(0, 0.3))
@@ -417,7 +569,9 @@ def needless(events, lines):
     for _, what, seed, when in lines:
         if what == "begun":
             begun, ended = running.get(seed, (None, None))
-            if ended and not any(since < float(when) and until > begun for _, since, until in events):
+            if ended and not any(
+                since < float(when) and until > begun for _, since, until in events
+            ):
                 found.append((seed, begun, ended, when))
             running[seed] = (float(when), None)
         else:
@@ -428,8 +582,12 @@ def needless(events, lines):
 def whole(sweep):
     "All results are there and right, and nothing is run again."
     records = [read_json(one.folder / "run.json") for one in sweep.plan()]
-    assert [record["metrics"] for record in records] == [{"square": one.full["seed"] ** 2} for one in sweep.plan()] and {record["status"] for record in records} == {"done"}
-    return run_sweep(sweep, scheduler="tcp://127.0.0.1:1")["status"].eq("done").all()  # no scheduler is there, and none is asked
+    assert [record["metrics"] for record in records] == [
+        {"square": one.full["seed"] ** 2} for one in sweep.plan()
+    ] and {record["status"] for record in records} == {"done"}
+    return (
+        run_sweep(sweep, scheduler="tcp://127.0.0.1:1")["status"].eq("done").all()
+    )  # no scheduler is there, and none is asked
 
 
 def test_torture(root):
@@ -446,16 +604,37 @@ def test_torture_at_full_size(root, small_disk):
     kinds = ["kernel"] * 10 + ["worker", "driver", "driver", "disk"]
     chance.shuffle(kinds)
     since = time.monotonic()
-    sweep, events, lines = torture(root, runs, list(zip(kinds, sorted(chance.sample(range(4, runs - 10), len(kinds))), strict=True)), chance)
-    seconds, ended = time.monotonic() - since, Counter(line[2] for line in lines if line[1] == "ended")
+    sweep, events, lines = torture(
+        root,
+        runs,
+        list(zip(kinds, sorted(chance.sample(range(4, runs - 10), len(kinds))), strict=True)),
+        chance,
+    )
+    seconds, ended = (
+        time.monotonic() - since,
+        Counter(line[2] for line in lines if line[1] == "ended"),
+    )
     print({"runs": runs, "begun": sum(line[1] == "begun" for line in lines), "completions": sum(ended.values()), "completed twice": sum(n - 1 for n in ended.values()),
            "needless": len(needless(events, lines)), "events": Counter(kind for kind, *_ in events), "seconds": round(seconds)})  # fmt: skip
-    assert whole(sweep) and set(ended) == {str(seed) for seed in range(runs)} and not needless(events, lines), (events, lines)
-    assert not [file for file in small_disk.rglob("*.part")] and all(said in (root / "news").read_text() for said in ("No space left", "SIGKILL"))
+    assert (
+        whole(sweep)
+        and set(ended) == {str(seed) for seed in range(runs)}
+        and not needless(events, lines)
+    ), (events, lines)
+    assert not [file for file in small_disk.rglob("*.part")] and all(
+        said in (root / "news").read_text() for said in ("No space left", "SIGKILL")
+    )
 
 
 def test_ctrl_c_stops_everything_and_the_same_sweep_goes_on(root, threads, monkeypatch):
-    sweep = make(root, "seeds: 2", WORK.replace("time.sleep(0.1)", "time.sleep(0 if Path(os.environ['WORK_LOG'] + '.go').exists() else 1000)"))
+    sweep = make(
+        root,
+        "seeds: 2",
+        WORK.replace(
+            "time.sleep(0.1)",
+            "time.sleep(0 if Path(os.environ['WORK_LOG'] + '.go').exists() else 1000)",
+        ),
+    )
     (root / "driver.py").write_text(DRIVER)
     log = root / "log"
     env = kernel_environment() | {"WORK_LOG": str(log), "OMP_NUM_THREADS": "1"}
@@ -470,7 +649,11 @@ def test_ctrl_c_stops_everything_and_the_same_sweep_goes_on(root, threads, monke
     os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: to all processes of the command
     _, said = driver.communicate(timeout=120)
     assert said.count("Traceback") <= 1, said
-    while any(Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3] for pid in family):
+    while any(
+        Path(f"/proc/{pid}").exists()
+        and "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3]
+        for pid in family
+    ):
         assert time.monotonic() < until
         time.sleep(0.05)
     Path(f"{log}.go").touch()
@@ -481,7 +664,15 @@ def test_ctrl_c_stops_everything_and_the_same_sweep_goes_on(root, threads, monke
 
 def test_ctrl_c_twice_while_workers_start(root):
     make(root, "seeds: 4", "time.sleep(1000)")
-    command = [sys.executable, "-c", "from neurobridge.lab.cli import app; app()", "sweep", str(root / "s.yaml"), "--workers", "2"]
+    command = [
+        sys.executable,
+        "-c",
+        "from neurobridge.lab.cli import app; app()",
+        "sweep",
+        str(root / "s.yaml"),
+        "--workers",
+        "2",
+    ]
     driver = subprocess.Popen(command, env=kernel_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # fmt: skip
     until = time.monotonic() + 120
@@ -492,7 +683,11 @@ def test_ctrl_c_twice_while_workers_start(root):
         os.killpg(driver.pid, signal.SIGINT)
         time.sleep(0.3)
     _, said = driver.communicate(timeout=120)
-    assert driver.returncode == 130 and said == "neurobridge: interrupted; the same command goes on where the page saved itself last\n", said
+    assert (
+        driver.returncode == 130
+        and said
+        == "neurobridge: interrupted; the same command goes on where the page saved itself last\n"
+    ), said
 
 
 def test_a_cluster_that_ends_slowly_is_left_to_itself():
@@ -509,7 +704,10 @@ def test_a_cluster_that_ends_slowly_is_left_to_itself():
 
 def test_a_full_disk_costs_attempts_and_no_results(root, small_disk, threads):
     "Nothing can be written while another program fills the disk; when there is room again, the sweep ends whole."
-    sweep, news = make(root, "seeds: 3\nretries: 20\nbackoff: 0.01", "record({'square': seed**2})"), []
+    sweep, news = (
+        make(root, "seeds: 3\nretries: 20\nbackoff: 0.01", "record({'square': seed**2})"),
+        [],
+    )
     filler = small_disk / "filler"
     with pytest.raises(OSError), open(filler, "wb", buffering=0) as file:
         while file.write(bytes(2**16)):
@@ -522,21 +720,33 @@ def test_a_full_disk_costs_attempts_and_no_results(root, small_disk, threads):
 
     assert work_off(threads, sweep, sweep.plan(), tell) == {"done": 3, "failed": 0}
     assert "No space left" in news[0] and not filler.exists()
-    assert [read_json(one.folder / "run.json")["metrics"] for one in sweep.plan()] == [{"square": seed**2} for seed in range(3)]
+    assert [read_json(one.folder / "run.json")["metrics"] for one in sweep.plan()] == [
+        {"square": seed**2} for seed in range(3)
+    ]
     assert not [file for file in small_disk.rglob("*.part")]
 
 
 def test_two_sweeps_in_one_folder(root, threads):
     "A run that is busy elsewhere is not done twice."
-    sweep = make(root, "seeds: 2", "Path(os.environ['NEUROBRIDGE_RUNS']).joinpath(f'{seed}-{os.getpid()}').touch()\ntime.sleep(1)\nrecord({'n': seed})")
-    first = threading.Thread(target=run_notebook, args=(root / "p.ipynb", {"seed": 1}))  # the lock is one of open files: a thread holds it as a process does
+    sweep = make(
+        root,
+        "seeds: 2",
+        "Path(os.environ['NEUROBRIDGE_RUNS']).joinpath(f'{seed}-{os.getpid()}').touch()\ntime.sleep(1)\nrecord({'n': seed})",
+    )
+    first = threading.Thread(
+        target=run_notebook, args=(root / "p.ipynb", {"seed": 1})
+    )  # the lock is one of open files: a thread holds it as a process does
     first.start()
     until = time.monotonic() + 60
     while not list((root / "runs").glob("1-*")):
         assert time.monotonic() < until
         time.sleep(0.02)
     ended = work_off(threads, sweep, sweep.plan(), lambda *_: None)
-    assert ended == {"done": 2, "failed": 0} and first.join() is None and len(list((root / "runs").glob("1-*"))) == 1
+    assert (
+        ended == {"done": 2, "failed": 0}
+        and first.join() is None
+        and len(list((root / "runs").glob("1-*"))) == 1
+    )
     assert not run_notebook(root / "p.ipynb", {"seed": 0}).fresh
 
 
@@ -545,7 +755,13 @@ def test_two_pages_in_threads_of_one_context(root):
     make(root, "", "record({'n': n})")
     run_notebook(root / "p.ipynb", {"n": 0})
     found = []
-    pages = [threading.Thread(target=contextvars.copy_context().run, args=(lambda n: found.append(run_notebook(root / "p.ipynb", {"n": n}).metrics), n)) for n in (1, 2)]
+    pages = [
+        threading.Thread(
+            target=contextvars.copy_context().run,
+            args=(lambda n: found.append(run_notebook(root / "p.ipynb", {"n": n}).metrics), n),
+        )
+        for n in (1, 2)
+    ]
     for page in pages:
         page.start()
     for page in pages:
@@ -562,10 +778,40 @@ def test_no_forking_if_so_wished(root, threads, monkeypatch):
 
 def test_a_scheduler_started_elsewhere(root):
     "Two workers of a scheduler that is reached by its address leave the same table as local ones."
-    sweep, env = make(root, "grid: {n: [1, 2]}\nseeds: [1]", "record({'product': n * (seed + 1)})"), kernel_environment()
-    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0", "--dashboard-address", ":0", "--scheduler-file", str(root / "s.json")]
-    work = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(root / "s.json"), "--nthreads", "1", "--no-nanny", "--no-dashboard", "--preload", "neurobridge.lab.workers"]
-    processes = [subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=root) for command in (dask, work, work)]
+    sweep, env = (
+        make(root, "grid: {n: [1, 2]}\nseeds: [1]", "record({'product': n * (seed + 1)})"),
+        kernel_environment(),
+    )
+    dask = [
+        sys.executable,
+        "-m",
+        "distributed.cli.dask_scheduler",
+        "--port",
+        "0",
+        "--dashboard-address",
+        ":0",
+        "--scheduler-file",
+        str(root / "s.json"),
+    ]
+    work = [
+        sys.executable,
+        "-m",
+        "distributed.cli.dask_worker",
+        "--scheduler-file",
+        str(root / "s.json"),
+        "--nthreads",
+        "1",
+        "--no-nanny",
+        "--no-dashboard",
+        "--preload",
+        "neurobridge.lab.workers",
+    ]
+    processes = [
+        subprocess.Popen(
+            command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=root
+        )
+        for command in (dask, work, work)
+    ]
     try:
         until = time.monotonic() + 120
         while not (root / "s.json").exists():
