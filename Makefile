@@ -1,8 +1,8 @@
 # make run    the main job on real data: pretrain, copy, fine-tune, compare; leaves a run folder with a report
-# make test   everything that must hold: export in sync, notebooks clean, lint, every page executed, pytest
-#             (experiments by stock papermill, the other pages by nbdev_test), on WORKERS cores
-# make docs   the site into _docs/
-# make lab    JupyterLab on the tutorials, or on PAGE=snn/02_lif.ipynb
+# make test   what must hold: export in sync, notebooks clean, lint, types, every library page executed, the quick tests,
+#             on WORKERS cores; make test-all: the long ones (the whole site, experiments by stock papermill, sweeps, benchmarks)
+# make docs   the site into _docs/, without Quarto and without a network; make quarto renders it with Quarto
+# make lab    JupyterLab on the tutorials, or on PAGE=snn/02_neuron.ipynb; LAB='--no-browser --port 9000' hands it more options
 # make check  the quick part of make test        make export  notebooks -> package, README
 # make clean  what these commands made (not runs/)
 #
@@ -15,9 +15,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 WORKERS ?= 2
 PAGE ?= tutorials/01_spiking_neuron.ipynb
+LAB ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test docs lab check export clean pages pytest
+.PHONY: run test test-all docs quarto lab check export clean pages pytest
 .DEFAULT_GOAL := run
 
 $(READY): settings.ini setup.py pyproject.toml
@@ -32,30 +33,42 @@ run: $(READY)
 
 test: check pages pytest
 
+test-all: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "long and not slow" --durations 25
+
 check: $(READY)
-	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && cp -R nbs settings.ini "$$scratch" && mkdir "$$scratch/neurobridge" \
-	&& cd "$$scratch" && "$(CURDIR)/$(BIN)/nbdev_clean" && "$(CURDIR)/$(BIN)/nbdev_export" && cd "$(CURDIR)" \
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && cp -R nbs neurobridge settings.ini pyproject.toml "$$scratch" \
+	&& $(BIN)/python tools/export.py "$$scratch" \
 	&& { diff -rq --no-dereference -x .ipynb_checkpoints -x _proc nbs "$$scratch/nbs" || { echo "Notebooks are not clean: run make export"; exit 1; }; } \
 	&& { diff -rq -x __pycache__ -x "*.toml" neurobridge "$$scratch/neurobridge" || { echo "The package is not what the notebooks export: run make export"; exit 1; }; }
-	$(BIN)/ruff check neurobridge tests setup.py
+	$(BIN)/ruff check neurobridge tests tools docsite setup.py
+	$(BIN)/ruff format --check --quiet nbs neurobridge tests benchmarks tools docsite setup.py
+	$(BIN)/mypy
 
 pages: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers $(WORKERS) --skip_folder_re '^([_.]|experiments)' --do_print --timing
 
 pytest: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 25
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not long and not slow" --durations 25
 
 docs: $(READY)
-	@if command -v quarto >/dev/null; then $(BIN)/nbdev_docs; else $(BIN)/neurobridge docs; fi
+	$(BIN)/python -m docsite
 
+# with a real Quarto; README.md is touched because nbdev would write it anew, and what Quarto leaves behind is removed
+quarto: $(READY)
+	@command -v quarto >/dev/null || { echo "quarto is not on the PATH; make docs builds the site without it"; exit 1; }
+	@touch README.md
+	@trap 'rm -rf nbs/nbdev.yml nbs/index_files nbs/.quarto _proc' EXIT && PYTHONPATH="$(CURDIR)" $(BIN)/nbdev_docs
+
+# kernels by sockets in a private folder (mode 0700), with a path short enough for them, and no network port
 lab: $(READY)
-	$(BIN)/jupyter lab --notebook-dir=nbs --LabApp.default_url=/lab/tree/$(PAGE)
+	@place=$$(mktemp -d /tmp/nb-lab.XXXXXX) && trap 'rm -rf "$$place"' EXIT INT TERM HUP \
+	&& JUPYTER_RUNTIME_DIR="$$place" $(BIN)/jupyter lab --KernelManager.transport=ipc --notebook-dir=nbs --LabApp.default_url=/lab/tree/$(PAGE) $(LAB)
 
 export: $(READY)
-	$(BIN)/nbdev_clean
-	@find neurobridge -name '*.py' -delete
-	$(BIN)/nbdev_export
-	$(BIN)/python -c 'from neurobridge.lab.site import readme; readme()'
+	$(BIN)/ruff format --quiet nbs tests benchmarks tools docsite setup.py
+	$(BIN)/python tools/export.py
+	$(BIN)/python -m docsite --readme
 
 clean:
 	rm -rf .venv _docs _proc build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -34,7 +34,9 @@ setup(
         "License :: OSI Approved :: Apache Software License",
     ],
     packages=find_packages(include=["neurobridge", "neurobridge.*"]),
-    package_data={"neurobridge.data": ["manifest.toml"]},  # a link to data/manifest.toml
+    package_data={
+        "": ["*.pyi", "csrc/*.c", "py.typed", "manifest.toml"]
+    },  # the last a link to data/manifest.toml
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,

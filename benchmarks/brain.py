@@ -19,7 +19,8 @@ import pandas as pd  # noqa: E402
 from scipy.stats import spearmanr  # noqa: E402
 from sklearn.cross_decomposition import PLSRegression  # noqa: E402
 
-from neurobridge.brain.regression import correlation, neural_predictivity, stimulus_splits  # noqa: E402
+from neurobridge.brain.linear import correlation  # noqa: E402
+from neurobridge.brain.regression import neural_predictivity, stimulus_splits  # noqa: E402
 from neurobridge.brain.rsa import bootstrap_rdms, rdm  # noqa: E402
 
 
@@ -108,6 +109,7 @@ if __name__ == "__main__":
     if given.out:
         with open(given.out, "w", encoding="utf-8") as file:
             file.write(
-                f"# python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores, OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}\n"
+                f"# python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} "
+                f"cores, OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}\n"
             )
             table.to_csv(file, index=False)

@@ -27,10 +27,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from neurobridge.data.camera import to_frames
-from neurobridge.data.event_sets import convert_images
-from neurobridge.data.events import odg, save_es
-from neurobridge.data.i2e import i2e
+from neurobridge.data import convert_images, i2e, odg, save_es, to_frames
 
 COLUMNS = ("what", "way", "pictures", "wall_s", "cpu_s", "ms_a_picture", "speedup")
 
@@ -166,7 +163,8 @@ def main():
         platform.processor(),
     )
     comments = [
-        f"{model}, {len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.release()}, load {os.getloadavg()[0]:.1f} at the start",
+        f"{model}, {len(os.sched_getaffinity(0))} cores, {platform.system()} "
+        f"{platform.release()}, load {os.getloadavg()[0]:.1f} at the start",
         f"torch {version('torch')}, numpy {version('numpy')}, pillow {version('pillow')}",
     ]
     rows = []

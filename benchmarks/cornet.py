@@ -4,7 +4,7 @@
 
 224 pixels, batches of 8. "plain" is written below from the description of the published forward: standard layers, channels first, one after the other,
 the stride of conv2 set anew at every step. "model" is `cornet_s` as it is, "model, channels last" the same in that layout; "fast" is
-`for_inference` or `for_training` of `neurobridge.cornet.fast`. All have the same weights and statistics. Ways take turns, in another order every round;
+`for_inference` or `for_training` of `neurobridge.cornet.cpu`. All have the same weights and statistics. Ways take turns, in another order every round;
 medians are written. On a busy machine `--clock cpu --threads 1` counts processor time instead. `difference` is the largest difference of logits (inference) or of a parameter's gradient (training) from plain, over the largest value.
 """
 
@@ -79,7 +79,7 @@ class Plain(nn.Module):
 
 
 def networks():
-    from neurobridge.cornet.models import cornet_s
+    from neurobridge.cornet import cornet_s
 
     torch.manual_seed(0)
     model = cornet_s()
@@ -114,7 +114,7 @@ def apart(a, b):
 
 
 def inference(rounds, now, x):
-    from neurobridge.cornet.fast import for_inference
+    from neurobridge.cornet import for_inference
 
     plain, model = networks()
     plain.eval(), model.eval()
@@ -134,7 +134,7 @@ def inference(rounds, now, x):
 
 
 def training(rounds, now, x):
-    from neurobridge.cornet.fast import for_training
+    from neurobridge.cornet import for_training
 
     plain, model = networks()
     labels = torch.randint(1000, (len(x),))
@@ -181,7 +181,9 @@ def main():
         else []
     )
     lines = [
-        f"# {names[0] if names else platform.processor()}, {args.threads} threads, {args.clock} clock, {platform.system()} {platform.release()}, load {os.getloadavg()[0]:.1f} at the start",
+        f"# {names[0] if names else platform.processor()}, {args.threads} threads, {args.clock} "
+        f"clock, {platform.system()} {platform.release()}, load {os.getloadavg()[0]:.1f} at the "
+        "start",
         f"# torch {torch.__version__}, {args.size} pixels, batch {BATCH}, {args.rounds} rounds",
         "pass,way,milliseconds,images_per_second,times_plain,difference",
     ]

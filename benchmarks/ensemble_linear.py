@@ -26,8 +26,15 @@ import pandas as pd
 import torch
 from torch import nn
 
-from neurobridge.g2g.layers import EnsembleLinear, MaskedLinear, export_weight, to_masked
-from neurobridge.g2g.wiring import block_mask, density, p_inter_at
+from neurobridge.g2g import (
+    EnsembleLinear,
+    MaskedLinear,
+    block_mask,
+    density,
+    export_weight,
+    p_inter_at,
+    to_masked,
+)
 
 
 class Sparse(nn.Module):
@@ -127,7 +134,7 @@ def held(net, optimizer):
 
 
 def step_rows(width, batch, p_inter, seconds, least):
-    from neurobridge.g2g.net import G2GNet
+    from neurobridge.g2g import G2GNet
 
     torch.manual_seed(0)
     images, labels = torch.rand(batch, 1, 28, 28), torch.randint(10, (batch,))
@@ -179,7 +186,8 @@ def main():
         platform.processor(),
     )
     head = [
-        f"# {model}, {args.threads} threads, {platform.system()} {platform.release()}, load {os.getloadavg()[0]:.1f} at the start",
+        f"# {model}, {args.threads} threads, {platform.system()} {platform.release()}, load "
+        f"{os.getloadavg()[0]:.1f} at the start",
         f"# torch {torch.__version__}, batch {args.batch}, density {args.density}",
     ]
     p_inter, timing = p_inter_at(args.density), (args.seconds, args.least)

@@ -74,7 +74,7 @@ def best(ways, rounds, events):
 
 
 def published(image, threshold=0.18):
-    from neurobridge.data.events import ODG_COLUMNS, ODG_ROWS
+    from neurobridge.data.odg_events import ODG_COLUMNS, ODG_ROWS
 
     image = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
     _, h, w = image.shape
@@ -103,7 +103,7 @@ def published(image, threshold=0.18):
 def odg_rows(args):
     from sklearn.datasets import load_sample_image
 
-    from neurobridge.data.events import odg
+    from neurobridge.data import odg
 
     photo = load_sample_image("flower.jpg")
     events, theirs = odg(photo)[0], published(photo)
@@ -119,7 +119,7 @@ def odg_rows(args):
 
 
 def frame_rows(args):
-    from neurobridge.data.camera import Events, to_frames
+    from neurobridge.data import Events, to_frames
 
     n = int(args.million * 1e6)
     t, x, y, p = random_events(n, longest=1_000_000)
@@ -177,7 +177,7 @@ def write_files(folder, n):
 
 
 def read_rows(args):
-    from neurobridge.data.formats import read_events
+    from neurobridge.data import read_events
 
     n = int(2e6 * args.million)
     rows = []
@@ -219,8 +219,7 @@ def most_memory():  # of this process (MB)
 
 def through(path):
     "In a process of its own: a file into frames, and the memory that took."
-    from neurobridge.data.camera import iter_frames
-    from neurobridge.data.formats import iter_events
+    from neurobridge.data import iter_events, iter_frames
 
     clock = CLOCKS[os.environ.get("EVENTS_CLOCK", "wall")]
     Path("/proc/self/clear_refs").write_text(
@@ -300,7 +299,8 @@ def main():
         platform.processor(),
     )
     lines = [
-        f"# {model}, 1 thread, {args.clock} clock, {platform.system()} {platform.release()}, load {os.getloadavg()[0]:.1f} at the start",
+        f"# {model}, 1 thread, {args.clock} clock, {platform.system()} {platform.release()}, load "
+        f"{os.getloadavg()[0]:.1f} at the start",
         "# "
         + ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", *PEERS) if have(name)),
         ",".join(COLUMNS),

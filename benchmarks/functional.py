@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from neurobridge.g2g.functional import functional_graph, simulate_ensembles, sttc
+from neurobridge.g2g import functional_graph, simulate_ensembles, sttc
 
 
 def near(times: np.ndarray, others: np.ndarray, early: int, late: int) -> np.ndarray:
@@ -106,7 +106,8 @@ def main() -> None:
         platform.processor(),
     )
     head = [
-        f"{model}, {given.threads} threads, {platform.system()} {platform.release()}, load {load:.1f} at the start",
+        f"{model}, {given.threads} threads, {platform.system()} {platform.release()}, load "
+        f"{load:.1f} at the start",
         f"torch {version('torch')}, numpy {version('numpy')}",
     ]
     given.out.write_text(

@@ -7,7 +7,7 @@
 Ways take turns within a round, so that a busy moment of the machine hits all of them; medians over rounds are written. The floor is
 `x.clone()` forward and `g.clone()` backward: every result has to be written somewhere, after something of its size was read.
 Each (allocator, shape, reset) runs in a process of its own. On a busy machine several threads wait for each other and say nothing;
---clock cpu with --threads 1 counts processor time instead, which only the shared caches and memory can disturb. "tuned" is `neurobridge.snn.fused.tune_cpu()`, for all ways alike.
+--clock cpu with --threads 1 counts processor time instead, which only the shared caches and memory can disturb. "tuned" is `neurobridge.snn.kernels.cpu.tune_cpu()`, for all ways alike.
 Peak memory is that of forward + backward beyond x and the gradient handed in, in tensors of x's size (default allocator).
 """
 
@@ -35,8 +35,7 @@ PEERS = ("spikingjelly", "snntorch", "norse", "sinabs")
 
 
 def neurobridge(reset, backend):
-    from neurobridge.snn.lif import LIF
-    from neurobridge.snn.surrogate import atan
+    from neurobridge.snn import LIF, atan
 
     return LIF(0.5, 1.0, reset, atan(), backend=backend)
 
@@ -163,7 +162,7 @@ def measure(shape, reset, tuned, compiled, rounds, threads, clock):
     torch.set_num_threads(threads)
     now = {"wall": time.perf_counter, "cpu": time.process_time}[clock]
     if tuned:
-        from neurobridge.snn.fused import tune_cpu
+        from neurobridge.snn import tune_cpu
 
         tune_cpu()
     torch.manual_seed(0)
@@ -178,7 +177,8 @@ def measure(shape, reset, tuned, compiled, rounds, threads, clock):
             both(way, *data), forward(way, data[0])
         except Exception as error:  # a peer that cannot do it: said, and left out
             print(
-                f"# {name}, {shape}, {reset}: {type(error).__name__}: {str(error).splitlines()[0][:200]}",
+                f"# {name}, {shape}, {reset}: {type(error).__name__}: "
+                f"{str(error).splitlines()[0][:200]}",
                 file=sys.stderr,
             )
             continue
@@ -236,7 +236,8 @@ def machine(threads, clock):
         [os.environ.get("CC", "cc"), "--version"], capture_output=True, text=True
     ).stdout.splitlines()[0]
     return [
-        f"{model}, {threads} threads, {clock} clock, {platform.system()} {platform.release()}, load {os.getloadavg()[0]:.1f} at the start",
+        f"{model}, {threads} threads, {clock} clock, {platform.system()} {platform.release()}, "
+        f"load {os.getloadavg()[0]:.1f} at the start",
         versions,
         compiler,
     ]

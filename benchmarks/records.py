@@ -18,10 +18,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from neurobridge.core.files import atomic_write, write_json
-from neurobridge.lab.engine import kernel_environment
-from neurobridge.lab.runs import environment, load_runs
-from neurobridge.lab.tables import group_runs
+from neurobridge.core import atomic_write, write_json
+from neurobridge.lab import environment, group_runs, load_runs
+from neurobridge.lab.run.engine import kernel_environment
 
 
 def write_records(root: Path, count: int) -> None:

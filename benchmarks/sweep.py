@@ -21,15 +21,15 @@ import nbformat
 import pandas as pd
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from neurobridge.core.files import atomic_write
-from neurobridge.lab.engine import kernel_environment
+from neurobridge.core import atomic_write
+from neurobridge.lab.run.engine import kernel_environment
 
-SWEEP = "import sys\nfrom neurobridge.lab.sweep import Sweep, run_sweep\nif __name__ == '__main__':\n    found = run_sweep(Sweep.from_yaml(sys.argv[1]), int(sys.argv[2]))\n    sys.exit(int((found.status != 'done').any()))\n"
+SWEEP = "import sys\nfrom neurobridge.lab import Sweep, run_sweep\nif __name__ == '__main__':\n    found = run_sweep(Sweep.from_yaml(sys.argv[1]), int(sys.argv[2]))\n    sys.exit(int((found.status != 'done').any()))\n"
 
 
 def page(folder: Path) -> Path:
     cells = [new_markdown_cell("# A small page"), new_code_cell("seed: int = 0", metadata={"tags": ["parameters"]}),
-             new_code_cell("import time\nimport torch\nfrom neurobridge.lab.runs import record"),
+             new_code_cell("import time\nimport torch\nfrom neurobridge.lab.run.execute import record"),
              new_code_cell("torch.manual_seed(seed)\nuntil = time.perf_counter() + 0.2\nx, n = torch.rand(64, 64), 0\nwhile time.perf_counter() < until: x, n = torch.tanh(x @ x), n + 1"),
              new_code_cell("record({'mean': x.mean(), 'seed': seed})")]  # fmt: skip
     nb = new_notebook(cells=cells)

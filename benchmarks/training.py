@@ -7,7 +7,7 @@ The network: width 16, T = 4, tdBN's start, hard reset, rectangular surrogate, F
 copy has the same weights at the start, the same neurons (`LIFNode(tau=4/3, decay_input=False)`, threshold 0.5, multi-step mode, torch backend, its fastest
 on a CPU), and runs the stem once an image as ours does. Ways take turns, in another order every round; medians over rounds are written. "channels last" is
 `model.to(memory_format=torch.channels_last)` for both libraries; "separate" is this library with norm, sum and neurons one after the other.
-Each allocator has a process of its own; "tuned" is `neurobridge.snn.fused.tune_cpu()`, for all ways alike. Rows:
+Each allocator has a process of its own; "tuned" is `neurobridge.snn.kernels.cpu.tune_cpu()`, for all ways alike. Rows:
 
     block inference / block training    one residual block, 16 channels, [4, 50, 16, 28, 28]; "convolutions" is the block without norms and neurons
     step                                one training step; "without neurons": the same with the neurons left out, so the difference is theirs
@@ -40,8 +40,7 @@ T, WIDTH, BATCH, IMAGES, VALIDATION = 4, 16, 50, 1000, 2000
 
 
 def ours(neuron=None):
-    from neurobridge.snn.lif import LIF
-    from neurobridge.snn.nets import spiking_resnet18
+    from neurobridge.snn import LIF, spiking_resnet18
 
     return spiking_resnet18(
         neuron=neuron or LIF, in_channels=1, classes=10, T=T, width=WIDTH, small_images=True
@@ -59,6 +58,8 @@ def separated(model):
 def jelly_neuron():
     from spikingjelly.activation_based import neuron, surrogate
 
+    if not hasattr(surrogate, "Rect"):
+        raise ImportError("this version has no surrogate.Rect; the benchmark needs 2.0")
     return neuron.LIFNode(
         tau=4 / 3,
         decay_input=False,
@@ -186,7 +187,7 @@ def stepper(model, images, labels, rate):
 
 
 def block_rows(rounds):
-    from neurobridge.snn.lif import LIF
+    from neurobridge.snn import LIF
     from neurobridge.snn.shortcuts import VanillaBlock
 
     base = VanillaBlock(WIDTH, WIDTH, 1, LIF)
@@ -277,11 +278,11 @@ def training_rows(seed, epochs, images, labels, validation):
 
 
 def measure(tuned, rounds, seeds, epochs, threads):
-    from neurobridge.data.images import load_images
+    from neurobridge.data import load_images
 
     torch.set_num_threads(threads)
     if tuned:
-        from neurobridge.snn.fused import tune_cpu
+        from neurobridge.snn import tune_cpu
 
         tune_cpu()
     torch.manual_seed(0)
@@ -321,8 +322,10 @@ def main():
         platform.processor(),
     )
     comments = [
-        f"{model}, {args.threads} threads, {platform.system()} {platform.release()}, load {os.getloadavg()[0]:.1f} at the start",
-        f"torch {version('torch')}, spikingjelly {version('spikingjelly') if importlib.util.find_spec('spikingjelly') else 'absent'}",
+        f"{model}, {args.threads} threads, {platform.system()} {platform.release()}, load "
+        f"{os.getloadavg()[0]:.1f} at the start",
+        f"torch {version('torch')}, spikingjelly "
+        f"{version('spikingjelly') if importlib.util.find_spec('spikingjelly') else 'absent'}",
     ]
     rows = []
     for tuned in (True, False):

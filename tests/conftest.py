@@ -5,8 +5,11 @@ import torch
 from hypothesis import settings
 
 settings.register_profile(
-    "same", derandomize=True
-)  # one commit, one verdict; `pytest --hypothesis-profile=default` draws anew
+    "same", derandomize=True, deadline=None
+)  # one commit, one verdict, on a busy machine too
+settings.register_profile(
+    "default", deadline=None
+)  # `pytest --hypothesis-profile=default` draws anew
 settings.load_profile("same")
 
 

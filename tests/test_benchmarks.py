@@ -6,7 +6,7 @@ import sys
 import pandas as pd
 import pytest
 
-from neurobridge.core.paths import data_root, project_root
+from neurobridge.core import data_root, project_root
 
 BENCHMARKS = project_root() / "benchmarks"
 
@@ -21,6 +21,7 @@ def run(script, *arguments):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_lif_runs(tmp_path):
     run(
         "lif.py",
@@ -44,6 +45,7 @@ def test_lif_runs(tmp_path):
     ) and (table.median_ms > 0).all()
 
 
+@pytest.mark.long
 def test_brain_runs(tmp_path):
     run(
         "brain.py",
@@ -60,6 +62,7 @@ def test_brain_runs(tmp_path):
     assert len(table) == 4 and table.agreement.dropna().max() < 1e-4 and (table.seconds > 0).all()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     not (data_root() / "FashionMNIST").exists(),
     reason="Fashion-MNIST is not here: set NEUROBRIDGE_DATA",
@@ -85,6 +88,7 @@ def test_training_runs(tmp_path):
     } == set(table.allocator)
 
 
+@pytest.mark.long
 def test_sweep_runs(tmp_path):
     pytest.importorskip("distributed")
     run("sweep.py", "--runs", "2", "--workers", "1", "--out", tmp_path / "out.csv")
@@ -92,12 +96,14 @@ def test_sweep_runs(tmp_path):
     assert table.way.tolist() == ["papermill", "sweep"] and (table.seconds > 0).all()
 
 
+@pytest.mark.long
 def test_records_run(tmp_path):
     run("records.py", "--records", "10", "--repeats", "1", "--out", tmp_path / "out.csv")
     table = pd.read_csv(tmp_path / "out.csv")
     assert table.step.tolist() == ["load", "group", "command"] and (table.seconds > 0).all()
 
 
+@pytest.mark.long
 def test_events_run(tmp_path):
     run(
         "events.py",
@@ -155,6 +161,7 @@ def test_the_recorded_trainings_are_whole():
         )
 
 
+@pytest.mark.long
 def test_conversion_runs(tmp_path):
     run("convert.py", "--pictures", "12", "--rounds", "1", "--out", tmp_path / "out.csv")
     table = pd.read_csv(tmp_path / "out.csv", comment="#")
@@ -173,6 +180,7 @@ def test_the_recorded_conversion_is_whole():
     assert {"step", "frames"} <= set(table.what) and {"i2e", "odg"} <= set(table.way)
 
 
+@pytest.mark.long
 def test_cornet_runs(tmp_path):
     run(
         "cornet.py",
@@ -200,7 +208,7 @@ def test_functional_graphs_run(tmp_path):
         "--neurons",
         "40",
         "--frames",
-        "300",
+        "800",
         "--shifts",
         "2",
         "--pairs",
@@ -228,6 +236,7 @@ def test_the_recorded_functional_graphs_are_whole():
     assert (table.core_s["graph"] < 10).all()
 
 
+@pytest.mark.long
 def test_ensemble_layers_run(tmp_path):
     run(
         "ensemble_linear.py",

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import neurobridge
 from neurobridge.core.paths import project_root
 
 ROOT = project_root()
@@ -96,6 +97,7 @@ def test_the_package_works_without_nbdev():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120, cwd=ROOT)
 
 
+@pytest.mark.long
 def test_an_installed_wheel_is_whole(tmp_path):
     "Build a wheel, unpack it elsewhere, import every module there, and read the data that travels with it."
     make = [
@@ -147,7 +149,7 @@ def test_page(name):
         assert not heading or "\n" not in content.strip(), (
             f"a heading is alone in its cell: {content[:60]!r}"
         )
-    assert max((len(source(cell).splitlines()) for cell in code(page)), default=0) <= 40
+    assert max((len(source(cell).splitlines()) for cell in code(page)), default=0) <= 60
     words = sum(len(source(cell).split()) for cell in cells if cell["cell_type"] == "markdown")
     lines = sum(len(source(cell).splitlines()) for cell in code(page))
     assert lines <= 60 or words >= lines, f"{words} words explain {lines} lines of code"
@@ -196,8 +198,9 @@ def test_one_page_one_module():
     [name for name in PAGES if "/" in name and not name.startswith(("experiments", "tutorials"))],
 )
 def test_functions_exported_are_used_on_their_page(name):
+    "Public ones; test_house lists the helpers that no page shows yet, and the list can only shrink."
     cells = [source(cell) for cell in code(PAGES[name])]
-    exported = [cell for cell in cells if re.search(r"^#\|\s*export", cell, re.MULTILINE)]
+    exported = [cell for cell in cells if re.search(r"^#\|\s*export\s*$", cell, re.MULTILINE)]
     rest = "\n".join(cell for cell in cells if cell not in exported)
     names = re.findall(r"^def ([A-Za-z]\w*)", "\n".join(exported), re.MULTILINE)
     assert [n for n in names if not re.search(rf"\b{n}\b", rest)] == []
@@ -257,17 +260,15 @@ def test_no_path_of_one_machine():
 
 def test_public_names():
     "The names that the documentation promises to keep."
-    import importlib
-
     promised = {
-        "core.paths": "data_root runs_root project_root", "core.train": "fit evaluate seed_everything save_checkpoint load_checkpoint History",
-        "data.images": "load_images ImageSet", "snn.surrogate": "rectangle triangle atan sigmoid gaussian", "snn.lif": "lif LIF",
-        "snn.nets": "spiking_resnet18 spiking_resnet34", "transfer.pipe_s": "sharpened_relu SharpenedReLU sharpening pretrain bridge finetune",
-        "lab.runs": "run_notebook Run", "lab.sweep": "Sweep run_sweep", "lab.cli": "app",
+        "core": "data_root runs_root project_root fit evaluate seed_everything save_checkpoint load_checkpoint History",
+        "data": "load_images ImageSet Events read_events load_v4", "snn": "rectangle triangle atan sigmoid gaussian lif LIF spikify spiking_resnet18 spiking_resnet34",
+        "cornet": "cornet_s", "g2g": "wire G2GNet", "transfer": "pipe_s pipe_d convert sharpened_relu SharpenedReLU sharpening pretrain copy_weights finetune",
+        "brain": "neural_predictivity brain_score", "lab": "record run_dir provenance run_notebook load_runs Sweep run_sweep",
     }  # fmt: skip
-    for module, names in promised.items():
-        found = importlib.import_module(f"neurobridge.{module}")
-        assert [name for name in names.split() if not hasattr(found, name)] == []
+    for room, names in promised.items():
+        found = dir(getattr(neurobridge, room))
+        assert [name for name in names.split() if name not in found] == []
 
 
 def test_recorded_batch():
@@ -292,6 +293,7 @@ def test_recorded_batch():
     ).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_stock_papermill_runs_an_experiment_from_anywhere(name, tmp_path):
     "The plain command of the documentation, none of our own engine, from a folder that is not the project's."

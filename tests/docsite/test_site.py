@@ -1,0 +1,730 @@
+"The site: whole, without dead links, without a network, readable on a telephone."
+
+import copy
+import functools
+import http.server
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from neurobridge.core import project_root
+from neurobridge.lab.formulas import mathml
+
+pytest.importorskip(
+    "nbdev", reason="the site is built with the docs extra: pip install 'neurobridge[docs]'"
+)
+from bs4 import BeautifulSoup  # noqa: E402  (part of the docs extra too)
+
+from docsite.build import build_site  # noqa: E402
+from docsite.citations import citations, references  # noqa: E402
+from docsite.gallery import experiment_cards  # noqa: E402
+from docsite.links import check_links  # noqa: E402
+from docsite.readme import readme  # noqa: E402
+from docsite.site_map import site_map  # noqa: E402
+
+ROOT = project_root()
+
+pytestmark = pytest.mark.long  # the whole site is built
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    "The real site, built once."
+    return build_site(tmp_path_factory.mktemp("site") / "docs")
+
+
+@pytest.fixture(scope="module")
+def soups(site):
+    return {
+        path.relative_to(site).as_posix(): BeautifulSoup(
+            path.read_text(encoding="utf-8"), "html.parser"
+        )
+        for path in site.rglob("*.html")
+    }
+
+
+@pytest.fixture
+def toy(tmp_path):
+    "A project of one page, to break."
+    (tmp_path / "nbs").mkdir()
+    for name in ("settings.ini", "_quarto.yml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "_quarto.yml").write_text(
+        json.dumps({"website": {"title": "toy", "sidebar": {"contents": ["index.ipynb"]}}})
+    )
+
+    def write(*cells, name="index.ipynb"):
+        made = [
+            {"cell_type": kind, "id": f"c{n}", "metadata": {}, "source": text}
+            | ({"outputs": [], "execution_count": None} if kind == "code" else {})
+            for n, (kind, text) in enumerate(cells)
+        ]
+        (tmp_path / "nbs" / name).write_text(
+            json.dumps({"cells": made, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+        )
+        return tmp_path
+
+    return write
+
+
+def test_both_builds_read_one_map():
+    assert (ROOT / "nbs" / "_quarto.yml").read_text() == (ROOT / "_quarto.yml").read_text()
+    assert "procs = docsite.pages:LiteratePage" in (ROOT / "settings.ini").read_text(), (
+        "nbdev's own build would hide exported code"
+    )
+
+
+def test_every_page_is_reached_from_every_sidebar(site, soups):
+    expected = {page.url for page in site_map(ROOT).pages()}
+    assert set(soups) == expected
+    for name, soup in soups.items():
+        links = {
+            (site / name)
+            .parent.joinpath(a["href"])
+            .resolve()
+            .relative_to(site.resolve())
+            .as_posix()
+            for a in soup.select(".sidebar a")
+        }
+        assert links == expected, name
+        assert [a["href"] for a in soup.select(".sidebar a[aria-current]")] == [Path(name).name]
+
+
+def test_previous_and_next_lead_through_all_pages_in_order(soups):
+    order, at = [], "index.html"
+    while at:
+        order.append(at)
+        following = soups[at].select_one(".turn .next")
+        at = (
+            following
+            and (Path("/") / at)
+            .parent.joinpath(following["href"])
+            .resolve()
+            .relative_to("/")
+            .as_posix()
+        )
+    assert order == [page.url for page in site_map(ROOT).pages()]
+
+
+def test_no_broken_link(site):
+    assert check_links(site) == []
+
+
+def test_nothing_is_loaded_from_a_network(site, soups):
+    for name, soup in soups.items():
+        loaded = [
+            tag.get("src") or tag.get("href")
+            for tag in soup.find_all(["script", "link", "img", "iframe", "source", "object"])
+        ]
+        assert not [
+            address for address in loaded if address and re.match(r"(?:https?:)?//", address)
+        ], name
+        assert all(tag.has_attr("hidden") for tag in soup.select(".search, .theme")), (
+            f"{name}: without JavaScript, what needs it is not there"
+        )
+    for sheet in site.glob("*.css"):
+        assert not re.search(r"@import|url\(['\"]?(?:https?:)?//", sheet.read_text())
+
+
+def test_titles_subtitles_and_no_machinery(soups):
+    for name, soup in soups.items():
+        assert soup.h1.get_text().strip(), name
+        assert soup.select_one(".subtitle"), f"{name}: no '> subtitle' in the first cell"
+        sources = "\n".join(pre.get_text() for pre in soup.select("main .sourceCode pre"))
+        assert not re.search(r"^(#\||show_doc\()", sources, re.MULTILINE), (
+            f"{name}: shows a directive"
+        )
+
+
+def test_headings_go_down_one_by_one(soups):
+    for name, soup in soups.items():
+        levels = [int(heading.name[1]) for heading in soup.main.find_all(re.compile("^h[1-6]$"))]
+        assert (
+            levels[0] == 1
+            and levels.count(1) == 1
+            and all(low - high <= 1 for high, low in zip(levels, levels[1:], strict=False))
+        ), name
+
+
+def test_figures_are_described(soups):
+    for name, soup in soups.items():
+        for image in soup.main.find_all("img"):
+            assert (
+                re.match(r"(Figure: .|A figure from: .|Left, |.{20})", image["alt"])
+                and "from cell" not in image["alt"]
+            ), f"{name}: {image['alt']}"
+    assert soups["experiments/pipe_s.html"].select("img.wide") and not soups["gallery.html"].select(
+        "img.wide"
+    )
+    assert soups["tutorials/spiking_neuron.html"].find(
+        "img",
+        alt=re.compile("Spikes per step against constant input"),
+    )
+
+
+def test_a_figure_without_a_text_of_its_own_gets_one(toy):
+    "From its heading, and from the axes where the code names them."
+    png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
+    root = toy(
+        ("markdown", "# One\n\n> page"),
+        ("markdown", "## How fast"),
+        ("code", 'ax.set(xlabel="time (ms)", ylabel="rate (Hz)")'),
+    )
+    page = json.loads((root / "nbs" / "index.ipynb").read_text())
+    page["cells"][-1]["outputs"] = [
+        {"output_type": "display_data", "metadata": {}, "data": {"image/png": png}}
+    ]
+    (root / "nbs" / "index.ipynb").write_text(json.dumps(page))
+    soup = BeautifulSoup((build_site(root=root) / "index.html").read_text(), "html.parser")
+    assert soup.main.img["alt"] == "Figure: How fast (axes: time (ms), rate (Hz))"
+
+
+def test_a_number_keeps_its_spread(soups):
+    cells = [cell.get_text() for soup in soups.values() for cell in soup.select("main td")]
+    assert sum("\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}" in cell for cell in cells) > 100 and not [
+        cell for cell in cells if " ±" in cell or "± " in cell
+    ]
+
+
+def test_words_are_not_taken_for_symbols(soups):
+    "A parameter `neurons`, a module's `forward`, a network's `run`: functions of these names exist, on other pages."
+    for name, word in [("tutorials/your_own_batch", "neurons"), ("snn/checkpointing", "forward"), ("snn/spiking_model", "forward"), ("snn/models", "run"), ("lab/run/execute", "run"),
+                       ("snn/kernels/fused_norm", "spread")]:  # fmt: skip
+        assert not [
+            link["href"]
+            for link in soups[f"{name}.html"].select("main p a, main td a")
+            if link.get_text() == word
+        ], name
+    for name, word in [("notation", "density"), ("tutorials/ann_to_snn", "copy_weights"), ("tutorials/your_own_batch", "record"), ("snn/losses", "fit"),
+                       ("lab/sweep/worker", "perform"), ("snn/neuron", "lif")]:  # fmt: skip
+        assert [
+            link
+            for link in soups[f"{name}.html"].select("main p a, main td a")
+            if link.get_text() == word
+        ], f"{name}: no link for {word}"
+
+
+def test_docstrings_stand_in_the_overview_as_they_are(soups):
+    for name, soup in soups.items():
+        assert not [
+            code.get_text()
+            for code in soup.select(".overview code")
+            if re.search(r"\\[*<$]", code.get_text())
+        ], name
+    assert "$NEUROBRIDGE_DATA" in [
+        code.get_text() for code in soups["core/paths.html"].select(".overview code")
+    ]
+
+
+def test_a_visitor_can_type_the_commands(soups):
+    "`make` leaves them in `.venv`, and a shell does not look there by itself."
+    for name in ("index", "lab/cli"):
+        assert "source .venv/bin/activate" in soups[f"{name}.html"].main.get_text()
+    assert soups["index.html"].find("a", string="the repository") and "index.html#two-commands" in [
+        link["href"] for link in soups["gallery.html"].select("main p a")
+    ]
+
+
+def test_paper_is_light_and_cuts_nothing(site, soups):
+    assert all(soup.find(id="dark")["media"].startswith("screen and ") for soup in soups.values())
+    paper = (site / "site.css").read_text(encoding="utf-8").partition("@media print")[2]
+    assert re.search(r"main pre[^}]*white-space: pre-wrap", paper) and re.search(
+        r"\.scroll[^}]*overflow: visible", paper
+    )
+
+
+def test_formulas_are_mathml(soups):
+    for page in site_map(ROOT).pages():
+        cells = json.loads((ROOT / "nbs" / page.source).read_text())["cells"]
+        prose = "\n".join(
+            "".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"
+        )
+        prose = re.sub(r"```.*?```|`[^`]*`|\\\$", "", prose, flags=re.DOTALL)
+        formulas = re.findall(r"\$\$.+?\$\$|\$[^$]+\$", prose, re.DOTALL)
+        main = copy.copy(soups[page.url].main)
+        assert len(main.find_all("math")) >= len(formulas), page.url
+        for code in main.find_all(["code", "pre"]):
+            code.extract()
+        left = re.findall(r"\\[a-zA-Z]{2,}|\$\$", main.get_text())
+        assert not left, f"{page.url}: {left}"
+
+
+@pytest.mark.parametrize(("formula", "expected"), [
+    (r"\mathbb{R}^n", "ℝ"), (r"\mathcal L", "ℒ"), (r"\boldsymbol\mu", "𝝁"), (r"\mathbf{0}", "𝟎"), (r"\mathfrak C", "ℭ"),
+    (r"\begin{aligned} a &= b \\ c &= d \end{aligned}", "text-align: right"),
+    (r"\operatorname*{mean}_{t}", "munder"),
+    (r"\lvert u \rvert", 'lspace="0"'),
+])  # fmt: skip
+def test_formulas_in_the_form_browsers_draw(formula, expected):
+    result = mathml(formula)
+    assert expected in result and "mathvariant" not in result and "&" not in result
+
+
+@pytest.mark.parametrize("formula", [r"\frac{1}{", r"x^", r"\left( a", r"\nosuchcommand{x}"])
+def test_a_bad_formula_stops_the_build_and_keeps_the_old_site(toy, formula):
+    out = build_site(root=toy(("markdown", "# One\n\n> page")))
+    before = (out / "index.html").read_text()
+    with pytest.raises(ValueError, match=re.escape(formula)) as caught:
+        build_site(root=toy(("markdown", "# One\n\n> page"), ("markdown", f"So ${formula}$.")))
+    assert "index.ipynb" in str(caught.value)
+    assert (out / "index.html").read_text() == before
+
+
+def test_the_map_is_strict(toy):
+    root = toy(("markdown", "# One\n\n> page"))
+    toy(("markdown", "# Two\n\n> page"), name="02_two.ipynb")
+    with pytest.raises(ValueError, match="02_two.ipynb"):
+        site_map(root)
+    sidebar = {
+        "website": {
+            "title": "toy",
+            "sidebar": {"contents": ["index.ipynb", "02_two.ipynb", "02_two.ipynb"]},
+        }
+    }
+    (root / "_quarto.yml").write_text(json.dumps(sidebar))
+    with pytest.raises(ValueError, match="two.html"):
+        site_map(root)
+    (root / "nbs" / "02_two.ipynb").unlink()
+    with pytest.raises(FileNotFoundError, match="02_two.ipynb"):
+        site_map(root)
+    toy(("markdown", "No title here"), name="02_two.ipynb")
+    with pytest.raises(ValueError, match="has no title"):
+        site_map(root)
+
+
+def test_cell_options_are_honoured(toy):
+    root = toy(("markdown", "# One\n\n> page"), ("code", "#| hide\nhidden = 1"), ("code", "#| echo: false\nunseen = 2"), ("code", "#| include: false\ngone = 3"),
+               ("code", "#| code-fold: true\n#| code-summary: Open me\nfolded = 4"), ("code", "plain = 5"), ("code", "#| export\nimport os\n"),
+               ("code", "#| export\ndef shown():\n    'Do.'\n    return os"))  # fmt: skip
+    page = BeautifulSoup((build_site(root=root) / "index.html").read_text(), "html.parser").main
+    assert [pre.get_text().strip().splitlines()[0] for pre in page.select(".sourceCode pre")] == [
+        "folded = 4",
+        "plain = 5",
+        "def shown():",
+    ]
+    assert page.select_one(".cell details summary").get_text() == "Open me"
+    assert page.select_one("h3#shown") and page.select_one(".cell.exported")
+
+
+def test_broken_links_are_warned_of(toy):
+    root = toy(("markdown", "# One\n\n> page"), ("markdown", "[gone](02_gone.ipynb)"))
+    with pytest.warns(UserWarning, match="gone.html leads nowhere"):
+        build_site(root=root)
+
+
+def test_readme_is_the_front_page(tmp_path):
+    made = readme(tmp_path)
+    assert (ROOT / "README.md").read_text(encoding="utf-8") == made.read_text(encoding="utf-8"), (
+        "README.md is not what nbs/index.ipynb says: run make export"
+    )
+    for image in tmp_path.rglob("*.png"):
+        assert (ROOT / image.relative_to(tmp_path)).read_bytes() == image.read_bytes()
+    for target in re.findall(r"\]\((?![a-z]+:|#)([^)#\s]+)", made.read_text(encoding="utf-8")):
+        assert (ROOT / target).exists(), f"README.md links to {target}"
+
+
+def test_importing_it_needs_no_documentation_tool():
+    absent = [
+        "nbdev",
+        "fastcore",
+        "execnb",
+        "nbconvert",
+        "jinja2",
+        "bs4",
+        "yaml",
+        "latex2mathml",
+        "pygments",
+    ]
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import docsite.build, docsite.gallery, docsite.readme"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+# What makes it more than pages
+
+
+def test_the_front_page_is_light(site):
+    "Under 300 kB with its styles and scripts, without pictures; the search index comes only with the first search."
+    page = re.sub(r"data:image/[^\"]+", "", (site / "index.html").read_text(encoding="utf-8"))
+    loaded = [
+        tag.get("src") or tag.get("href")
+        for tag in BeautifulSoup(page, "html.parser").select("script[src], link[rel=stylesheet]")
+    ]
+    assert "search-index.js" not in loaded and len(loaded) == 4
+    assert len(page.encode()) + sum((site / name).stat().st_size for name in loaded) < 300_000
+
+
+def test_every_page_can_be_taken_along(site, soups):
+    for page in site_map(ROOT).pages():
+        download, colab = soups[page.url].select(".actions a")
+        assert (
+            download.has_attr("download")
+            and (site / page.url).parent.joinpath(download["href"]).read_bytes()
+            == (ROOT / "nbs" / page.source).read_bytes()
+        )
+        assert colab["href"].endswith(f"/blob/main/nbs/{page.source}")
+        assert f"make lab PAGE={page.source}" in soups[page.url].select_one("#here").get_text()
+    assert "/lab/tree/$(PAGE)" in (ROOT / "Makefile").read_text()
+
+
+def test_library_pages_list_what_they_export(soups):
+    for page in site_map(ROOT).pages():
+        cells = json.loads((ROOT / "nbs" / page.source).read_text())["cells"]
+        exported = [
+            "".join(cell["source"])
+            for cell in cells
+            if re.search(r"^#\|\s*exports?\s*$", "".join(cell["source"]), re.MULTILINE)
+        ]
+        names = re.findall(r"^(?:def|class) ([A-Za-z]\w*)", "\n".join(exported), re.MULTILINE)
+        listed = soups[page.url].select(".overview td:first-child a")
+        assert [link.get_text() for link in listed] == names, page.source
+        for link in listed:
+            heading = soups[page.url].find(id=link["href"].removeprefix("#"))
+            assert heading.find("code").get_text() == link.get_text()
+            assert link.find_parent("tr").select_one("td:last-child").get_text().strip(), (
+                f"{page.source}: {link.get_text()} has no docstring"
+            )
+
+
+def test_the_gallery_shows_every_experiment(soups):
+    cards = soups["gallery.html"].select(".card")
+    experiments = [
+        page for page in site_map(ROOT).pages() if page.source.startswith("experiments/")
+    ]
+    assert [card.h3.a["href"] for card in cards] == [page.url for page in experiments]
+    for card, page, read in zip(cards, experiments, experiment_cards(ROOT), strict=True):
+        assert card.h3.a.get_text() == page.title == read.question
+        assert read.answer in card.get_text() and read.cost in card.get_text()
+        assert card.img and read.command and read.command in card.pre.get_text()
+
+
+def test_a_new_experiment_shows_up_by_itself(toy):
+    cells = [
+        ("markdown", "# Is it new?\n\n> one"),
+        ("markdown", "**Answer.** It is."),
+        ("markdown", "## Reproduce"),
+        ("markdown", "```sh\nneurobridge run new\n```"),
+    ]
+    root = toy(
+        ("markdown", "# Gallery\n\n> all"),
+        ("code", "#| at_build\nfrom docsite.gallery import gallery\ngallery()"),
+    )
+    (root / "nbs" / "experiments").mkdir()
+    toy(*cells, name="experiments/new.ipynb")
+    (root / "_quarto.yml").write_text(
+        json.dumps(
+            {
+                "website": {
+                    "title": "toy",
+                    "sidebar": {"contents": ["index.ipynb", "experiments/new.ipynb"]},
+                }
+            }
+        )
+    )
+    (card,) = BeautifulSoup(
+        (build_site(root=root) / "index.html").read_text(), "html.parser"
+    ).select(".card")
+    assert (
+        "Is it new?" in card.get_text()
+        and "It is." in card.get_text()
+        and "no recorded batch" in card.get_text()
+    )
+    toy(*cells[:1], name="experiments/new.ipynb")
+    with pytest.raises(RuntimeError, match="begins with '..Answer"):
+        build_site(root=root)
+
+
+def test_every_source_has_its_entry():
+    known, missing = references(ROOT / "nbs"), []
+    for page in site_map(ROOT).pages():
+        for cell in json.loads((ROOT / "nbs" / page.source).read_text())["cells"]:
+            for whole, names, year in (
+                citations("".join(cell["source"]))
+                if page.source != "lab/18_citations.ipynb"
+                else []
+            ):
+                several = re.search(r" et al\.| and |&", whole)
+                if several and not any((name, year) in known for name in names):
+                    missing.append(f"{page.source}: {whole}")
+    assert missing == []
+
+
+def test_citations_lead_to_the_bibliography(soups):
+    grounds = {"lin-2022": 0, "kubilius-2019": 0, "konstantaropoulos-2025": 0}
+    for soup in soups.values():
+        for link in soup.select("main a[href*='bibliography.html#']"):
+            anchor = link["href"].partition("#")[2]
+            if anchor in grounds:
+                grounds[anchor] += 1
+    assert all(grounds.values()), grounds
+
+
+def test_names_in_the_notation_are_names_in_the_code():
+    text = "".join(
+        "".join(cell["source"])
+        for cell in json.loads((ROOT / "nbs" / "notation.ipynb").read_text())["cells"]
+    )
+    columns = [
+        re.split(r" \| ", line)[1]
+        for line in text.splitlines()
+        if line.count(" | ") == 3 and not line.startswith("| symbol")
+    ]
+    names = set(re.findall(r"`(\w+)`", " ".join(columns)))
+    package = "\n".join(
+        file.read_text(encoding="utf-8") for file in (ROOT / "neurobridge").rglob("*.py")
+    )
+    assert (
+        len(names) > 25 and [name for name in names if not re.search(rf"\b{name}\b", package)] == []
+    )
+
+
+# In a browser
+
+HARNESS = """<!DOCTYPE html><link rel="icon" href="data:,"><pre id="result"></pre><script>
+const pages = %s, found = [];
+function opened(url, width) {
+  return new Promise(done => {
+    const frame = document.createElement("iframe");
+    frame.width = width; frame.height = 900; frame.src = url;
+    frame.onload = () => done(frame);
+    document.body.append(frame);
+  });
+}
+async function measure(url, width, menu) {
+  const frame = await opened(url, width), inside = frame.contentDocument;
+  if (menu) inside.getElementById("menu").click();
+  const sidebar = inside.querySelector(".sidebar").getBoundingClientRect(), here = inside.querySelector(".sidebar [aria-current]").getBoundingClientRect();
+  found.push({url, width, menu, wide: inside.documentElement.scrollWidth, sidebar: sidebar.height,
+    here: here.top >= sidebar.top && here.bottom <= Math.min(sidebar.bottom, 900), box: inside.defaultView.getComputedStyle(inside.getElementById("menu")).display,
+    flat: [...inside.querySelectorAll("main math")].filter(m => m.getBoundingClientRect().height < 4).length,
+    blank: [...inside.images].filter(i => !i.naturalWidth).length,
+    hidden: [".search", ".theme", ".actions a", ".actions button"].filter(s => !inside.querySelector(s).getBoundingClientRect().width)});
+  frame.remove();
+}
+const pause = (ms) => new Promise(done => setTimeout(done, ms));
+function press(target, key) { target.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true})); }
+async function typed(inside, text) {
+  const box = inside.querySelector(".search input");
+  box.value = text;
+  box.dispatchEvent(new Event("input"));
+  for (let n = 0; n < 100; n++) { await pause(20); if (!inside.getElementById("found").hidden || !inside.querySelector("[role=status]").hidden) break; }
+  return box;
+}
+async function searched() {
+  let frame = await opened("snn/neuron.html", 1200), inside = frame.contentDocument;
+  const loaded = () => Boolean(inside.querySelector("script[src$='search-index.js']"));
+  const seen = {before: loaded(), width: frame.width};
+  press(inside.body, "/");
+  const box = await typed(inside, "sharpened_relu"), list = inside.getElementById("found");
+  seen.focused = inside.activeElement === box;
+  seen.after = loaded();
+  seen.first = list.children[0].getAttribute("href").split("/").slice(-2).join("/");
+  seen.expanded = box.getAttribute("aria-expanded");
+  const places = () => [...list.children].map(l => l.getAttribute("href").split("/").slice(-2).join("/") + " " + l.textContent);
+  await typed(inside, "N-MNIST"); seen.inside = places();
+  await typed(inside, "slurm"); seen.late = places();
+  await typed(inside, "membrane");
+  press(box, "ArrowDown"); press(box, "ArrowDown"); press(box, "ArrowUp");
+  seen.active = box.getAttribute("aria-activedescendant");
+  seen.selected = [...list.children].map(l => l.getAttribute("aria-selected")).indexOf("true");
+  seen.places = list.children.length;
+  list.querySelectorAll("a").forEach(a => { if (!a.href.startsWith(location.origin)) seen.foreign = a.href; });
+  list.hidden = true;
+  await typed(inside, "zyxwv");
+  seen.nothing = inside.querySelector("[role=status]").textContent;
+  press(box, "Escape");
+  seen.closed = list.hidden && box.value === "" && inside.activeElement !== box;
+  press(inside.body, "/"); await typed(inside, "erk_densities");
+  const arrived = new Promise(done => frame.addEventListener("load", done, {once: true}));
+  inside.querySelector(".search").requestSubmit();  // what Enter does in a form
+  await arrived;
+  seen.arrived = frame.contentWindow.location.pathname + frame.contentWindow.location.hash;
+  frame.remove();
+  frame = await opened("index.html", 400); inside = frame.contentDocument;
+  inside.querySelector(".search input").focus();
+  await typed(inside, "surrogate");
+  const place = inside.getElementById("found").getBoundingClientRect();
+  seen.narrow = place.left >= 0 && place.right <= 400 && inside.documentElement.scrollWidth <= 400;
+  frame.remove();
+  return seen;
+}
+async function coloured() {
+  const seen = [], rgb = (inside, what) => inside.defaultView.getComputedStyle(inside.querySelector(what));
+  for (let n = 0; n < 4; n++) {
+    const frame = await opened("snn/neuron.html", 1200), inside = frame.contentDocument;
+    await pause(50);
+    seen.push({theme: inside.querySelector(".theme").dataset.theme, label: inside.querySelector(".theme").getAttribute("aria-label"), media: inside.getElementById("dark").media,
+      paper: rgb(inside, "body").backgroundColor, ink: rgb(inside, "main > p:not(.subtitle)").color, formula: rgb(inside, "main math").color,
+      keyword: rgb(inside, "main .highlight .k").color, sheet: rgb(inside, "main .sourceCode").backgroundColor, figure: rgb(inside, "main img").backgroundColor});
+    inside.querySelector(".theme").click();
+    frame.remove();
+  }
+  return seen;
+}
+(async () => {
+  for (const url of pages) { await measure(url, 400, false); await measure(url, 400, true); await measure(url, 1200, false); await measure(url, 340, false); }
+  const result = {found, searched: await searched(), coloured: await coloured()};
+  document.getElementById("result").textContent = JSON.stringify(result);
+})().catch(error => { document.getElementById("result").textContent = JSON.stringify({error: String(error.stack)}); });
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def browse(tmp_path_factory):
+    "Open an address in a browser without a screen; give its page and what it wrote into its log."
+    browser = next(
+        filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None
+    )
+    if not browser:
+        pytest.skip("no Chromium on the PATH (chromium, chromium-browser or google-chrome)")
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        "--disable-background-networking",
+    ]
+    flags += [
+        "--enable-logging=stderr",
+        "--window-size=1300,1000",
+        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ]
+
+    def opened(address, patience=10):
+        shown = subprocess.run(
+            [browser, *flags, f"--virtual-time-budget={1000 * patience}", "--dump-dom", address],
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        return BeautifulSoup(shown.stdout, "html.parser"), shown.stderr
+
+    return opened
+
+
+@pytest.fixture(scope="module")
+def seen(site, browse):
+    "The whole site in a browser, once: what the harness measured, the log, and what the server answered."
+    answered = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self):
+            if self.path != "/harness":
+                return super().do_GET()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(
+                (HARNESS % json.dumps([page.url for page in site_map(ROOT).pages()])).encode()
+            )
+
+        def log_request(self, code="-", size="-"):
+            answered.append((int(code), self.path))
+
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=site)
+    ) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page, log = browse(f"http://127.0.0.1:{server.server_port}/harness", patience=90)
+        server.shutdown()
+    result = page.find(id="result").get_text()
+    assert result, log[-2000:]
+    result = json.loads(result)
+    assert "error" not in result, result["error"]
+    return result | {"log": log, "answered": answered}
+
+
+@pytest.mark.browser
+def test_pages_in_a_browser(seen):
+    "Nothing is wider than its page at 340, 400 and 1200 px, the page's line is in sight in the sidebar, the menu opens, formulas and figures show, no console error, nothing missing."
+    found = seen["found"]
+    assert len(found) == 4 * len(site_map(ROOT).pages())
+    assert [one["url"] for one in found if one["width"] == 1200 and not one["here"]] == []
+    assert {one["box"] for one in found if one["width"] == 1200} == {"none"}, (
+        "the keyboard would stop at a box that nobody sees"
+    )
+    assert [
+        (one["url"], one["width"], one["wide"]) for one in found if one["wide"] > one["width"]
+    ] == []
+    assert [one["url"] for one in found if one["flat"] or one["blank"]] == []
+    assert [(one["url"], one["width"], one["hidden"]) for one in found if one["hidden"]] == []
+    assert all((one["sidebar"] > 0) == (one["menu"] or one["width"] > 800) for one in found)
+    assert [line for line in seen["log"].splitlines() if "CONSOLE" in line] == []
+    assert {request for request in seen["answered"] if request[0] not in (200, 304)} == set()
+
+
+@pytest.mark.browser
+def test_search_by_keyboard(seen):
+    one = seen["searched"]
+    assert not one["before"] and one["after"], (
+        "the index is loaded by the first search, not by the page"
+    )
+    assert (
+        one["focused"]
+        and one["expanded"] == "true"
+        and one["first"] == "transfer/sharpened.html#sharpened_relu"
+    )
+    assert (
+        one["places"] == 12
+        and one["selected"] == 1
+        and one["active"] == "found-1"
+        and "foreign" not in one
+    )
+    assert any("pipe_d.html" in place for place in one["inside"][:3])
+    assert all(re.search(r"\bN-MNIST", place) for place in one["inside"][:3]), one["inside"]
+    assert any(
+        place.startswith("sweep/dispatch.html#which-workers") and "slurm" in place.lower()
+        for place in one["late"]
+    ), one["late"]
+    assert one["nothing"] == "Nothing says “zyxwv”." and one["closed"] and one["narrow"]
+    assert one["arrived"] == "/g2g/controls.html#erk_densities"
+
+
+def contrast(a, b):
+    "WCAG's contrast of two colours, from 1 to 21."
+
+    def luminance(colour):
+        linear = [
+            v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4
+            for v in (int(v) / 255 for v in re.findall(r"\d+", colour)[:3])
+        ]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted([luminance(a), luminance(b)], reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.browser
+def test_colours_are_remembered_and_readable(seen):
+    "Auto, light, dark, auto: each page opens in the colours chosen on the page before; text, formulas and code stand out from what they lie on."
+    auto, light, dark, again = seen["coloured"]
+    assert [one["theme"] for one in seen["coloured"]] == ["auto", "light", "dark", "auto"]
+    assert dark["label"] == "Colours: dark. Change them" and [
+        one["media"] for one in (light, dark)
+    ] == ["not all", "screen"]
+    assert (
+        light["paper"] == "rgb(255, 255, 255)"
+        and contrast(dark["paper"], "rgb(0, 0, 0)") < 1.5
+        and again["paper"] == auto["paper"]
+    )
+    for one in (light, dark):
+        assert contrast(one["ink"], one["paper"]) > 7 and contrast(one["formula"], one["paper"]) > 7
+        assert contrast(one["keyword"], one["sheet"]) > 4
+    assert dark["figure"] == "rgb(255, 255, 255)"
+
+
+@pytest.mark.browser
+def test_search_from_a_folder(site, browse):
+    "Without any server, and from a page in a subfolder."
+    page, log = browse((site / "snn" / "neuron.html").resolve().as_uri() + "?q=sharpened_relu")
+    assert (
+        page.select_one("#found a")["href"]
+        == (site / "transfer" / "sharpened.html").resolve().as_uri() + "#sharpened_relu"
+    )
+    assert "CONSOLE" not in log

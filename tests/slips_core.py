@@ -1,0 +1,4 @@
+"Public classes of the core that are not called with arguments."
+
+CALLS = {}
+LEFT_OUT = {"core.ModuleWithSettings": "takes no argument"}

@@ -1,0 +1,166 @@
+"Correct calls of the neurons, layers, encoders, networks, losses and of what runs them."
+
+import torch
+from slips import Call
+from torch import nn
+
+from neurobridge.snn import LIF, Surrogate, layers, rectangle
+from neurobridge.snn import models as nets
+
+
+def spikes(*shape):
+    return (torch.rand(*shape) < 0.3).float()
+
+
+def linear_trunk():
+    return nn.Sequential(nn.Linear(4, 4), LIF())
+
+
+def convnet():
+    return nets.spiking_convnet(T=2, width=2, classes=3).eval()
+
+
+LIF_SETTINGS = {
+    "decay": 0.5,
+    "v_th": 1.0,
+    "reset": "hard",
+    "surrogate": rectangle(),
+    "detach_reset": True,
+}
+DECIDES = {
+    f"x: {slip}": "only its device and data type count"
+    for slip in ("meta device", "first axis empty", "last axis empty", "NaN")
+}
+BUILDS = {"in_channels": 1, "classes": 3, "T": 2, "width": 2}
+RESNET = {"neuron": LIF, **BUILDS, "small_images": True, "shortcut": "sew", "alpha": 1.0}
+
+
+def per_step():
+    return {"y": torch.tensor([0, 2]), "reduction": "mean"}
+
+
+CALLS = {
+    "snn.Surrogate": Call(lambda folder: {"name": "atan", "constants": (2.0,)}),
+    "snn.Surrogate.__call__": Call(
+        lambda folder: {"u": torch.randn(3)}, Surrogate("sigmoid", (4.0,)).__call__
+    ),
+    "snn.rectangle": Call(lambda folder: {"width": 0.5}),
+    "snn.triangle": Call(lambda folder: {"width": 0.5}),
+    "snn.atan": Call(lambda folder: {"alpha": 2.0}),
+    "snn.sigmoid": Call(lambda folder: {"alpha": 2.0}),
+    "snn.gaussian": Call(lambda folder: {"sigma": 0.5, "center": 0.2}),
+    "snn.lif": Call(
+        lambda folder: {
+            "x": torch.rand(3, 2),
+            "v0": torch.zeros(2),
+            "output": "spike",
+            "backend": "torch",
+            **LIF_SETTINGS,
+        }
+    ),
+    "snn.LIF": Call(
+        lambda folder: {"output": "spike", "learn_decay": False, "backend": "auto", **LIF_SETTINGS}
+    ),
+    "snn.LIF.forward": Call(
+        lambda folder: {"x": torch.rand(3, 2), "v0": torch.zeros(2), "return_state": True},
+        LIF().forward,
+    ),
+    "snn.over_time": Call(lambda folder: {"layer": nn.Linear(4, 3), "x": torch.rand(3, 2, 4)}),
+    "snn.conv_norm": Call(
+        lambda folder: {
+            "channels_in": 2,
+            "channels_out": 3,
+            "kernel": 3,
+            "stride": 1,
+            "v_th": 0.5,
+            "alpha": 1.0,
+        }
+    ),
+    "snn.fire": Call(
+        lambda folder: {
+            "x": spikes(2, 2, 2, 4, 4),
+            "layer": layers.conv_norm(2, 4).eval(),
+            "neuron": LIF(),
+            "added": torch.rand(2, 2, 4, 4, 4),
+        }
+    ),
+    "snn.RateReadout": Call(lambda folder: {"features": 4, "classes": 3}),
+    "snn.RateReadout.forward": Call(
+        lambda folder: {"x": spikes(3, 2, 4)}, layers.RateReadout(4, 3).forward
+    ),
+    "snn.RateReadout.steps": Call(
+        lambda folder: {"x": spikes(3, 2, 4)}, layers.RateReadout(4, 3).steps
+    ),
+    "snn.MembraneReadout": Call(lambda folder: {"features": 4, "classes": 3, "decay": 0.9}),
+    "snn.MembraneReadout.forward": Call(
+        lambda folder: {"x": spikes(3, 2, 4)}, layers.MembraneReadout(4, 3).forward
+    ),
+    "snn.MembraneReadout.steps": Call(
+        lambda folder: {"x": spikes(3, 2, 4)}, layers.MembraneReadout(4, 3).steps
+    ),
+    "snn.SpikeReadout": Call(lambda folder: {"features": 4, "classes": 3, "neuron": LIF}),
+    "snn.SpikeReadout.forward": Call(
+        lambda folder: {"x": spikes(3, 2, 4)}, layers.SpikeReadout(4, 3, LIF).forward
+    ),
+    "snn.SpikeReadout.steps": Call(
+        lambda folder: {"x": spikes(3, 2, 4)}, layers.SpikeReadout(4, 3, LIF).steps
+    ),
+    "snn.direct": Call(lambda folder: {"image": torch.rand(2, 3), "steps": 4}),
+    "snn.poisson": Call(
+        lambda folder: {
+            "image": torch.rand(2, 3),
+            "steps": 4,
+            "generator": torch.Generator().manual_seed(0),
+        }
+    ),
+    "snn.latency": Call(lambda folder: {"image": torch.rand(2, 3), "steps": 4}),
+    "snn.TimeNet": Call(
+        lambda folder: {
+            "stem": layers.conv_norm(1, 2),
+            "neuron": LIF,
+            "trunk": nn.Identity(),
+            "readout": layers.RateReadout(2, 3),
+            "T": 2,
+            "pool": 1,
+        }
+    ),
+    "snn.TimeNet.forward": Call(lambda folder: {"x": torch.rand(2, 1, 8, 8)}, convnet().forward),
+    "snn.spiking_convnet": Call(lambda folder: {"neuron": LIF, **BUILDS, "pool": 1}),
+    "snn.spiking_resnet": Call(lambda folder: {"blocks": (1, 1), **RESNET}),
+    "snn.spiking_resnet18": Call(lambda folder: dict(RESNET)),
+    "snn.spiking_resnet34": Call(lambda folder: dict(RESNET)),
+    "snn.spiking_vgg": Call(lambda folder: {"neuron": LIF, **BUILDS, "depth": 11}),
+    "snn.mean_loss": Call(lambda folder: {"logits": torch.randn(3, 2, 4), **per_step()}),
+    "snn.tet_loss": Call(
+        lambda folder: {"logits": torch.randn(3, 2, 4), "lamb": 0.1, "phi": 1.0, **per_step()}
+    ),
+    "snn.rate_loss": Call(
+        lambda folder: {"spikes": spikes(3, 2, 4), "right": 0.9, "wrong": 0.1, **per_step()}
+    ),
+    "snn.membrane_loss": Call(lambda folder: {"membranes": torch.randn(3, 2, 4), **per_step()}),
+    "snn.recompute_blocks": Call(
+        lambda folder: {"trunk": linear_trunk(), "x": torch.rand(5, 2, 4)}
+    ),
+    "snn.recompute_steps": Call(
+        lambda folder: {
+            "trunk": linear_trunk(),
+            "x": torch.rand(5, 2, 4),
+            "steps": 2,
+            "alike": (nn.Linear,),
+        }
+    ),
+    "snn.which_backend": Call(
+        lambda folder: {"x": torch.rand(3, 2), "backend": "torch"}, legitimate=DECIDES
+    ),
+    "snn.norm_lif": Call(
+        lambda folder: {
+            "x": torch.randn(2, 2, 4, 2, 2),
+            "norm": nn.BatchNorm2d(4).eval(),
+            "neuron": LIF(),
+            "added": torch.rand(2, 2, 4, 2, 2),
+        }
+    ),
+}
+LEFT_OUT = {
+    "snn.tune_cpu": "takes no argument",
+}

@@ -1,0 +1,31 @@
+"Every public function refuses what it cannot use, in words that name the argument, before it changes anything."
+
+import importlib
+from pathlib import Path
+
+import pytest
+from slips import failures, public, rooms
+
+PARTS = [
+    importlib.import_module(file.stem) for file in sorted(Path(__file__).parent.glob("slips_*.py"))
+]
+CALLS = {key: call for part in PARTS for key, call in part.CALLS.items()}
+LEFT_OUT = {key: reason for part in PARTS for key, reason in part.LEFT_OUT.items()}
+
+
+@pytest.fixture(autouse=True)
+def nothing_shared(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("key", CALLS)
+def test_slips(key, tmp_path):
+    found = failures(key, CALLS[key], tmp_path)
+    assert not found, f"{len(found)} slips:\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize("room", rooms())
+def test_every_public_name_is_tried(room):
+    tried = {".".join(key.split(".")[:2]) for key in (*CALLS, *LEFT_OUT)}
+    assert [name for name in public(room) if f"{room}.{name}" not in tried] == []
+    assert all(len(reason) > 10 for reason in LEFT_OUT.values())
