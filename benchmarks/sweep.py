@@ -21,7 +21,7 @@ import nbformat
 import pandas as pd
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from neurobridge.core import atomic_write
+from neurobridge.core.files import atomic_write
 from neurobridge.lab.run.engine import kernel_environment
 
 SWEEP = "import sys\nfrom neurobridge.lab import Sweep, run_sweep\nif __name__ == '__main__':\n    found = run_sweep(Sweep.from_yaml(sys.argv[1]), int(sys.argv[2]))\n    sys.exit(int((found.status != 'done').any()))\n"

@@ -28,7 +28,7 @@ def _elsewhere(
     source: str,  # a page's path below `nbs`
     root: Path,  # the project's folder, with `settings.ini`
 ) -> dict[str, str]:  # its address in Colab, and what pip installs there
-    "Say where on the internet a page and the package can be had, by `settings.ini`."
+    "Return where on the internet a page and the package are, by `settings.ini`."
     settings = ConfigParser(delimiters=["="])
     settings.read(root / "settings.ini", encoding="utf-8")
     user, repo, branch, address = (
@@ -117,7 +117,7 @@ def _shown(pages: "list[Entry]") -> Iterable["Entry"]:
 
 
 def _project(root: str | Path | None) -> Path:
-    "The folder of the pages, some of whose cells are run; raise `UnsafeFile` for one that was only found and that others can change."
+    "Return the folder of the pages, whose imports are run; raise `UnsafeFile` for one that was only found and that others can change."
     found = Path(root or project_root()).resolve()
     if not root and (why := foreign(found)):
         raise UnsafeFile(
@@ -127,7 +127,7 @@ def _project(root: str | Path | None) -> Path:
 
 
 def _check_replaceable(out: Path) -> None:
-    "Raise for a folder that a site must not replace: one that holds something and carries no mark of ours, or a link."
+    "Raise for a folder that a site must not replace: one with content and without our mark, or a link."
     if out.is_symlink():
         raise UnsafeFile(
             f"{out} is a link to {os.readlink(out)}; expected a folder: name the one that it leads "

@@ -46,7 +46,7 @@ def short_answer(
 def recorded_cost(
     table: "pd.DataFrame",  # a result file
 ) -> str:
-    "Say what a recorded batch cost: seeds, rows, and the core time of all trainings, each counted once."
+    "Return what a recorded batch cost: seeds, rows, and the core time of all trainings, each counted once."
     columns = [name for name in table.columns if name.endswith("core_seconds")]
     apart = [name for name in ("seed", "run") if name in table]
     total = sum(table.drop_duplicates([*apart, name])[name].sum() for name in columns)

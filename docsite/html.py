@@ -79,7 +79,7 @@ def finish_html(
 ) -> tuple[
     str, list[tuple[int, str, str]], list[tuple[str, str, str]]
 ]:  # HTML, its contents (level, anchor, HTML), its sections for the search
-    "Give headings anchors, mend links to notebooks, box wide tables, mark wide figures."
+    "Add anchors to headings, mend links to notebooks, box wide tables, mark wide figures."
     from bs4 import BeautifulSoup
 
     soup, contents = BeautifulSoup(body, "html.parser"), []

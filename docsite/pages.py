@@ -146,7 +146,7 @@ def alt_of(
     section: str,  # the heading above a figure
     source: str,  # the code that draws it
 ) -> str:
-    "Say what a figure without an `alt` of its own is about: its section, and its axes where the code names them."
+    "Return what a figure without an `alt` of its own is about: its section, and its axes where the code names them."
     section = re.sub(r"[`*$\\]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", section))
     axes = dict.fromkeys(re.findall(r"""[xy]label(?:=|\()"([^"{$]+)\"""", source))
     return f"Figure: {section}" + (f" (axes: {', '.join(axes)})" if axes else "")
@@ -163,7 +163,7 @@ def _images(cell: Any) -> bool:
 def _with_options(
     cells: list,  # opened cells; changed in place
 ) -> list:
-    "Give each figure an alternative text, and each `show_doc` the class of its card, as Quarto's options."
+    "Add an alternative text to each figure, and to each `show_doc` the class of its card, as Quarto's options."
     section = "the page"
     for cell in cells:
         if cell.cell_type == "markdown":

@@ -302,9 +302,8 @@ CALLS = {
     "cornet.for_inference": Call(lambda folder: {"model": small()}, view=lambda made: made(x)),
 }
 LEFT_OUT = {
-    "brain.Score": "holds what the functions of its page computed",
-    "data.RDM92": "holds what load_rdm92 read",
+    "brain.Score": "contains what the functions of its page computed",
     "data.load_v4": "its only argument is a folder, checked by core.paths; needs the data",
     "data.load_rdm92": "its only argument is a folder, checked by core.paths; needs the data",
-    "cornet.official_checkpoint": "downloads; tests/test_cornet.py tries its names and its refusals",
+    "cornet.official_checkpoint": "downloads; tests/cornet/test_cornet.py tries its names and its refusals",
 }

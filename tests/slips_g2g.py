@@ -1,7 +1,5 @@
 "Correct calls of wirings, wired layers, G2GNet and functional graphs."
 
-import matplotlib.pyplot as plt
-import numpy as np
 import torch
 from slips import Call
 from torch import nn
@@ -15,8 +13,8 @@ from neurobridge.g2g import (
     ensemble_mask,
     ensembles,
     functional_graph,
-    wired_linear,
 )
+from neurobridge.g2g.net import wired_linear
 
 LAW = {"groups": 4, "p_intra": 1.0, "p_inter": 0.25, "grouping": "mixer", "layer": 1, "seed": 3}
 IN_SHAPE = (1, 8, 8)
@@ -24,14 +22,6 @@ IN_SHAPE = (1, 8, 8)
 
 def mask() -> torch.Tensor:
     return ensemble_mask(8, 12, 4)
-
-
-def axes(folder):
-    return plt.Figure().subplots()
-
-
-def drawn(ax) -> list:
-    return [np.asarray(ax.images[0].get_array(), float), len(ax.lines)]
 
 
 def ensemble_layer() -> EnsembleLinear:
@@ -91,15 +81,6 @@ CALLS = {
     "g2g.block_mask": Call(
         lambda folder: {"n_in": 8, "n_out": 4, "density": 0.5, "block": 2, "layer": 1, "seed": 2}
     ),
-    "g2g.draw_mask": Call(
-        lambda folder: {
-            "mask": mask(),
-            "ax": axes(folder),
-            "to": ensembles(12, 4),
-            "of": ensembles(8, 4),
-        },
-        view=drawn,
-    ),
     "g2g.ensemble_edges": Call(
         lambda folder: {"mask": mask(), "to": ensembles(12, 4), "of": ensembles(8, 4)}
     ),
@@ -138,9 +119,6 @@ CALLS = {
         view=lambda matrix: matrix.to_dense(),
     ),
     "g2g.export_bias": Call(lambda folder: {"layer": ensemble_layer()}),
-    "g2g.wired_linear": Call(
-        lambda folder: {"n_in": 8, "n_out": 12, "form": "ensembles", "bias": True, **LAW}
-    ),
     "g2g.live_parameters": Call(lambda folder: {"model": mlp()}),
     "g2g.G2GNet": Call(lambda folder: net()),
     "g2g.G2GNet.forward": Call(

@@ -1,22 +1,18 @@
 "Correct calls of the lab: runs, sweeps, tables, the site."
 
-import io
 from pathlib import Path
 from unittest.mock import patch
 
 import nbformat
 import pandas as pd
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from PIL import Image
 from slips import Call
 
-from neurobridge.core import project_root, write_json
+from neurobridge.core import write_json
 from neurobridge.lab import Sweep
 from neurobridge.lab.report import recorded as results
 from neurobridge.lab.run import execute as runs
 from neurobridge.lab.run.run_record import Run
-
-ROOT = project_root(Path(__file__).parent)
 
 
 def page(folder):
@@ -62,11 +58,6 @@ def frame():
     return found
 
 
-def png():
-    Image.new("RGB", (8, 4), "red").save(file := io.BytesIO(), "PNG")
-    return file.getvalue()
-
-
 def elsewhere(function):
     "Call a function with its runs folder in a place of its own, and without executing anything."
 
@@ -86,19 +77,19 @@ def elsewhere(function):
     return call
 
 
+def written_results(sweeps, partial, out):
+    "Write the results of a run, where no folder is named below the working directory."
+    write_json(Path(runs.runs_root()) / "e" / ("0" * 12) / "run.json", a_record())
+    with patch.object(results, "project_root", Path.cwd):
+        return results.write_results("e", sweeps, partial, out)
+
+
 def nothing(*_):
     return None
 
 
 CALLS = {
-    "core.local_path": Call(
-        lambda folder: {"value": folder},
-        lambda value: __import__("neurobridge.core.paths", fromlist=["x"]).local_path(
-            "a", "value", value
-        ),
-    ),
     "lab.spread": Call(lambda folder: {"values": pd.Series([1.0, 2.0])}),
-    "lab.summarise": Call(lambda folder: {"rows": [{"arm": "a", "seed": 0, "x": 1.0}]}),
     "lab.find_run": Call(
         lambda folder: {"name": a_run(folder).folder}, view=lambda run: run.record
     ),
@@ -110,16 +101,11 @@ CALLS = {
     "lab.where": Call(lambda folder: {"frame": frame(), "condition": "n > 1"}),
     "lab.write_results": Call(
         lambda folder: {"sweeps": (), "partial": True, "out": folder},
-        lambda sweeps, partial, out: (
-            results.write_results("e", sweeps, partial, out) if a_stored_run() else None
-        ),
+        written_results,
         view=len,
     ),
     "lab.record": Call(lambda folder: {"metrics": {"a": 1.0}, "rows": [{"a": 1}]}),
     "lab.declare": Call(lambda folder: {"path": page(folder)}, view=lambda file: file.name),
-    "lab.environment": Call(
-        lambda folder: {"page": page(folder)}, view=lambda found: sorted(found)
-    ),
     "lab.run_notebook": Call(
         lambda folder: {
             "name": page(folder),
@@ -154,19 +140,12 @@ CALLS = {
         lambda folder: {"runs": frame(), "metric": "loss", "parameter": "n", "others": []},
         view=lambda figure: len(figure.axes),
     ),
-    "lab.pareto_front": Call(
-        lambda folder: {"values": pd.DataFrame({"a": [1.0, 2.0], "b": [2.0, 1.0]})}
-    ),
     "lab.draw_pareto": Call(
         lambda folder: {"runs": frame(), "settings": ["n"], "up": "loss", "right": "spikes"},
         view=lambda figure: len(figure.axes),
     ),
     "lab.draw_curves": Call(lambda folder: {"runs": frame(), "settings": ["n"]}),
     "lab.group_runs": Call(lambda folder: {"frame": frame(), "by": ["n"], "how": None}),
-    "lab.write_table": Call(
-        lambda folder: {"frame": frame(), "file": folder / "t.csv"},
-        view=lambda file: file.read_text(),
-    ),
     "lab.Scheduler": Call(
         lambda folder: {
             "address": "tls://host:8786",
@@ -190,51 +169,13 @@ CALLS = {
 }
 
 
-def a_stored_run():
-    write_json(Path(runs.runs_root()) / "e" / ("0" * 12) / "run.json", a_record())
-    return True
-
-
-HOLDS = "holds values that the functions taking it check"
-SHELL = "a command of the shell: typer converts and refuses what comes before it is called"
 LEFT_OUT = {
-    f"lab.{name}": SHELL
-    for name in ("run", "sweep", "table", "report", "compare", "clean", "results", "mlflow")
+    "lab.Sweep": "contains values that the functions taking it check",
+    "lab.RunRefused": "an error, which takes a message",
+    "lab.RunBusy": "an error, which takes a message",
+    "lab.RunFailed": "an error, which takes a message",
+    "lab.run_dir": "takes no argument",
+    "lab.experiments": "takes no argument",
+    "lab.export_to_mlflow": "needs MLflow; tried in test_mlflow",
+    "lab.write_sweep_report": "draws a whole page; tried in test_sweep_report",
 }
-LEFT_OUT |= {name: HOLDS for name in ("lab.Rubbish", "lab.KernelSettings", "lab.Followed", "lab.Experiment", "lab.Parameter", "lab.Run",
-                                      "lab.Entry", "lab.Sweep")}  # fmt: skip
-LEFT_OUT |= {
-    name: "an error, which takes a message"
-    for name in (
-        "lab.RunRefused",
-        "lab.RunBusy",
-        "lab.RunFailed",
-    )
-}
-LEFT_OUT |= {
-    name: "takes no argument"
-    for name in (
-        "lab.run_dir",
-        "lab.experiments",
-        "lab.package_hash",
-        "lab.QuietEngine",
-        "lab.preloaded",
-        "lab.output_budget",
-    )
-}
-LEFT_OUT |= {
-    name: "called by papermill or nbdev with objects of theirs"
-    for name in (
-        "lab.PageClient",
-        "lab.PageEngine",
-        "lab.LiteratePage",
-        "lab.process_page",
-        "lab.page_sections",
-    )
-}
-LEFT_OUT |= {
-    name: "starts processes; its arguments are checked by the same decorator, and tried in test_workers"
-    for name in ("lab.KernelServer",)
-}
-LEFT_OUT |= {}
-LEFT_OUT |= {"lab.export_to_mlflow": "needs MLflow; tried in test_mlflow",              "lab.write_sweep_report": "draws a whole page; tried in test_sweep_report"}  # fmt: skip

@@ -4,7 +4,6 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -12,7 +11,6 @@ from slips import Call
 from torch import nn
 
 from neurobridge.core import (
-    atomic_write,
     evaluating,
     fit,
     milestones,
@@ -40,11 +38,6 @@ def written(folder, content=b"abc"):
 def saved(folder, save, value):
     save(folder / "file", value)
     return folder / "file"
-
-
-def atomic(**given):
-    with atomic_write(**given) as file:
-        file.write("text" if given["mode"] in ("w", np.str_("w")) else b"bytes")
 
 
 def in_evaluation(model):
@@ -83,7 +76,6 @@ TRAINING = dict(
 CALLS = {
     "core.project_root": Call(lambda folder: {"start": folder}),
     "core.data_root": Call(lambda folder: {"root": folder}),
-    "core.atomic_write": Call(lambda folder: {"path": folder / "new", "mode": "w", "private": True}, atomic),
     "core.write_json": Call(lambda folder: {"path": folder / "new", "value": {"a": 1}}, legitimate={"value": "lists, text and numbers are JSON too"}),
     "core.read_json": Call(lambda folder: {"path": saved(folder, write_json, {"a": 1})}),
     "core.file_hash": Call(lambda folder: {"path": written(folder), "algorithm": "sha256"}),
@@ -100,17 +92,14 @@ CALLS = {
     "core.load_checkpoint": Call(lambda folder: {"path": saved(folder, save_checkpoint, {"a": 1}), "max_bytes": 10**6}),
     "core.fit": Call(lambda folder: {"model": network(), "train": items(), "valid": items(4), "checkpoint": folder / "net.pt", **TRAINING}, fit, view=timeless),
     "core.describe": Call(lambda folder: {"model": network()}),
-    "core.state_hash": Call(lambda folder: {"state": network().state_dict()}),
     "core.save_network": Call(lambda folder: {"net": network(), "file": folder / "net"}),
     "core.load_network": Call(lambda folder: {"file": saved(folder, lambda file, net: save_network(net, file), network()), "classes": [nn.Linear], "max_bytes": 10**6}),
 }  # fmt: skip
 
 LEFT_OUT = {
     "core.runs_root": "takes no argument",
-    "core.cache_folder": "takes no argument",
     "core.PALETTE": "is a table, not called",
     "core.use_house_style": "takes no argument",
     "core.History": "is what fit returns",
-    "core.identity_of": "takes any value",
     "core.differences": "takes any two descriptions",
 }

@@ -28,4 +28,6 @@ def test_slips(key, tmp_path):
 def test_every_public_name_is_tried(room):
     tried = {".".join(key.split(".")[:2]) for key in (*CALLS, *LEFT_OUT)}
     assert [name for name in public(room) if f"{room}.{name}" not in tried] == []
+    listed = {key.partition(".")[2] for key in LEFT_OUT if key.startswith(f"{room}.")}
+    assert listed <= set(importlib.import_module(f"neurobridge.{room}").__all__)
     assert all(len(reason) > 10 for reason in LEFT_OUT.values())

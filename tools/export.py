@@ -41,7 +41,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def is_plain(path: Path, package: Path) -> bool:
-    "Tell whether a file of the package is written by hand."
+    "Return whether a file of the package is written by hand."
     return path.relative_to(package).as_posix() in PLAIN or path.suffix in PLAIN_KINDS
 
 

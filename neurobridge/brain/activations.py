@@ -115,8 +115,8 @@ def _files(folder: Path) -> list[str]:
     ]
     if not found:
         raise ValueError(
-            f"look_at: stimuli: the folder {str(folder)!r} holds no images; expected files such as "
-            ".png or .jpg in it"
+            f"look_at: stimuli: the folder {str(folder)!r} contains no images; expected files "
+            "such as .png or .jpg in it"
         )
 
     def by_number(name: str) -> list[int | str]:
@@ -129,7 +129,7 @@ def _of_recording(recording: Recording) -> tuple[dict[str, np.ndarray], Any]:
     "Return names and images of a recording."
     if recording.images is None:
         raise ValueError(
-            f"look_at: stimuli: {recording.name} holds no images; give Recording(..., "
+            f"look_at: stimuli: {recording.name} contains no images; give Recording(..., "
             "images=...) or a list of files"
         )
     labels: dict[str, Any] = {"stimulus_id": recording.stimuli}

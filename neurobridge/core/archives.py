@@ -174,7 +174,7 @@ def _dtype_size(full: str) -> int:
 
     found = vars(torch).get(full.removeprefix("torch."))
     if not isinstance(found, torch.dtype):
-        raise ClaimError(f"it holds more than tensors, numbers and text: {full[:80]!r}")
+        raise ClaimError(f"it contains more than tensors, numbers and text: {full[:80]!r}")
     return found.itemsize
 
 
@@ -241,7 +241,7 @@ def _stand_in(claims: _Claims, full: str) -> Any:
 
     def encoded(text: Any, how: Any) -> _Nothing:  # bytes, as Python 2 reads them
         if not isinstance(text, str) or how != "latin1":
-            raise ClaimError(f"it holds a text that is encoded as {str(how)[:40]!r}")
+            raise ClaimError(f"it contains a text that is encoded as {str(how)[:40]!r}")
         return claims.empty(text)
 
     if full in _TENSORS:
@@ -486,7 +486,7 @@ def hdf5_attribute(
     listed = name == "DIMENSION_LIST" and count <= 32  # netCDF's own, one for each axis
     if _of_any_length(found.dtype) and count > 1 and not listed and count * size > budget:
         raise ClaimError(
-            f"its attribute {name} holds {count:,} texts or lists, which may take more than the "
+            f"its attribute {name} contains {count:,} texts or lists, which may take more than the "
             f"{budget:,} bytes that one file may take"
         )
     return place.attrs[name]
@@ -513,7 +513,7 @@ def _text_bytes(data: "h5py.Dataset", budget: int) -> int:
 
     if h5py.check_string_dtype(data.dtype) is None:
         raise ClaimError(
-            f"its {data.name} holds {data.dtype}, records or lists; expected numbers and texts"
+            f"its {data.name} contains {data.dtype}, records or lists; expected numbers and texts"
         )
     if data.ndim == 0:
         return len(data[()])

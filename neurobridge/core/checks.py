@@ -319,7 +319,7 @@ def tensor(
         and not value.isfinite().all()
     ):
         raise ValueError(
-            f"{who}: {name} holds {int((~value.isfinite()).sum()):,} values that are NaN or "
+            f"{who}: {name} contains {int((~value.isfinite()).sum()):,} values that are NaN or "
             f"infinite, of {value.numel():,}; remove or replace them first"
         )
     return value
@@ -362,7 +362,7 @@ def as_array(
     array = array.astype(np.float64, copy=False)
     if finite and not np.isfinite(array).all():
         raise ValueError(
-            f"{who}: {name} holds {int((~np.isfinite(array)).sum()):,} values that are NaN or "
+            f"{who}: {name} contains {int((~np.isfinite(array)).sum()):,} values that are NaN or "
             f"infinite, of {array.size:,}; remove or replace them first"
         )
     return array

@@ -160,8 +160,8 @@ def _named_class(home: str, name: str, known: dict[str, dict[str, type]]) -> typ
     if home not in there:
         last = name.split(".")[-1]
         raise ValueError(
-            f"the file holds the class {home}.{name}; a class that is not of torch, torchvision or "
-            f"neurobridge must be handed over: classes=[{last}]"
+            f"the file contains the class {home}.{name}; a class that is not of torch, "
+            f"torchvision or neurobridge must be handed over: classes=[{last}]"
         )
     return there[home]
 
@@ -247,7 +247,7 @@ def _as_data(value: Any, where: str, writer: _Writer) -> Any:
     if isinstance(value, nn.Module):
         return ["module", _write_module(value, where, writer)]
     if id(value) in writer.open:
-        _refuse(where, f"{shown(value)}, which holds itself", "only trees are kept")
+        _refuse(where, f"{shown(value)}, which contains itself", "only trees are kept")
     writer.open.add(id(value))
     try:
         return _composite_as_data(value, where, writer)
@@ -352,7 +352,7 @@ def _write_module(module: nn.Module, where: str, writer: _Writer) -> int:
     if id(module) in writer.number:
         return writer.number[id(module)]
     if id(module) in writer.open:
-        _refuse(where, f"a {type(module).__name__} that holds itself", "only trees are kept")
+        _refuse(where, f"a {type(module).__name__} that contains itself", "only trees are kept")
     writer.open.add(id(module))
     _check_module(module, where)
     graph = isinstance(module, fx.GraphModule)
@@ -638,7 +638,7 @@ def _target(op: str, target: Any, root: nn.Module) -> Any:
             held = {*parent._parameters, *parent._buffers}
         if last in held:
             return target
-    raise ValueError(f"a graph holds the step {shown(op)} of {shown(target)}")
+    raise ValueError(f"a graph contains the step {shown(op)} of {shown(target)}")
 
 
 def _fill(made: nn.Module, data: dict, reader: _Reader) -> None:
@@ -699,7 +699,7 @@ def _header(content: bytes) -> dict[str, str]:
     text = json.loads(content[8 : 8 + length]).get("__metadata__", {}).get("network")
     if text is None:
         raise ValueError(
-            "it holds weights alone, or something else; weights are loaded with "
+            "it contains weights alone, or something else; weights are loaded with "
             "safetensors.torch.load_file and load_state_dict"
         )
     facts = json.loads(text)
@@ -722,7 +722,7 @@ def _by_name(classes: Iterable[type]) -> dict[str, dict[str, type]]:
             issubclass(kind, nn.Module) or dataclasses.is_dataclass(kind)
         ):
             raise TypeError(
-                f"load_network: classes holds {shown(kind)}; expected classes of modules or "
+                f"load_network: classes contains {shown(kind)}; expected classes of modules or "
                 "dataclasses, not instances"
             )
         found.setdefault(kind.__qualname__, {})[kind.__module__] = kind

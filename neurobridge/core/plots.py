@@ -399,8 +399,8 @@ def _groups(values: Any) -> dict[str, np.ndarray]:
     for name, group in groups.items():
         if not np.isfinite(group).all():
             raise ValueError(
-                f"bar_with_spread: values[{name!r}] holds {group[~np.isfinite(group)][0]}; drop or "
-                "explain failed seeds before drawing a mean"
+                f"bar_with_spread: values[{name!r}] contains {group[~np.isfinite(group)][0]}; "
+                "drop or explain failed seeds before drawing a mean"
             )
     return groups
 
@@ -415,7 +415,7 @@ def _bar_colors(groups: Mapping[str, np.ndarray], colors: Any) -> Sequence[str]:
     for color in colors:
         if not is_color_like(color):
             raise ValueError(
-                f"bar_with_spread: colors holds {shown(color)}; expected colours of matplotlib, "
+                f"bar_with_spread: colors contains {shown(color)}; expected colours of matplotlib, "
                 "such as those of PALETTE"
             )
     if len(colors) != len(groups):

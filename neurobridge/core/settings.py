@@ -43,8 +43,8 @@ def unpack(
         settings = json.loads(packed.detach().cpu().to(torch.uint8).numpy().tobytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"unpack: packed is {shown(packed)}, which holds no settings ({error}); expected what "
-            "pack returned"
+            f"unpack: packed is {shown(packed)}, which contains no settings ({error}); expected "
+            "what pack returned"
         ) from error
     return instance("unpack", "packed", settings, dict)
 

@@ -245,7 +245,7 @@ def _read_own(path: Path) -> dict[str, Any]:
     state = load_checkpoint(path, max_bytes=most)
     if not {"settings", "rows", "best_state", "best_optimizer", "optimizer"} <= set(state):
         raise ValueError(
-            f"{path} is a checkpoint, but not one of fit (it holds "
+            f"{path} is a checkpoint, but not one of fit (it contains "
             f"{', '.join(map(str, list(state)[:4]))}); give another path"
         )
     if "network" not in state["settings"]:
@@ -479,7 +479,7 @@ def _check_carried(carried: Any, own: str, parameters: dict[str, nn.Parameter]) 
     instance("fit", "optimizer_state", carried, dict, expected)
     if set(carried) != {"optimizer", "state"}:
         raise ValueError(
-            f"optimizer_state holds {list(carried)[:4]}; expected what `fit` returned before, "
+            f"optimizer_state contains {list(carried)[:4]}; expected what `fit` returned before, "
             "history.optimizer_state"
         )
     if carried["optimizer"] != own:
@@ -496,8 +496,8 @@ def _check_carried(carried: Any, own: str, parameters: dict[str, nn.Parameter]) 
                 else "does not exist"
             )
             raise ValueError(
-                f"optimizer_state holds {name!r} with shape {sorted(shapes)}, which {has} in this "
-                "network; carry it only into a copy of the network it comes from"
+                f"optimizer_state contains {name!r} with shape {sorted(shapes)}, which {has} in "
+                "this network; carry it only into a copy of the network it comes from"
             )
 
 

@@ -475,7 +475,7 @@ class _Constants(nn.Module):
 
     def state_dict(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise TypeError(
-            "Folded: it holds constants and no weights of its own; save the state dict of the "
+            "Folded: it contains constants and no weights of its own; save the state dict of the "
             "model it was made from"
         )
 
@@ -518,7 +518,7 @@ class Folded(_Constants):
         moved = fn(held.clone())
         if moved.dtype != held.dtype or moved.device != held.device:
             raise TypeError(
-                "Folded: it holds constants for a CPU in the precision of its model; move or "
+                "Folded: it contains constants for a CPU in the precision of its model; move or "
                 "convert the model, then call for_inference again"
             )
         return self

@@ -72,7 +72,7 @@ def _check_fit(source: str, state: Mapping[str, Tensor], own: Mapping[str, Tenso
         )
     if empty := [k for k in own if state[k].is_meta]:
         raise ValueError(
-            f"{source} holds {empty[0]} on the meta device, so it has no values ({len(empty)} "
+            f"{source} contains {empty[0]} on the meta device, so it has no values ({len(empty)} "
             "such); save the weights from a real device"
         )
 
@@ -93,14 +93,14 @@ def _copies(
         given = state[key]
         if not _is_plain(given):
             raise ValueError(
-                f"{source} holds {key} as {shown(given)} of layout {given.layout}; expected plain "
-                "real numbers: save it dense"
+                f"{source} contains {key} as {shown(given)} of layout {given.layout}; expected "
+                "plain real numbers: save it dense"
             )
         try:
             made[key] = torch.empty_like(value).copy_(given)
         except (RuntimeError, TypeError) as error:  # a subclass of tensors with rules of its own
             raise ValueError(
-                f"{source} holds {key} as {shown(given)}, which can't be copied into the model "
+                f"{source} contains {key} as {shown(given)}, which can't be copied into the model "
                 f"({type(error).__name__})"
             ) from None
     return made
@@ -117,8 +117,8 @@ def _weights_in(held: Any, source: str) -> Mapping[str, Tensor]:
     tensors = isinstance(state, Mapping) and all(torch.is_tensor(v) for v in state.values())
     if not tensors or not state:
         raise ValueError(
-            f"{source} holds {type(held).__name__}, no weights; expected a dict of tensors, or one "
-            "with the entry 'state_dict'"
+            f"{source} contains {type(held).__name__}, no weights; expected a dict of tensors, or "
+            "one with the entry 'state_dict'"
         )
     return state
 

@@ -136,8 +136,8 @@ def _same_conversion(target: Path, header: dict) -> None:
     if not path.exists():
         if any(not p.name.startswith(".") for p in target.iterdir()):
             raise DataError(
-                f"{target} is not empty and contains no manifest.json: it was not made here; give a "
-                "new folder"
+                f"{target} is not empty and contains no manifest.json: it was not made here; "
+                "give a new folder"
             )
         write_json(path, header)
     there = read_json(path)
@@ -147,7 +147,8 @@ def _same_conversion(target: Path, header: dict) -> None:
             f"{name} was {str(there.get(name))[:80]}, now {str(header[name])[:80]}" for name in odd
         )
         raise DataError(
-            f"{target} contains another conversion ({was}): give a new folder, or remove the old one"
+            f"{target} contains another conversion ({was}): give a new folder, or remove the old "
+            "one"
         )
 
 
@@ -294,8 +295,8 @@ def visible_entries(folder: Path) -> list[Path]:
     odd = next((p.name for p in found if _CONTROL.search(p.name)), None)
     if odd:
         raise DataError(
-            f"{folder} holds {odd!r}, a name with a line break or another control character, which "
-            "would make two lines of one in lists and messages: rename it"
+            f"{folder} contains {odd!r}, a name with a line break or another control character, "
+            "which would make two lines of one in lists and messages: rename it"
         )
     return found
 
@@ -346,8 +347,8 @@ def _layout(
     odd = sorted(set(classes) ^ {name for name, _ in val})
     if val and odd:
         raise DataError(
-            f"{source}: train and val contain different classes ({', '.join(odd[:3])} in one only), "
-            "so their labels would not mean the same"
+            f"{source}: train and val contain different classes ({', '.join(odd[:3])} in one "
+            "only), so their labels would not mean the same"
         )
     if not any(paths for _, paths in train):
         raise DataError(

@@ -88,7 +88,7 @@ def _check_images(images: Tensor) -> None:
     tensor("i2e", "images", images, "[..., C, H, W]", "number", finite=True)
     if images.ndim > 4 or images.shape[-3] > 4:
         raise ValueError(
-            f"i2e: images have shape {list(images.shape)}; expected [C, H, W] or [N, C, H, W] with "
-            "1 to 4 channels: "
-            "unsqueeze(-3) makes a channel of gray images, permute moves one that stands last"
+            f"i2e: images have shape {list(images.shape)}; expected [C, H, W] or [N, C, H, W] "
+            "with 1 to 4 channels: unsqueeze(-3) makes a channel of gray images, permute moves "
+            "one that stands last"
         )

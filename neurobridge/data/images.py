@@ -571,7 +571,7 @@ def image_folder(
         _check_ends(part)
         found = datasets.ImageFolder(part, transform or _photo_transform(split), loader=load)
     except FileNotFoundError as error:
-        raise DataError(f"{part} holds no images in class folders ({error}). {hint}") from error
+        raise DataError(f"{part} contains no images in class folders ({error}). {hint}") from error
     _check_same_classes(folder, hint)
     return _renumbered(found)
 
@@ -581,8 +581,8 @@ def _check_same_classes(folder: Path, hint: str) -> None:
     odd = sorted(train ^ val)
     if train and val and odd:
         raise DataError(
-            f"{folder}: train and val contain different classes ({', '.join(odd[:3])} in one only), "
-            f"so their labels would not mean the same. {hint}"
+            f"{folder}: train and val contain different classes ({', '.join(odd[:3])} in one "
+            f"only), so their labels would not mean the same. {hint}"
         )
 
 

@@ -161,7 +161,7 @@ def _real(who: str, name: str, values: Any) -> np.ndarray:
         )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ValueError(
-            f"{who}: {name} hold NaN or infinity, {int((~np.isfinite(array)).sum()):,} of "
+            f"{who}: {name} contain NaN or infinity, {int((~np.isfinite(array)).sum()):,} of "
             f"{array.size:,} values; for missing repeats: Recording(...).average()"
         )
     return array

@@ -123,7 +123,7 @@ def _no_recording(responses: np.ndarray, given: Recording) -> str | None:
             "repeats, responses[None]"
         )
     if np.isinf(responses).any():
-        return "responses hold infinite values; mark what is missing with NaN"
+        return "responses contain infinite values; mark what is missing with NaN"
     count, unit = responses.shape[1:]
     for what, values, expected in (
         ("stimuli", given.stimuli, count),
@@ -438,7 +438,8 @@ def read_brainio(
         raise DataError(f"{path} can't be read as netCDF: {error}") from error
     if len(file.data_vars) != 1:
         raise DataError(
-            f"{path} contains {len(file.data_vars)} arrays ({', '.join(map(str, file.data_vars))}); "
+            f"{path} contains {len(file.data_vars)} arrays "
+            f"({', '.join(map(str, file.data_vars))}); "
             "expected one"
         )
     return from_assembly(

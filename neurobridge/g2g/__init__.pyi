@@ -19,13 +19,11 @@ from .layers import to_masked as to_masked
 from .net import G2GNet as G2GNet
 from .net import dense_width_at as dense_width_at
 from .net import live_parameters as live_parameters
-from .net import wired_linear as wired_linear
 from .rewire import PRESETS as PRESETS
 from .rewire import Rewirer as Rewirer
 from .rewire import Rewiring as Rewiring
 from .wire_model import wire as wire
 from .wiring import density as density
-from .wiring import draw_mask as draw_mask
 from .wiring import ensemble_edges as ensemble_edges
 from .wiring import ensemble_mask as ensemble_mask
 from .wiring import ensembles as ensembles

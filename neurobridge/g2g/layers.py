@@ -263,8 +263,7 @@ class _SharedFanIn(_Wired):
 
 # %% ../../nbs/g2g/03_layers.ipynb #cell-017
 class EnsembleLinear(_SharedFanIn):
-    """Linear layer wired by ensembles, with weights, gradients and optimiser state of live edges
-    only.
+    """Linear layer wired by ensembles: weights, gradients, optimiser state of live edges only.
 
     Parameters
     ----------

@@ -104,7 +104,7 @@ def check_memory(
             and (value.shape != weight.shape or name not in initial)
         ):
             raise RuntimeError(
-                f"Rewirer: {type(optimizer).__name__} holds {name!r}, {shown(value)}, for a weight "
-                f"{list(weight.shape)}; expected what its trial on six weights showed: "
+                f"Rewirer: {type(optimizer).__name__} contains {name!r}, {shown(value)}, for a "
+                f"weight {list(weight.shape)}; expected what its trial on six weights showed: "
                 f"{list(initial) or 'nothing'}"
             )

@@ -501,7 +501,7 @@ def _check_free(layers: dict[str, Wired], optimizer: torch.optim.Optimizer) -> N
         )
     if marked := [group[_MARK] for group in optimizer.param_groups if _MARK in group]:
         raise ValueError(
-            f"Rewirer: optimizer holds the state of a training that was rewired for {marked[0]} "
+            f"Rewirer: optimizer contains the state of a training that was rewired for {marked[0]} "
             "steps, loaded when no rewirer could take its part; make the rewirer first, then call "
             "optimizer.load_state_dict"
         )
@@ -610,7 +610,7 @@ class Rewirer(_Steps):
     def __reduce__(self) -> tuple:
         raise TypeError(
             "Rewirer: a rewirer belongs to one model and one optimizer, and is neither copied nor "
-            "pickled; keep optimizer.state_dict(), which holds its state"
+            "pickled; keep optimizer.state_dict(), which contains its state"
         )
 
 

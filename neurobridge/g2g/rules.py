@@ -31,13 +31,13 @@ def _check_lowest(score: Tensor, label: Tensor, count: Tensor, generator: torch.
     instance("lowest", "generator", generator, torch.Generator)
     if score.isnan().any():
         raise ValueError(
-            f"lowest: score holds {int(score.isnan().sum())} NaN of {score.numel()}; expected "
+            f"lowest: score contains {int(score.isnan().sum())} NaN of {score.numel()}; expected "
             "numbers, which have an order"
         )
     if label.min() < -1 or label.max() >= len(count):
         raise ValueError(
-            f"lowest: label holds {label.min()} to {label.max()}; expected -1 to {len(count) - 1}, "
-            f"since count has {len(count)} elements"
+            f"lowest: label contains {label.min()} to {label.max()}; expected -1 to "
+            f"{len(count) - 1}, since count has {len(count)} elements"
         )
     there = label[label >= 0].bincount(minlength=len(count)).to(count.device)
     if (count < 0).any() or (count > there).any():

@@ -148,7 +148,7 @@ def _kind_of(layer: nn.Linear) -> str:
 
 # %% ../../nbs/g2g/09_wire_model.ipynb #wire-14
 def _held_values(key: str, value: Any) -> Any:
-    "Return what an attribute of a module holds, one by one."
+    "Return what an attribute of a module contains, one by one."
     if isinstance(value, dict) and key[0] != "_":
         return value.values()
     return value if isinstance(value, list | tuple) else [value]
@@ -215,7 +215,7 @@ def _check_names(
     if is_layer:
         what = "model is itself the layer"
     if unknown:
-        what, more = f"layers holds {unknown}, no linear layers", "some of these"
+        what, more = f"layers names {unknown}, no linear layers", "some of these"
     raise ValueError(f"wire: {what}; the model's linear layers are {list(known)}; expected {more}")
 
 

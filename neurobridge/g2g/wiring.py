@@ -8,7 +8,6 @@ __all__ = [
     "density",
     "p_inter_at",
     "ensemble_mask",
-    "draw_mask",
     "ensemble_edges",
     "intra_fraction",
     "modularity",
@@ -325,7 +324,7 @@ def check_ids(
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or (count is not None and high >= count):
         raise ValueError(
-            f"{who}: {name} holds {low} to {high}; expected numbers of 0 or "
+            f"{who}: {name} contains {low} to {high}; expected numbers of 0 or "
             f"above{'' if count is None else f' and below {count}'}"
         )
 
@@ -376,21 +375,6 @@ def draw_mask(
     """Draw a wiring, one dot per edge, with lines between ensembles.
 
     Raises `ValueError` for ensembles of another number of neurons.
-
-    Parameters
-    ----------
-    mask :
-        [n_out, n_in], a wiring
-    ax :
-        axes to draw on; default: new ones
-    to :
-        the targets' ensembles, which sort the rows
-    of :
-        the sources' ensembles, which sort the columns
-
-    Returns
-    -------
-        the axes
     """
     import matplotlib.pyplot as plt
     from matplotlib.axes import Axes

@@ -5,15 +5,12 @@ from .report.conditions import where as where
 from .report.mlflow_export import export_to_mlflow as export_to_mlflow
 from .report.recorded import write_results as write_results
 from .report.summary import spread as spread
-from .report.summary import summarise as summarise
 from .report.sweep_figures import draw_curves as draw_curves
 from .report.sweep_figures import draw_effect as draw_effect
 from .report.sweep_figures import draw_pareto as draw_pareto
-from .report.sweep_figures import pareto_front as pareto_front
 from .report.sweep_report import sweep_runs as sweep_runs
 from .report.sweep_report import write_sweep_report as write_sweep_report
 from .report.tables import group_runs as group_runs
-from .report.tables import write_table as write_table
 from .run.execute import RunFailed as RunFailed
 from .run.execute import declare as declare
 from .run.execute import record as record
@@ -23,7 +20,6 @@ from .run.lock import RunBusy as RunBusy
 from .run.page import experiments as experiments
 from .run.parameters import RunRefused as RunRefused
 from .run.provenance import provenance as provenance
-from .run.run_record import environment as environment
 from .run.run_record import load_runs as load_runs
 from .sweep.dask_workers import Scheduler as Scheduler
 from .sweep.driver import run_sweep as run_sweep

@@ -341,7 +341,7 @@ _Insecure = Annotated[
     bool,
     typer.Option(
         "--insecure",
-        help="Take a tcp:// scheduler, through which everybody who reaches its port can run "
+        help="Take a tcp:// scheduler, through which anyone who reaches its port can run "
         "code as you.",
     ),
 ]

@@ -202,7 +202,7 @@ def kernel_ssim(
     low, high = torch.cat([flat_a.flatten(), flat_b.flatten()]).aminmax()
     if not low < high:
         raise ValueError(
-            f"kernel_ssim: a and b hold one number only, {low.item():g}; expected kernels with "
+            f"kernel_ssim: a and b contain one number only, {low.item():g}; expected kernels with "
             "some contrast"
         )
     a, b = flat_a - low, flat_b - low
@@ -373,7 +373,7 @@ def _chosen(model: nn.Module, layers: Iterable[str] | None) -> list[str]:
         names = list(layers)
     if not names:
         raise ValueError(
-            f"layer_cka: {type(model).__name__} holds no layer of neurons or ReLUs that is a "
+            f"layer_cka: {type(model).__name__} contains no layer of neurons or ReLUs that is a "
             "module; expected layers=[...], names as in named_modules()"
         )
     if unknown := [name for name in names if name not in modules]:

@@ -195,7 +195,7 @@ def test_components_beyond_what_features_span():
 
 @pytest.mark.parametrize("change, said", [
     (dict(features=np.ones((60, 4))), "the same for every stimulus"), (dict(features=np.full((60, 4), np.nan)), "NaN"), (dict(features=np.zeros(60)), r"\[stimuli, ...\]"),
-    (dict(features=np.zeros((59, 4)) + np.arange(59)[:, None]), "59 stimuli, responses to 60"), (dict(responses=np.full((60, 3), np.inf)), "responses hold NaN"),
+    (dict(features=np.zeros((59, 4)) + np.arange(59)[:, None]), "59 stimuli, responses to 60"), (dict(responses=np.full((60, 3), np.inf)), "responses contain NaN"),
     (dict(responses=np.c_[np.arange(60.0), np.zeros(60)]), "unit 1 .1 such"), (dict(groups=[1, 2]), "groups is .*each of the 60"), (dict(groups=np.arange(60)), "has 1 stimulus"),
 ])  # fmt: skip
 def test_classic_mistakes(change, said):

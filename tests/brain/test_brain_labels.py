@@ -481,7 +481,7 @@ def test_folders_in_the_order_of_their_numbers(tmp_path):
     )
     np.testing.assert_allclose(by_name.splits, by_place.splits)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds no images"):
+    with pytest.raises(ValueError, match="contains no images"):
         model.look_at(tmp_path / "empty")
 
 

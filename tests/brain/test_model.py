@@ -285,7 +285,7 @@ def test_stimuli_that_can_not_be_told_apart_are_refused():
         model.look_at(["a.png", "b.png", "a.png"])
     with pytest.raises(TypeError, match="stimuli is a tensor.*expected a Recording"):
         model.look_at(torch.zeros(2, 3, 8, 8))
-    with pytest.raises(ValueError, match="holds no images"):
+    with pytest.raises(ValueError, match="contains no images"):
         model.look_at(Recording(np.zeros((1, 2, 1)), ["a", "b"]))
     with pytest.raises(FileNotFoundError):
         model.look_at(["there is no such file.png"])

@@ -953,7 +953,7 @@ def test_names_with_line_breaks(tmp_path):
     place = tmp_path / "mine" / "train" / "a"
     place.mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(place / "x\n7 0 1 1.png")
-    with pytest.raises(DataError, match=r"holds 'x\\n7 0 1 1\.png', a name with a line break"):
+    with pytest.raises(DataError, match=r"contains 'x\\n7 0 1 1\.png', a name with a line break"):
         convert_images(tmp_path / "mine", tmp_path / "out", workers=1, progress=False)
     assert not (tmp_path / "out").exists()
 

@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 
 import neurobridge
 from neurobridge.core import (
-    atomic_write,
     data_root,
     file_hash,
     project_root,
@@ -29,6 +28,7 @@ from neurobridge.core import (
     runs_root,
     write_json,
 )
+from neurobridge.core.files import atomic_write
 
 ROOT = Path(neurobridge.__file__).resolve().parents[1]
 any_folder = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -42,7 +42,7 @@ def parts(folder):
 
 WRITER = """
 import sys
-from neurobridge.core import atomic_write
+from neurobridge.core.files import atomic_write
 n = int(sys.argv[2])
 while True:
     with atomic_write(sys.argv[1], "wb") as file:
@@ -86,7 +86,7 @@ def test_two_writers_killed_at_random_moments(tmp_path):
 
 FATAL = """
 import os, signal, sys
-from neurobridge.core import atomic_write
+from neurobridge.core.files import atomic_write
 calls = 0
 def deadly(function):
     def call(*args, **kwargs):
@@ -512,7 +512,7 @@ def test_numbers_as_keys_become_text(tmp_path):
 def test_a_record_that_holds_itself_is_refused(tmp_path):
     held = {}
     held["a"] = held
-    with pytest.raises(ValueError, match="holds itself"):
+    with pytest.raises(ValueError, match="contains itself"):
         write_json(tmp_path / "a.json", held)
     with pytest.raises(ValueError, match=r"value\['a'\]\[1\] is nan"):
         write_json(tmp_path / "a.json", {"a": [1, float("nan")]})

@@ -112,7 +112,7 @@ def test_an_attribute_that_is_one_long_text_a_thousand_times(tmp_path):
     place = content.find(struct.pack("<I", 10_000))
     content[place : place + 16_000] = content[place : place + 16] * 1000
     path.write_bytes(content)
-    refused(path, "attribute geometry holds 1,000 texts or lists")
+    refused(path, "attribute geometry contains 1,000 texts or lists")
     with h5py.File(path) as book, pytest.raises(ClaimError, match="attribute geometry"):
         check_hdf5(book, MB)
 

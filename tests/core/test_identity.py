@@ -24,14 +24,13 @@ from neurobridge.core import (
     differences,
     evaluate,
     fit,
-    identity_of,
     load_checkpoint,
     milestones,
     save_checkpoint,
     seed_everything,
-    state_hash,
 )
 from neurobridge.core import identity as page
+from neurobridge.core.identity import identity_of, state_hash
 from neurobridge.g2g import G2GNet, Rewiring
 from neurobridge.snn import (
     LIF,

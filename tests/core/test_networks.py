@@ -349,7 +349,7 @@ def endless():
     (lambda: compiled(nn.Linear(2, 2)), "compiled"),
     (lambda: torch.nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)), "class torch makes as it goes|is a "),
     (lambda: fx.symbolic_trace(Traced()), "own_function"),
-    (endless, "holds itself"),
+    (endless, "contains itself"),
 ])  # fmt: skip
 def test_what_cannot_be_kept_is_refused_by_name(tmp_path, build, said):
     (tmp_path / "net").write_text("before")

@@ -186,7 +186,7 @@ def test_seeds_whose_epochs_differ_are_not_averaged():
     (lambda: learning_curves({"a": [1, 2]}), "expected a table"),
     (lambda: learning_curves({"a": "table"}), "expected a table"),
     (lambda: learning_curves([history([0.1])]), "histories"),
-    (lambda: membrane_trace([0.1, np.nan]), "v holds 1 values that are NaN"),
+    (lambda: membrane_trace([0.1, np.nan]), "v contains 1 values that are NaN"),
     (lambda: membrane_trace([0.1, 0.2], v_th=np.nan), "v_th"),
     (lambda: membrane_trace([0.1, 0.2], v_th=[0.1, 0.2]), "v_th"),
     (lambda: raster(np.eye(3), color="no colour"), "color"),

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from neurobridge.core import atomic_write, files, read_json, write_json
+from neurobridge.core import files, read_json, write_json
 from neurobridge.core.files import (
     UnsafeFile,
+    atomic_write,
     byte_budget,
     is_marked,
     make_folders,

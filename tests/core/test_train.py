@@ -995,7 +995,7 @@ def test_a_state_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="comes from Adam, this training uses SGD"):
         batchwise(bare(), 1, optimizer=torch.optim.SGD, optimizer_state=held)
     with pytest.raises(
-        ValueError, match=r"holds \['state', 'param_groups'\]; expected what `fit` returned"
+        ValueError, match=r"contains \['state', 'param_groups'\]; expected what `fit` returned"
     ):
         batchwise(bare(), 1, optimizer_state=torch.optim.Adam(bare().parameters()).state_dict())
     other, fewer = (

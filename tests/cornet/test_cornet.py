@@ -323,7 +323,7 @@ def test_a_file_cannot_run_code(tmp_path):
     unchanged(
         small("z"),
         saved(tmp_path, small("z"), flags=_Trap()),
-        "holds more than tensors, numbers and text",
+        "contains more than tensors, numbers and text",
     )
 
 

@@ -25,9 +25,9 @@ from neurobridge.g2g import (
     intra_fraction,
     to_ensembles,
     to_masked,
-    wired_linear,
 )
 from neurobridge.g2g.layers import ensemble_linear
+from neurobridge.g2g.net import wired_linear
 
 pytestmark = pytest.mark.usefixtures("one_thread", "same_numbers")
 laws = st.fixed_dictionaries({"groups": st.integers(1, 5), "p_intra": st.floats(0.2, 1), "p_inter": st.floats(0, 1), "grouping": st.sampled_from(["index", "random", "mixer"]),

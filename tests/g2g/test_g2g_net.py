@@ -23,8 +23,8 @@ from neurobridge.g2g import (
     dense_width_at,
     live_parameters,
     wire,
-    wired_linear,
 )
+from neurobridge.g2g.net import wired_linear
 from neurobridge.snn import LIF
 
 pytestmark = pytest.mark.usefixtures("one_thread", "same_numbers")

@@ -437,8 +437,8 @@ def test_moments_that_do_not_fit():
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [({"count": torch.tensor([4, 0])}, "count is"), ({"count": torch.tensor([-1, 0])}, "count is"), ({"label": torch.tensor([[0, 0, 2]])}, "label holds 0 to 2"),
-     ({"label": torch.tensor([[0, 0, -2]])}, "label holds -2"), ({"score": torch.tensor([[1.0, torch.nan, 0]])}, "score holds 1 NaN"), ({"score": torch.rand(1, 4)}, "label is")],
+    [({"count": torch.tensor([4, 0])}, "count is"), ({"count": torch.tensor([-1, 0])}, "count is"), ({"label": torch.tensor([[0, 0, 2]])}, "label contains 0 to 2"),
+     ({"label": torch.tensor([[0, 0, -2]])}, "label contains -2"), ({"score": torch.tensor([[1.0, torch.nan, 0]])}, "score contains 1 NaN"), ({"score": torch.rand(1, 4)}, "label is")],
 )  # fmt: skip
 def test_what_cannot_be_picked(wrong, message):
     good = {

@@ -15,7 +15,6 @@ from neurobridge.g2g import (
     MaskedLinear,
     block_mask,
     density,
-    draw_mask,
     ensemble_edges,
     ensemble_mask,
     ensembles,
@@ -26,7 +25,7 @@ from neurobridge.g2g import (
     p_inter_at,
     small_world_mask,
 )
-from neurobridge.g2g.wiring import ensemble_sources, paths, sources_mask
+from neurobridge.g2g.wiring import draw_mask, ensemble_sources, paths, sources_mask
 
 shares = st.floats(0, 1)
 laws = st.fixed_dictionaries({"groups": st.integers(1, 6), "p_intra": shares, "p_inter": shares, "grouping": st.sampled_from(["index", "random", "mixer"]),
@@ -296,11 +295,11 @@ def test_measures_refuse_what_has_no_measure():
     mask, ids = er_mask(6, 4, 0.5), ensembles(6, 2)
     wrong = {"groups is 0": lambda: density(groups=0), "mask is a module MaskedLinear.*layer.mask": lambda: draw_mask(MaskedLinear(mask)),
              "mask is a module EnsembleLinear.*to_masked": lambda: draw_mask(EnsembleLinear(8, 8)), "to is a tensor, shape .6.": lambda: draw_mask(mask, to=ids),
-             "to holds -1 to 0": lambda: ensemble_edges(mask, ensembles(4, 2) - 1, ids), "mask is .*int64": lambda: ensemble_edges(mask.long(), ensembles(4, 2), ids),
-             "at least one edge": lambda: intra_fraction(torch.zeros(2, 2, dtype=torch.long)), "edges holds -1": lambda: modularity(torch.tensor([[-1, 2], [1, 1]])),
+             "to contains -1 to 0": lambda: ensemble_edges(mask, ensembles(4, 2) - 1, ids), "mask is .*int64": lambda: ensemble_edges(mask.long(), ensembles(4, 2), ids),
+             "at least one edge": lambda: intra_fraction(torch.zeros(2, 2, dtype=torch.long)), "edges contains -1": lambda: modularity(torch.tensor([[-1, 2], [1, 1]])),
              "shape .2, 3.": lambda: modularity(torch.ones(2, 3, dtype=torch.long)), "masks is": lambda: paths([]), "masks.1. has 6 sources": lambda: paths([mask, mask]),
              "sources names a source twice": lambda: sources_mask(torch.tensor([[0, 0]]), torch.tensor([0]), 4),
-             "sources holds 0 to 9": lambda: sources_mask(torch.tensor([[0, 9]]), torch.tensor([0]), 4)}  # fmt: skip
+             "sources contains 0 to 9": lambda: sources_mask(torch.tensor([[0, 9]]), torch.tensor([0]), 4)}  # fmt: skip
     for message, call in wrong.items():
         with pytest.raises((TypeError, ValueError), match=message):
             call()

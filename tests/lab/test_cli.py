@@ -19,8 +19,9 @@ from typer.testing import CliRunner
 
 import neurobridge
 from neurobridge.core import read_json, write_json
-from neurobridge.lab import Sweep, spread, summarise
+from neurobridge.lab import Sweep, spread
 from neurobridge.lab.cli import app
+from neurobridge.lab.report.summary import summarise
 from neurobridge.lab.sweep import driver as workers
 
 WORK = """from neurobridge.lab.run.execute import record

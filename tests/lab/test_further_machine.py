@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import neurobridge
-from neurobridge.core import cache_folder, paths, project_root, write_json
+from neurobridge.core import paths, project_root, write_json
 from neurobridge.core.files import UnsafeFile, open_append
-from neurobridge.core.paths import machine_folder
+from neurobridge.core.paths import cache_folder, machine_folder
 from neurobridge.data import convert_images
 from neurobridge.lab import Resources, RunRefused, Scheduler, load_runs
 from neurobridge.lab.run import engine, lock, run_record
@@ -42,7 +42,7 @@ def secret(tmp_path, monkeypatch):
 def test_an_open_scheduler_is_refused_before_anything_is_sent(address):
     pytest.importorskip("distributed")
     with (
-        pytest.raises(RunRefused, match="everybody who reaches this port can run code as you"),
+        pytest.raises(RunRefused, match="anyone who reaches this port can run code as you"),
         executor(Scheduler(address), 1, Resources(), 1),
     ):
         pass
@@ -255,7 +255,7 @@ def test_a_user_without_a_name_and_without_a_home(monkeypatch):
     monkeypatch.setattr(
         os.path, "expanduser", lambda path: path
     )  # what it does for a number without an entry
-    with pytest.raises(FileNotFoundError, match="let HOME or XDG_CACHE_HOME name a folder"):
+    with pytest.raises(FileNotFoundError, match="set HOME or XDG_CACHE_HOME to a folder"):
         cache_folder()
     with pytest.raises(UnsafeFile, match="no place for locks: there is no home"):
         machine_folder()

@@ -588,7 +588,7 @@ def test_a_killed_driver_leaves_no_kernel_and_the_same_command_goes_on(root, how
 WRITES = """
 import os, signal, sys
 from pathlib import Path
-from neurobridge.core import atomic_write
+from neurobridge.core.files import atomic_write
 from neurobridge.lab.run import execute as runs, identity
 
 def pretend(job, settings):

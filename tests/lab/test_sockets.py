@@ -459,7 +459,7 @@ def refused(scheduler):
 def test_an_open_scheduler_is_taken_only_on_demand(root):
     pytest.importorskip("distributed")
     for scheduler in ("tcp://127.0.0.1:1", "127.0.0.1:1", Scheduler("tcp://127.0.0.1:1")):
-        assert "everybody who reaches this port can run code as you" in refused(scheduler)
+        assert "anyone who reaches this port can run code as you" in refused(scheduler)
     for address in ("ws://h:1", "ucx://h:1", "inproc://h"):
         assert "expected tls://host:port" in refused(address)
 
@@ -503,14 +503,14 @@ def test_the_command_warns_of_an_open_scheduler_in_one_line(root, capsys):
     pytest.importorskip("distributed")
     make(root, "")
     code, _, err = shell(capsys, "sweep", str(root / "s.yaml"), "--scheduler", "tcp://127.0.0.1:1")
-    assert code == 2 and "--insecure if nobody else reaches it" in err
+    assert code == 2 and "--insecure if only you can reach it" in err
     code, _, err = shell(
         capsys, "sweep", str(root / "s.yaml"), "--scheduler", "tcp://127.0.0.1:1", "--insecure"
     )
     first, second = err.splitlines()
     assert (
         first
-        == "neurobridge: tcp://127.0.0.1:1 has no certificates: everybody who reaches this port can run code as you"
+        == "neurobridge: tcp://127.0.0.1:1 has no certificates: anyone who reaches this port can run code as you"
         and "no scheduler answers" in second
     )
     for words in (["--insecure"], ["--tls-key", "k"], ["--scheduler", "tls://h:1", "--insecure"]):
@@ -562,7 +562,7 @@ def test_where_no_folder_will_do_none_is_taken(tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "who_can_change", lambda path: "others can write to it")
     with pytest.raises(
         UnsafeFile,
-        match="no folder for the sockets of a kernel: others can write to it; .*let TMPDIR name",
+        match="no folder for the sockets of a kernel: others can write to it; .*set TMPDIR to",
     ):
         engine._socket_folder()
 

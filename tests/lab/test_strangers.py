@@ -21,7 +21,6 @@ from typer.testing import CliRunner
 
 import neurobridge
 from neurobridge.core import (
-    cache_folder,
     load_checkpoint,
     project_root,
     read_json,
@@ -29,7 +28,7 @@ from neurobridge.core import (
     write_json,
 )
 from neurobridge.core.files import UnsafeFile, is_marked, mark_folder
-from neurobridge.core.paths import foreign, machine_folder
+from neurobridge.core.paths import cache_folder, foreign, machine_folder
 from neurobridge.lab import RunRefused, load_runs, run_notebook, write_results
 from neurobridge.lab.cli import app
 from neurobridge.lab.report.mlflow_export import describe_run

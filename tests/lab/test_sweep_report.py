@@ -22,12 +22,11 @@ from neurobridge.lab import (
     draw_curves,
     draw_effect,
     draw_pareto,
-    pareto_front,
     sweep_runs,
     write_sweep_report,
 )
 from neurobridge.lab.cli import app
-from neurobridge.lab.report.sweep_figures import direction
+from neurobridge.lab.report.sweep_figures import direction, pareto_front
 from neurobridge.lab.report.sweep_report import _list_runs, swept
 from neurobridge.lab.run.page import page_hash
 from neurobridge.lab.run.parameters import read_page

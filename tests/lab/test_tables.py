@@ -28,11 +28,10 @@ from neurobridge.lab import (
     load_runs,
     where,
     write_comparison,
-    write_table,
 )
 from neurobridge.lab.cli import _tell_sweep, app
 from neurobridge.lab.report.comparison import run_figures
-from neurobridge.lab.report.tables import format_table, metric_columns, varying
+from neurobridge.lab.report.tables import format_table, metric_columns, varying, write_table
 from neurobridge.lab.run import lock
 from neurobridge.lab.run.engine import kernel_environment
 from neurobridge.lab.run.lock import owned

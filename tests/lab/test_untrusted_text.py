@@ -27,7 +27,6 @@ from neurobridge.lab import (
     RunRefused,
     Sweep,
     compare_runs,
-    environment,
     find_run,
     run_notebook,
     write_comparison,
@@ -38,6 +37,7 @@ from neurobridge.lab.report.tables import format_table
 from neurobridge.lab.run.html import plain_text, without_home, without_passwords
 from neurobridge.lab.run.identity import versions
 from neurobridge.lab.run.page import find_page, page_name
+from neurobridge.lab.run.run_record import environment
 
 ROOT = project_root(Path(__file__).parent)
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
@@ -315,7 +315,7 @@ def test_a_folder_of_another_run_with_the_same_twelve_digits(root):
         run.folder / "run.json",
         run.record | {"whole": run.id + "f" * 52, "metrics": {"loss": -1.0}},
     )
-    with pytest.raises(RunRefused, match="holds another run"):
+    with pytest.raises(RunRefused, match="contains another run"):
         run_notebook(page)
     write_json(
         run.folder / "run.json", {key: value for key, value in run.record.items() if key != "whole"}

@@ -14,7 +14,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from typer.testing import CliRunner
 
 import neurobridge
-from neurobridge.core import data_root, local_path, read_json, runs_root, write_json
+from neurobridge.core import data_root, read_json, runs_root, write_json
+from neurobridge.core.paths import local_path
 from neurobridge.lab import (
     RunRefused,
     Sweep,

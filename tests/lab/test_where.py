@@ -134,7 +134,7 @@ def test_conditions_mean_what_python_means(condition, rows):
     ("(n > 1", 0, "never closed"), ("n > 'a'", 4, "no order"), ("n + 1", 0, "neither true nor false"), ("not status", 4, "neither true nor false"), ("n in 3", 5, "expected a list after in"),
     ("n == 1 & ok", 5, "write and"), ("n is None", 5, "write == None"), ("word + 1 == 2", 0, "not two numbers"), ("1 == 1", 0, "names no column"), ("", 0, "0 characters"),
     ("n ** 2 > 1", 0, "not part of the language"), ("n > 1\nand ok", 5, "one line"), ("ü == 1 or nn == 1", 0, "no column is called 'ü'"), ("word == 'ü' or nn == 1", 15, "no column is called 'nn'"),
-    ("n.contains('1')", 0, "the column holds 0"), ("word.contains(n)", 0, "of one text"), ("mixed > 1", 8, "no order"), ("`a b` == 1", 0, "'a b'"), ("n < 1e999", 4, "below 1e50"),
+    ("n.contains('1')", 0, "the column contains 0"), ("word.contains(n)", 0, "of one text"), ("mixed > 1", 8, "no order"), ("`a b` == 1", 0, "'a b'"), ("n < 1e999", 4, "below 1e50"),
 ])  # fmt: skip
 def test_a_refusal_points_at_the_character(condition, at, why):
     with pytest.raises(RunRefused) as caught:

@@ -424,10 +424,10 @@ def test_not_finite(backend, value, reset):
         x[t, j] = value
         with pytest.raises(
             ValueError,
-            match=rf"x holds NaN or infinity, first at time step {t} \(1 of 148 values\)",
+            match=rf"x contains NaN or infinity, first at time step {t} \(1 of 148 values\)",
         ):
             lif(x, reset=reset, backend=backend)
-    with pytest.raises(ValueError, match="v0 holds NaN or infinity"):
+    with pytest.raises(ValueError, match="v0 contains NaN or infinity"):
         lif(torch.zeros(3, 37), v0=x[t], reset=reset, backend=backend)
     with pytest.raises(ValueError, match="overflowed"):
         lif(torch.full((3, 2), -3e38), decay=1.0, reset=reset, backend=backend)

@@ -22,7 +22,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "lif_seed0.npz"
 SURROGATES = [rectangle(), rectangle(0.6), triangle(0.8), atan(), sigmoid(), gaussian(0.5, 0.2)]
 backends = pytest.mark.parametrize(
     "backend", [name for name in BACKENDS if name != "triton"]
-)  # Triton on a CPU: tests/test_triton.py
+)  # Triton on a CPU: tests/snn/test_triton.py
 
 
 def slope(g, u):

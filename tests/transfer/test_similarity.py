@@ -423,7 +423,7 @@ def test_layers_that_cannot_be_compared():
     x, relu = torch.rand(8, 1, 8, 8), nn.ReLU()
     twice = nn.Sequential(nn.Conv2d(1, 2, 3), relu, nn.Conv2d(2, 2, 3), relu)
     cases = [
-        (small(), dict(layers=["nothing"]), "TimeNet has no layer 'nothing'; it has stem, "), (nn.Conv2d(1, 2, 3), {}, "Conv2d holds no layer of neurons or ReLUs"),
+        (small(), dict(layers=["nothing"]), "TimeNet has no layer 'nothing'; it has stem, "), (nn.Conv2d(1, 2, 3), {}, "Conv2d contains no layer of neurons or ReLUs"),
         (small(), dict(layers=[]), "expected layers="), (twice, {}, "layer '1' was called 2 times"), (small(T=8), {}, "8 images for T = 8 leaves open which axis is time"),
     ]  # fmt: skip
     for net, given_, message in cases:

@@ -142,8 +142,8 @@ def _aedat4_parts(file: BinaryIO, cameras: list[int], method: int, end: int, bud
             )
         if name in cameras[1:]:
             raise DataError(
-                f"it contains events of two streams ({stream} and {name}); expected one: save each by "
-                "itself with the software that recorded it"
+                f"it contains events of two streams ({stream} and {name}); expected one: save "
+                "each by itself with the software that recorded it"
             )
         if name != stream:
             file.seek(length, os.SEEK_CUR)

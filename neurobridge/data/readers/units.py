@@ -59,7 +59,7 @@ def as_microseconds(
     if not (np.abs(t.astype(np.float64)) / per_second < _GREATEST / 2e6).all():
         raise DataError(
             f"its times reach {t.max()} {unit or 'us'}, more than an integer of microseconds "
-            "holds: the file is damaged, or of another unit"
+            "can represent: the file is damaged, or of another unit"
         )
     if kind == "f":
         return np.rint(t.astype(np.float64) * (10**6 / per_second)).astype(np.int64)

@@ -264,7 +264,7 @@ def _sum(
 
 # %% ../../../nbs/lab/report/03_conditions.ipynb #walk
 def _whole_lists(condition: _Condition, left: ast.expr, sign: ast.cmpop) -> bool:
-    "Return whether a column that holds lists is compared as a whole."
+    "Return whether a column that contains lists is compared as a whole."
     if not isinstance(sign, ast.Eq | ast.NotEq) or not isinstance(left, ast.Name):
         return False
     return any(isinstance(value, list | dict) for value in _column(condition, left))
@@ -328,7 +328,7 @@ def _method(condition: _Condition, node: ast.Call) -> _Value:
     def answer(row: int) -> bool:
         if not isinstance(values[row], str | None):
             raise condition.refused(
-                condition.place(node), f"the column holds {shown(values[row])}; expected text"
+                condition.place(node), f"the column contains {shown(values[row])}; expected text"
             )
         return values[row] is not None and _METHODS[asked](values[row], part)
 

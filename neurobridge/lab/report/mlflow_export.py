@@ -300,7 +300,7 @@ def _export(
 
 
 def _note_left(left: "Counter[str]", folder: Path, record: Mapping[str, Any]) -> None:
-    "Count files and numbers that stay behind, by the names of the files."
+    "Count files and numbers that are left out, by the names of the files."
     tags = describe_run(folder, record)["tags"]
     left.update(
         re.sub(r" \([\d,]+ bytes\)", "", word)

@@ -105,7 +105,7 @@ def _socket_folder() -> str:
             refused[place] = f"you may not write to {place}"
     why = "; ".join(refused.values())
     raise UnsafeFile(
-        f"there is no folder for the sockets of a kernel: {why}; let TMPDIR name a folder "
+        f"there is no folder for the sockets of a kernel: {why}; set TMPDIR to a folder "
         f"that only you can change, with a path of at most {_LONGEST} bytes"
     )
 
@@ -316,7 +316,7 @@ def _describe_failure(
     index: int,  # the failed cell's position in `nb.cells`
     ename: str,  # the error's name
     evalue: str,  # the error's message
-    traceback: list[str],  # its lines, which may hold colour codes
+    traceback: list[str],  # its lines, which may contain colour codes
 ) -> dict[str, Any]:  # cell (among the code cells, from 1), heading, source and the error
     "Return where a page failed and why, as plain text."
     headings = [

@@ -482,7 +482,7 @@ def _check_empty(job: _Job) -> None:
         return
     if any(not file.name.startswith(".") for file in job.folder.iterdir()):
         raise RunRefused(
-            f"{job.folder} holds files but no readable run.json, so it is not a run's; give an "
+            f"{job.folder} contains files but no readable run.json, so it is not a run's; give an "
             "empty or a new folder"
         )
 
@@ -499,7 +499,7 @@ def _settle(job: _Job, force: bool) -> Run | None:
         return None
     if old["id"] != job.id or old.get("whole", job.whole) != job.whole:
         raise RunRefused(
-            f"{job.folder} holds another run ({old['experiment']} {old['id']}); give another "
+            f"{job.folder} contains another run ({old['experiment']} {old['id']}); give another "
             "folder, or --force to replace it"
         )
     changed = (
@@ -509,7 +509,7 @@ def _settle(job: _Job, force: bool) -> Run | None:
     )
     if changed:
         raise RunRefused(
-            f"{job.folder} holds this run, made with other files ({first_few(changed)}); give "
+            f"{job.folder} contains this run, made with other files ({first_few(changed)}); give "
             "another folder, or --force to replace it"
         )
     return Run(job.folder, old, fresh=False) if old["status"] == "done" else None

@@ -75,7 +75,7 @@ def check_page_name(page: Path) -> Path:
     "Raise `RunRefused` if a page's name can't name a folder: `...ipynb` would be kept in `..`."
     if page.stem.startswith(".") or not page.stem.isprintable():
         raise RunRefused(
-            f"the page {str(page)!r} begins with a dot, or holds signs that can't be seen; its "
+            f"the page {str(page)!r} begins with a dot, or contains signs that can't be seen; its "
             "runs stand in a folder of that name: rename it"
         )
     return page

@@ -144,7 +144,7 @@ class Parameter:
     types: tuple[str, ...]  # of "bool", "int", "float", "str", "list[int]", "dict" …; empty: any
     optional: bool  # None is a value
     default: Any  # the value in the page
-    meaning: str = ""  # the comment behind it
+    meaning: str = ""  # the comment after it
 
     def __str__(self) -> str:
         words = (*self.types, "None") if self.optional and self.types else self.types

@@ -75,7 +75,7 @@ class Scheduler:
 
 
 # %% ../../../nbs/lab/sweep/07_dask_workers.ipynb #scheduler-certificates
-OPEN_PORT = "everybody who reaches this port can run code as you"
+OPEN_PORT = "anyone who reaches this port can run code as you"
 
 
 def _security(scheduler: Scheduler) -> Any:
@@ -86,7 +86,7 @@ def _security(scheduler: Scheduler) -> Any:
         if not scheduler.insecure:
             raise RunRefused(
                 f"{scheduler.address}: {OPEN_PORT}; give a tls:// address with certificates, or "
-                "--insecure if nobody else reaches it"
+                "--insecure if only you can reach it"
             )
         return Security(require_encryption=False)
     ca, cert, key = _certificates(scheduler)

@@ -134,7 +134,7 @@ def _build(
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         if why := who_can_change(scratch):
             raise RuntimeError(
-                f"there is no place to compile it that only you can change: {why}; let TMPDIR name "
+                f"there is no place to compile it that only you can change: {why}; set TMPDIR to "
                 "one"
             )
         built = _compile(compiler, sources, dtype, Path(scratch))
@@ -170,8 +170,8 @@ def _from_cache(dtype: torch.dtype, program: Program) -> ctypes.CDLL | None:
         if why := who_can_change(folder, inside=True):
             _warn_of_cache(
                 f"the cache of compiled kernels is not used, because {why}; each process builds "
-                "its own. If the folder is yours, remove it, or let nobody else write there; or "
-                "let NEUROBRIDGE_CACHE name another"
+                "its own. If the folder is yours, remove it, or take other users' right to "
+                "write there; or set NEUROBRIDGE_CACHE to another"
             )
             return None
         return ctypes.CDLL(str(_library(dtype, folder, program)))
@@ -421,7 +421,7 @@ def backward(
 
 # %% ../../../nbs/snn/kernels/02_cpu.ipynb #cell-050
 def tune_cpu() -> bool:  # whether it was done; only the GNU C library can
-    """Let this process keep freed memory instead of returning it to the system at every step.
+    """Make this process keep freed memory instead of returning it to the system at every step.
 
     `mallopt` of the GNU C library: no `mmap`, no trimming.
 

@@ -266,8 +266,8 @@ def not_finite(
     "Return the error that explains why a membrane is not finite."
     if v0 is not None and not v0.isfinite().all():
         return ValueError(
-            "lif: v0 holds NaN or infinity; start from rest (v0=None) or look at what produced the "
-            "state"
+            "lif: v0 contains NaN or infinity; start from rest (v0=None) or look at what produced "
+            "the state"
         )
     bad = ~x.isfinite().flatten(1) if x.ndim > 1 else ~x.isfinite()[:, None]
     if not bad.any():
@@ -277,8 +277,8 @@ def not_finite(
         )
     step = int(bad.any(1).nonzero()[0])
     return ValueError(
-        f"lif: x holds NaN or infinity, first at time step {step} ({int(bad.sum())} of {x.numel()} "
-        "values); look at the layer before"
+        f"lif: x contains NaN or infinity, first at time step {step} ({int(bad.sum())} of "
+        f"{x.numel()} values); look at the layer before"
     )
 
 
