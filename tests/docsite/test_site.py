@@ -20,8 +20,9 @@ pytest.importorskip(
     "nbdev", reason="the site is built with the docs extra: pip install 'neurobridge[docs]'"
 )
 from bs4 import BeautifulSoup  # noqa: E402  (part of the docs extra too)
+from pygments.styles import get_style_by_name  # noqa: E402
 
-from docsite.build import build_site  # noqa: E402
+from docsite.build import CODE_STYLES, build_site  # noqa: E402
 from docsite.citations import citations, references  # noqa: E402
 from docsite.gallery import experiment_cards  # noqa: E402
 from docsite.links import check_links  # noqa: E402
@@ -717,6 +718,22 @@ def test_colours_are_remembered_and_readable(seen):
         assert contrast(one["ink"], one["paper"]) > 7 and contrast(one["formula"], one["paper"]) > 7
         assert contrast(one["keyword"], one["sheet"]) > 4
     assert dark["figure"] == "rgb(255, 255, 255)"
+
+
+@pytest.mark.parametrize(
+    "style, sheet", list(zip(CODE_STYLES, ("styles.css", "dark.css"), strict=True))
+)
+def test_code_stands_out_from_its_sheet(style, sheet):
+    "Each colour of code has a contrast of 4.5; comments have one of our own, diffs and errors do not occur."
+    tint = re.search(r"--tint: (#\w{6})", (ROOT / "nbs" / sheet).read_text())[1]
+    paper = f"rgb{tuple(bytes.fromhex(tint[1:]))}"
+    colours = {
+        str(token): f"rgb{tuple(bytes.fromhex(look['color']))}"
+        for token, look in get_style_by_name(style)
+        if look["color"] and not re.search("Comment|Generic|Error|Whitespace", str(token))
+    }
+    assert len(colours) > 20
+    assert {token for token, ink in colours.items() if contrast(ink, paper) < 4.5} == set()
 
 
 @pytest.mark.browser
