@@ -38,8 +38,6 @@ def _why_not(module: nn.Module, alike: tuple[type, ...]) -> str | None:
             "in training mode, would use statistics of each chunk; call net.eval(), or eval() on "
             "the norms alone to train with fixed statistics"
         )
-    if "forward" in module.__dict__:
-        return "has a forward set on the instance; make it a method of its class"
     if isinstance(module, ALONG_TIME):
         return "works along time and would begin anew in every chunk; use a spiking layer"
     if isinstance(module, _OVER_AXIS_0) and module.dim == 0:
@@ -48,6 +46,12 @@ def _why_not(module: nn.Module, alike: tuple[type, ...]) -> str | None:
     if (run.func if isinstance(run, partial) else run) in _TWICE:
         return "has a run that computes twice; set net.run = lambda trunk, x: trunk(x)"
     return _unknown(module, alike)
+
+
+def _replaced(module: nn.Module) -> str | None:
+    if "forward" in module.__dict__:
+        return "has a forward set on the instance; make it a method of its class"
+    return None
 
 
 def _unknown(module: nn.Module, alike: tuple[type, ...]) -> str | None:
@@ -70,7 +74,9 @@ def _check_net(net: nn.Module, alike: tuple[type, ...]) -> dict[str, nn.Module]:
     found = carriers(net)
     inside = {module for layer in found.values() for module in layer.modules()}
     for name, module in net.named_modules():
-        why = None if module in inside else _why_not(module, alike)
+        why = _replaced(module)
+        if module not in inside:
+            why = why or _why_not(module, alike)
         if why:
             place = f"{name!r}, a {type(module).__name__}," if name else f"the {shown(net)[2:]}"
             raise ValueError(f"streaming: net: {place} {why}")

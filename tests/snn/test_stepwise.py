@@ -446,7 +446,7 @@ def with_run(run):
         (lambda: with_run(partial(recompute_steps, steps=2)), "computes twice"),
         (lambda: spikify(Plain().eval(), LIF).eval().train(), "training mode"),
         (lambda: spiking_convnet(SharpenedReLU, T=1).eval(), "a SharpenedReLU, may look"),
-        (lambda: Hiding(), "Hiding, may look along time"),
+        (lambda: Hiding(), "the module Hiding may look along time"),
     ],
 )
 def test_networks_that_cannot_be_cut(make, message):
