@@ -4,7 +4,7 @@ import torch
 from slips import Call
 from torch import nn
 
-from neurobridge.snn import LIF, Surrogate, layers, rectangle
+from neurobridge.snn import LIF, RecurrentLIF, Surrogate, layers, rectangle, streaming
 from neurobridge.snn import models as nets
 
 
@@ -14,6 +14,15 @@ def spikes(*shape):
 
 def linear_trunk():
     return nn.Sequential(nn.Linear(4, 4), LIF())
+
+
+def recurrent():
+    torch.manual_seed(0)
+    return RecurrentLIF(nn.Linear(2, 2))
+
+
+def after(layer, *shape):
+    return layer(torch.rand(*shape), return_state=True)[1]
 
 
 def convnet():
@@ -65,6 +74,32 @@ CALLS = {
         lambda folder: {"x": torch.rand(3, 2), "v0": torch.zeros(2), "return_state": True},
         LIF().forward,
     ),
+    "snn.RecurrentLIF": Call(
+        lambda folder: {
+            "synapses": nn.Linear(2, 2),
+            "output": "spike",
+            "learn_decay": False,
+            "backend": "auto",
+            **LIF_SETTINGS,
+        }
+    ),
+    "snn.RecurrentLIF.forward": Call(
+        lambda folder: {
+            "x": torch.rand(3, 2, 2),
+            "state": after(recurrent(), 2, 2, 2),
+            "return_state": True,
+        },
+        recurrent().forward,
+    ),
+    "snn.streaming": Call(lambda folder: {"net": linear_trunk(), "alike": (nn.Linear,)}),
+    "snn.streaming.call": Call(
+        lambda folder: {
+            "x": torch.rand(3, 2, 2),
+            "state": {"RecurrentLIF": after(recurrent(), 2, 2, 2)},
+        },
+        streaming(recurrent()).__call__,
+    ),
+    "snn.detached": Call(lambda folder: {"state": after(recurrent(), 2, 2, 2)}),
     "snn.over_time": Call(lambda folder: {"layer": nn.Linear(4, 3), "x": torch.rand(3, 2, 4)}),
     "snn.conv_norm": Call(
         lambda folder: {
@@ -86,24 +121,49 @@ CALLS = {
     ),
     "snn.RateReadout": Call(lambda folder: {"features": 4, "classes": 3}),
     "snn.RateReadout.forward": Call(
-        lambda folder: {"x": spikes(3, 2, 4)}, layers.RateReadout(4, 3).forward
+        lambda folder: {
+            "x": spikes(3, 2, 4),
+            "state": after(layers.RateReadout(4, 3), 2, 2, 4),
+            "return_state": True,
+        },
+        layers.RateReadout(4, 3).forward,
     ),
     "snn.RateReadout.steps": Call(
         lambda folder: {"x": spikes(3, 2, 4)}, layers.RateReadout(4, 3).steps
     ),
     "snn.MembraneReadout": Call(lambda folder: {"features": 4, "classes": 3, "decay": 0.9}),
     "snn.MembraneReadout.forward": Call(
-        lambda folder: {"x": spikes(3, 2, 4)}, layers.MembraneReadout(4, 3).forward
+        lambda folder: {
+            "x": spikes(3, 2, 4),
+            "v0": torch.zeros(2, 3),
+            "return_state": True,
+        },
+        layers.MembraneReadout(4, 3).forward,
     ),
     "snn.MembraneReadout.steps": Call(
-        lambda folder: {"x": spikes(3, 2, 4)}, layers.MembraneReadout(4, 3).steps
+        lambda folder: {
+            "x": spikes(3, 2, 4),
+            "v0": torch.zeros(2, 3),
+            "return_state": True,
+        },
+        layers.MembraneReadout(4, 3).steps,
     ),
     "snn.SpikeReadout": Call(lambda folder: {"features": 4, "classes": 3, "neuron": LIF}),
     "snn.SpikeReadout.forward": Call(
-        lambda folder: {"x": spikes(3, 2, 4)}, layers.SpikeReadout(4, 3, LIF).forward
+        lambda folder: {
+            "x": spikes(3, 2, 4),
+            "state": after(layers.SpikeReadout(4, 3, LIF), 2, 2, 4),
+            "return_state": True,
+        },
+        layers.SpikeReadout(4, 3, LIF).forward,
     ),
     "snn.SpikeReadout.steps": Call(
-        lambda folder: {"x": spikes(3, 2, 4)}, layers.SpikeReadout(4, 3, LIF).steps
+        lambda folder: {
+            "x": spikes(3, 2, 4),
+            "state": {"neuron": torch.zeros(2, 3)},
+            "return_state": True,
+        },
+        layers.SpikeReadout(4, 3, LIF).steps,
     ),
     "snn.direct": Call(lambda folder: {"image": torch.rand(2, 3), "steps": 4}),
     "snn.poisson": Call(

@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/cornet/01_blocks.ipynb #7ced6bcf
+import copy
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,30 @@ class AreaZ(nn.Module):
         return [self.output(self.pool(F.relu(self.conv(x))))]
 
 
+# %% ../../nbs/cornet/01_blocks.ipynb #cell-100
+class SharedConv2d(nn.Conv2d):
+    "Convolve with the same weights at more than one stride."
+
+    streams = True  # every image alike
+
+    def forward(
+        self,
+        x: Tensor,  # [N, C, H, W]
+        stride: int | None = None,  # of this call (pixels); None: the layer's own
+    ) -> Tensor:
+        steps = self.stride if stride is None else stride
+        return F.conv2d(x, self.weight, self.bias, steps, self.padding, self.dilation, self.groups)
+
+    def as_called(
+        self,
+        stride: int,  # of a call (pixels)
+    ) -> nn.Conv2d:  # with these weights
+        "Return the layer as it acts in a call with a stride."
+        layer = copy.copy(self)
+        layer.stride = (stride, stride)
+        return layer
+
+
 # %% ../../nbs/cornet/01_blocks.ipynb #cell-014
 class StemS(nn.Module):
     "Apply V1 of CORnet-S: two convolutions with batch norm and ReLU, at one step."
@@ -118,7 +143,7 @@ class AreaS(nn.Module):
         self.skip = nn.Conv2d(out_channels, out_channels, 1, stride=2, bias=False)
         self.norm_skip: nn.Module = nn.BatchNorm2d(out_channels)
         self.conv1 = nn.Conv2d(out_channels, inner, 1, bias=False)
-        self.conv2 = nn.Conv2d(inner, inner, 3, stride=2, padding=1, bias=False)
+        self.conv2 = SharedConv2d(inner, inner, 3, stride=2, padding=1, bias=False)
         self.conv3 = nn.Conv2d(inner, out_channels, 1, bias=False)
         for t in range(times):
             for i, channels in enumerate((inner, inner, out_channels), 1):
@@ -132,9 +157,8 @@ class AreaS(nn.Module):
 
     def step(self, x: Tensor, t: int) -> Tensor:
         skip = self.norm_skip(self.skip(x)) if t == 0 else x
-        stride = 2 if t == 0 else 1
         x = F.relu(self.norm(1, t, self.conv1(x)))
-        x = F.relu(self.norm(2, t, F.conv2d(x, self.conv2.weight, stride=stride, padding=1)))
+        x = F.relu(self.norm(2, t, self.conv2(x, 2 if t == 0 else 1)))
         return F.relu(self.norm(3, t, self.conv3(x)) + skip)
 
     def forward(self, x: Tensor) -> list[Tensor]:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neurobridge.core.checks import choice
-from neurobridge.cornet.blocks import AreaS, check_times
+from neurobridge.cornet.blocks import AreaS, SharedConv2d, check_times
 
 # %% ../../nbs/cornet/02_circuit.ipynb #cell-009
 CIRCUIT_CHOICES: dict[str, tuple] = {
@@ -87,7 +87,7 @@ class AreaVariant(AreaS):
         _set_norms(self, norm, (inner, inner, out_channels))
         if convs == 2:
             self.register_module("conv1", None)
-            self.conv2 = nn.Conv2d(out_channels, inner, 3, 2, padding=1, bias=False)
+            self.conv2 = SharedConv2d(out_channels, inner, 3, 2, padding=1, bias=False)
         if not skip and gate == "hard":
             self.register_module("skip", None)
             self.register_module("norm_skip", None)
@@ -110,7 +110,7 @@ class AreaVariant(AreaS):
         for t in range(self.times):
             if t and self.gate == "soft":
                 x = x + torch.sigmoid(seen + x) * seen
-            y = F.conv2d(self.widen(x, t), self.conv2.weight, None, 1 if t else 2, padding=1)
+            y = self.conv2(self.widen(x, t), 1 if t else 2)
             y = self.norm(3, t, self.conv3(F.relu(self.norm(2, t, y))))
             x = F.relu(y + (x if t else seen) if self.has_skip else y)
             outputs.append(self.output(x))

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from ..core.checks import flag, instance, shown, tensor
 from ..core.settings import ModuleWithSettings
@@ -65,7 +66,7 @@ class _PublishedNames(ModuleWithSettings):
 
 def _check_input(who: str, model: nn.Module, x: Any) -> None:
     "Raise `TypeError` or `ValueError` unless `x` are images with the network's channels."
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or isinstance(x, Proxy):
         return
     tensor(who, "x", x, "[N, C, H, W]", meta=any(p.is_meta for p in model.parameters()))
     first = next((layer for layer in model.modules() if isinstance(layer, nn.Conv2d)), None)

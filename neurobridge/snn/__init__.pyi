@@ -33,8 +33,11 @@ from .recording import firing as firing
 from .recording import monitor as monitor
 from .recording import rate_histogram as rate_histogram
 from .recording import spike_raster as spike_raster
+from .recurrent import RecurrentLIF as RecurrentLIF
 from .relu_models.supported import SpikifyError as SpikifyError
 from .spiking_model import spikify as spikify
+from .stepwise import detached as detached
+from .stepwise import streaming as streaming
 from .surrogate import Surrogate as Surrogate
 from .surrogate import atan as atan
 from .surrogate import gaussian as gaussian

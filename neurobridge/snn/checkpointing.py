@@ -6,7 +6,6 @@
 __all__ = ["recompute_blocks", "recompute_steps"]
 
 # %% ../../nbs/snn/11_checkpointing.ipynb #8b167b8d
-import inspect
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -17,6 +16,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..core.checks import instance, tensor, whole
+from neurobridge.snn.layers import (
+    MembraneReadout,
+    RateReadout,
+    SpikeReadout,
+    carriers,
+    state_argument,
+)
 from .models import ConvLayer, PoolLayer
 from .shortcuts import VanillaBlock
 
@@ -50,7 +56,7 @@ def _check(who: str, trunk: nn.Module, kinds: type | tuple[type, ...], x: Tensor
     instance(who, "trunk", trunk, kinds)
     tensor(who, "x", x, "[T, N, ...]")
     for name, module in trunk.named_modules():
-        resets = [word for word in _RESETS if callable(getattr(module, word, None))]
+        resets = [word for word in RESETS if callable(getattr(module, word, None))]
         if resets:
             raise ValueError(
                 f"{who}: trunk has {name!r}, a {type(module).__name__}, which keeps a state "
@@ -60,7 +66,7 @@ def _check(who: str, trunk: nn.Module, kinds: type | tuple[type, ...], x: Tensor
 
 
 # SpikingJelly, sinabs, snnTorch
-_RESETS = ("reset", "reset_state", "reset_states", "reset_mem", "reset_hidden")
+RESETS = ("reset", "reset_state", "reset_states", "reset_mem", "reset_hidden")
 
 
 # %% ../../nbs/snn/11_checkpointing.ipynb #ce7a0a73
@@ -92,7 +98,7 @@ def recompute_blocks(
 
 # %% ../../nbs/snn/11_checkpointing.ipynb #7043b954
 _OURS = (ConvLayer, PoolLayer, VanillaBlock)
-_ALONG_TIME = (
+ALONG_TIME = (
     nn.RNNBase,
     nn.MultiheadAttention,
     nn.Transformer,
@@ -103,8 +109,7 @@ _ALONG_TIME = (
 )
 
 
-def _carries_state(module: nn.Module) -> bool:
-    return {"v0", "return_state"} <= inspect.signature(module.forward).parameters.keys()
+_READOUTS = (RateReadout, MembraneReadout, SpikeReadout)  # one answer per sequence
 
 
 def _check_steps(trunk: nn.Module, alike: tuple[type, ...]) -> None:
@@ -117,9 +122,9 @@ def _check_steps(trunk: nn.Module, alike: tuple[type, ...]) -> None:
                 f"{kind} in training mode, which normalises over all T steps at once; a segment "
                 "has other statistics: use recompute_blocks, or freeze it with .eval()"
             )
-        if _carries_state(module):
+        if state_argument(module.forward) and not isinstance(module, _READOUTS):
             continue
-        if isinstance(module, _ALONG_TIME) or getattr(module, "fires", False):
+        if isinstance(module, ALONG_TIME) or getattr(module, "fires", False):
             raise ValueError(
                 f"{kind} which would begin anew in every segment: its forward takes no v0 and "
                 "return_state; use recompute_blocks"
@@ -135,10 +140,10 @@ def _check_steps(trunk: nn.Module, alike: tuple[type, ...]) -> None:
 
 # %% ../../nbs/snn/11_checkpointing.ipynb #n84487206
 def _segment(
-    trunk: nn.Module, neurons: list[nn.Module], x: Tensor, *states: Tensor
-) -> tuple[Tensor, ...]:
+    trunk: nn.Module, neurons: list[nn.Module], x: Tensor, *states: Any
+) -> tuple[Any, ...]:
     start = iter(states)
-    end: list[Tensor] = []
+    end: list[Any] = []
 
     def pass_in(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         if len(args) > 1 or kwargs:
@@ -146,7 +151,9 @@ def _segment(
                 f"recompute_steps: trunk hands a state to a {type(module).__name__} itself; use "
                 "recompute_blocks"
             )
-        return args, {"v0": next(start, None), "return_state": True}
+        name = state_argument(module.forward)
+        assert name is not None
+        return args, {name: next(start, None), "return_state": True}
 
     def take_out(module: nn.Module, args: tuple, out: tuple) -> Tensor:
         end.append(out[1])
@@ -193,8 +200,8 @@ def recompute_steps(
         raise TypeError(f"recompute_steps: alike is {alike!r}; expected a tuple of classes")
     _check("recompute_steps", trunk, nn.Module, x)
     _check_steps(trunk, alike)
-    neurons = [m for m in trunk.modules() if _carries_state(m)]
-    states: list[Tensor] = []
+    neurons = list(carriers(trunk).values())
+    states: list[Any] = []
     outs: list[Tensor] = []
     for part in x.split(steps):
         out, *left = checkpoint(_segment, trunk, neurons, part, *states, use_reentrant=False)

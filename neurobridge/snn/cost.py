@@ -156,6 +156,7 @@ class _Watch(TorchDispatchMode):
         }
         self.path: list[str] = []  # names of the modules that are running, innermost last
         self.layer: nn.Module | None = None  # the counted layer that is running
+        self.outer: list[tuple[nn.Module | None, float]] = []  # those around it, with their MACs
         self.multiplied = 0.0  # MACs in it by torch's count
         self.missing: dict[str, str] = {}  # module -> operation outside of all layers
 
@@ -329,6 +330,12 @@ SYNAPSES = (nn.Conv2d, nn.Linear, *READOUTS)
 FREE = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
+def _feedback(module: nn.Module) -> list[nn.Module]:
+    "Return the synapses of a recurrent layer of neurons with all that is in them."
+    synapses = getattr(module, "synapses", None) if fires(module) else None
+    return list(synapses.modules()) if isinstance(synapses, nn.Module) else []
+
+
 def _countable(model: nn.Module) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
     inside: set[nn.Module] = set()
@@ -337,7 +344,7 @@ def _countable(model: nn.Module) -> dict[str, nn.Module]:
             isinstance(module, SYNAPSES) or hasattr(module, "fan_out") or fires(module)
         ) and module not in inside:
             found[name] = module
-            inside.update(module.modules())
+            inside.update(set(module.modules()).difference(_feedback(module)))
         elif (
             module not in inside
             and not isinstance(module, FREE)
@@ -381,19 +388,22 @@ def _hooks(
     model: nn.Module, layers: dict[str, nn.Module], watch: _Watch, note: Callable[[str, dict], None]
 ) -> Iterator[None]:
     names = {layer: name for name, layer in layers.items()}
+    inner = {synapses[0] for layer in layers.values() if (synapses := _feedback(layer))}
 
     def before(module: nn.Module, args: tuple, *, name: str) -> None:
         watch.path.append(name)
-        if module in names:
-            watch.layer = module
+        if module in names or module in inner:
+            watch.outer.append((watch.layer, watch.multiplied))
+            watch.layer = module if module in names else None
             watch.multiplied = 0
 
     def after(module: nn.Module, args: tuple, kwargs: dict, out: Any) -> None:
         if module in names:
-            x = (*args, *kwargs.values())[0]
+            x, *more = (*args, *kwargs.values())
             out = out[0] if isinstance(out, tuple) else out
-            note(names[module], _row(module, x, out, watch))
-            watch.layer = None
+            note(names[module], _row(_as_called(module, more), x, out, watch))
+        if module in names or module in inner:
+            watch.layer, watch.multiplied = watch.outer.pop()
         watch.path.pop()
 
     handles = [
@@ -406,6 +416,11 @@ def _hooks(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _as_called(layer: Any, more: list) -> Any:
+    "Return the layer as it acts with further arguments, such as another stride."
+    return layer.as_called(*more) if more and hasattr(layer, "as_called") else layer
 
 
 def _row(layer: Any, x: Tensor, out: Tensor, watch: _Watch) -> dict[str, float]:

@@ -6,6 +6,7 @@
 __all__ = ["over_time", "conv_norm", "fire", "RateReadout", "MembraneReadout", "SpikeReadout"]
 
 # %% ../../nbs/snn/03_layers.ipynb #cell-003
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core.checks import instance, number, shown, tensor, whole
+from ..core.checks import flag, instance, number, shown, tensor, whole
 from ..core.settings import ModuleWithSettings
 from .kernels.operator import state_dtype
 from .kernels.fused_norm import added_fits, norm_lif, watched
@@ -192,6 +193,120 @@ def fire(
     return norm_lif(over_time(conv, x), norm, neuron, added)
 
 
+# %% ../../nbs/snn/03_layers.ipynb #cell-102
+def state_argument(
+    call: Callable,  # a layer's `forward`, or another of its methods
+) -> str | None:  # "v0" or "state"; None where it takes no state, or returns none
+    "Return the argument by which a layer takes the state that it returns with `return_state=True`."
+    code = getattr(inspect.unwrap(call), "__code__", None)
+    if code is None:
+        return None
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    if "return_state" not in names:
+        return None
+    return next((name for name in ("v0", "state") if name in names), None)
+
+
+def carriers(
+    net: nn.Module,  # a network, or one layer
+) -> dict[str, nn.Module]:  # by name; what lies inside one of them is its own
+    "Return the layers that carry a state."
+    found: dict[str, nn.Module] = {}
+    inside: set[nn.Module] = set()
+    for name, module in net.named_modules():
+        if module not in inside and state_argument(module.forward):
+            found[name] = module
+            inside.update(module.modules())
+    return found
+
+
+# %% ../../nbs/snn/03_layers.ipynb #cell-103
+def with_state(
+    who: str,  # the layer that calls
+    layer: nn.Module,  # neurons, or something without memory
+    x: Float[Tensor, "T ..."],  # its input
+    state: Any,  # as it returned it; None is rest
+) -> tuple[Tensor, Any]:  # its output; its state after the last step, {} without memory
+    "Call a layer with a state; raises `TypeError` for neurons that take none."
+    name = state_argument(layer.forward)
+    if name:
+        return layer(x, **{name: state, "return_state": True})
+    if not type(layer).__module__.startswith("torch.nn."):
+        raise TypeError(
+            f"{who}: neuron is {shown(layer)}, whose forward takes no state; expected arguments v0 "
+            "and return_state, as LIF has"
+        )
+    return layer(x), {}
+
+
+# %% ../../nbs/snn/03_layers.ipynb #cell-104
+def state_part(
+    who: str,  # the layer that was called
+    name: str,  # how its state, or a part of it, is named in messages
+    value: Any,  # what was passed
+    shape: tuple[int, ...],  # what it must have
+    dtype: torch.dtype,  # likewise
+    device: torch.device,  # likewise
+) -> Tensor:  # the value
+    "Return a part of a state; raises `TypeError` or `ValueError` where it does not fit."
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{who}: {name} is {shown(value)}; expected a tensor {list(shape)}, or None as the "
+            "whole state, to start from rest"
+        )
+    if tuple(value.shape) != tuple(shape):
+        raise ValueError(
+            f"{who}: {name} has shape {list(value.shape)}; expected {list(shape)} (a state of "
+            "another network, batch size or image size?)"
+        )
+    if (value.dtype, value.device) != (dtype, device):
+        raise ValueError(
+            f"{who}: {name} is {value.dtype} on {value.device}; expected {dtype} on {device}: move "
+            "the state as the input"
+        )
+    return value
+
+
+def state_parts(
+    who: str,  # the layer that was called
+    state: Any,  # what was passed
+    *names: str,  # the parts that it must have
+) -> dict[str, Any] | None:  # the state
+    "Return a state; raises `TypeError` or `ValueError` unless it is None or has these parts."
+    if state is None:
+        return None
+    parts = " and ".join(map(repr, names)) or "no parts"
+    if not isinstance(state, dict):
+        raise TypeError(
+            f"{who}: state is {shown(state)}; expected a dict of {parts}, as return_state=True "
+            "returns it, or None to start from rest"
+        )
+    if state.keys() != set(names):
+        raise ValueError(
+            f"{who}: state has {', '.join(map(repr, state)) or 'no parts'}; expected {parts} (a "
+            "state of another layer, or from other settings?)"
+        )
+    return state
+
+
+# %% ../../nbs/snn/03_layers.ipynb #cell-105
+def mean_so_far(
+    who: str,  # the layer that was called
+    x: Float[Tensor, "T ..."],  # the steps of this call
+    state: dict[str, Tensor] | None,  # "sum" and number of "steps" of those before
+) -> tuple[Float[Tensor, "..."], dict[str, Tensor]]:  # mean over all; the state after them
+    "Return the mean over time, which goes on with every call."
+    dtype = state_dtype(x.dtype)
+    total = x.sum(0, dtype=dtype)
+    steps = torch.tensor(len(x), device=x.device)
+    if state_parts(who, state, "sum", "steps") is not None:
+        assert state is not None
+        total = total + state_part(who, "state['sum']", state["sum"], x.shape[1:], dtype, x.device)
+        before = state_part(who, "state['steps']", state["steps"], (), torch.int64, x.device)
+        steps = steps + before
+    return total / steps, {"sum": total, "steps": steps}
+
+
 # %% ../../nbs/snn/03_layers.ipynb #n35044012
 class _Readout(ModuleWithSettings):
     def __init__(self, features: int, classes: int):
@@ -234,20 +349,30 @@ class RateReadout(_Readout):
     def forward(
         self,
         x: Float[Tensor, "T N features"],  # spikes, or other features of every step
-    ) -> Float[Tensor, "N classes"]:  # logits, membranes or rates
-        """Return the output for a sequence.
+        state: dict[str, Tensor] | None = None,  # sum and number of the steps before; None: none
+        return_state: bool = False,  # also return the state after the last step
+    ) -> Float[Tensor, "N classes"] | tuple[Tensor, dict]:  # logits; with the state where wanted
+        """Return the logits for a sequence, with the steps before it where a state is given.
 
         Parameters
         ----------
         x :
             spikes, or other features of every step
+        state :
+            sum and number of the steps before; None: none
+        return_state :
+            also return the state after the last step
 
         Returns
         -------
-            logits, membranes or rates
+            logits; with the state where wanted
         """
         self._check(x)
-        return self.linear(x.mean(0, dtype=state_dtype(x.dtype)).to(x.dtype))
+        if not flag("RateReadout", "return_state", return_state) and state is None:
+            return self.linear(x.mean(0, dtype=state_dtype(x.dtype)).to(x.dtype))
+        mean, left = mean_so_far("RateReadout", x, state)
+        logits = self.linear(mean.to(x.dtype))
+        return (logits, left) if return_state else logits
 
     def steps(
         self,
@@ -299,51 +424,75 @@ class MembraneReadout(_Readout):
     def settings_now(self) -> dict[str, Any]:
         return {"decay": self.decay}
 
+    def _start(self, x: Tensor, v0: Tensor | None) -> Tensor:
+        dtype = state_dtype(x.dtype)
+        shape = (x.shape[1], self.linear.bias.shape[0])
+        if v0 is None:
+            return torch.zeros(shape, dtype=dtype, device=x.device)
+        return state_part("MembraneReadout", "v0", v0, shape, dtype, x.device)
+
     def forward(
         self,
         x: Float[Tensor, "T N features"],  # spikes, or other features of every step
-    ) -> Float[Tensor, "N classes"]:  # logits, membranes or rates
-        """Return the output for a sequence.
+        v0: Float[Tensor, "N classes"] | None = None,  # membranes at the start; None is rest
+        return_state: bool = False,  # also return the membranes, as a state
+    ) -> Float[Tensor, "N classes"] | tuple[Tensor, Tensor]:  # membranes; twice where wanted
+        """Return the membranes after the last step.
 
         Parameters
         ----------
         x :
             spikes, or other features of every step
+        v0 :
+            membranes at the start; None is rest
+        return_state :
+            also return the membranes, as a state
 
         Returns
         -------
-            logits, membranes or rates
+            membranes; twice where wanted
         """
         self._check(x)
-        dtype = state_dtype(x.dtype)
-        steps = torch.arange(x.shape[0] - 1, -1, -1, device=x.device, dtype=dtype)
+        start = self._start(x, v0)
+        steps = torch.arange(x.shape[0] - 1, -1, -1, device=x.device, dtype=start.dtype)
         weight = (self.decay**steps).view(-1, 1, 1)
-        return nn.functional.linear(
+        v = nn.functional.linear(
             (weight * x).sum(0),
-            self.linear.weight.to(dtype),
-            weight.sum() * self.linear.bias.to(dtype),
+            self.linear.weight.to(start.dtype),
+            weight.sum() * self.linear.bias.to(start.dtype),
         )
+        v = v if v0 is None else v + self.decay ** x.shape[0] * start
+        return (v, v) if flag("MembraneReadout", "return_state", return_state) else v
 
     def steps(
         self,
         x: Float[Tensor, "T N features"],  # spikes, or other features of every step
-    ) -> Float[Tensor, "T N classes"]:  # per step
+        v0: Float[Tensor, "N classes"] | None = None,  # membranes at the start; None is rest
+        return_state: bool = False,  # also return the membranes after the last step
+    ) -> Float[Tensor, "T N classes"] | tuple[Tensor, Tensor]:  # per step
         """Return the membranes after every step; the last is the output.
 
         Parameters
         ----------
         x :
             spikes, or other features of every step
+        v0 :
+            membranes at the start; None is rest
+        return_state :
+            also return the membranes after the last step
 
         Returns
         -------
             per step
         """
         self._check(x)
-        t = torch.arange(x.shape[0], device=x.device, dtype=state_dtype(x.dtype))
+        start = self._start(x, v0)
+        t = torch.arange(x.shape[0], device=x.device, dtype=start.dtype)
         age = t[:, None] - t  # steps since the input came
         kernel = torch.where(age >= 0, self.decay ** age.clamp_min(0), 0)
-        return torch.einsum("ts,snc->tnc", kernel, over_time(self.linear, x).to(t.dtype))
+        v = torch.einsum("ts,snc->tnc", kernel, over_time(self.linear, x).to(t.dtype))
+        v = v if v0 is None else v + (self.decay ** (t + 1)).view(-1, 1, 1) * start
+        return (v, v[-1]) if flag("MembraneReadout", "return_state", return_state) else v
 
 
 # %% ../../nbs/snn/03_layers.ipynb #62f1fbe5
@@ -372,34 +521,59 @@ class SpikeReadout(_Readout):
     def forward(
         self,
         x: Float[Tensor, "T N features"],  # spikes, or other features of every step
-    ) -> Float[Tensor, "N classes"]:  # logits, membranes or rates
-        """Return the output for a sequence.
+        state: dict[str, Any] | None = None,  # of the neurons and their rates; None is rest
+        return_state: bool = False,  # also return the state after the last step
+    ) -> Float[Tensor, "N classes"] | tuple[Tensor, dict]:  # rates; with the state where wanted
+        """Return the firing rates over a sequence, with the steps before it where a state is given.
 
         Parameters
         ----------
         x :
             spikes, or other features of every step
+        state :
+            of the neurons and their rates; None is rest
+        return_state :
+            also return the state after the last step
 
         Returns
         -------
-            logits, membranes or rates
+            rates; with the state where wanted
         """
-        return self.steps(x).mean(0, dtype=state_dtype(x.dtype))
+        if not flag("SpikeReadout", "return_state", return_state) and state is None:
+            return self.steps(x).mean(0, dtype=state_dtype(x.dtype))
+        before = state_parts("SpikeReadout", state, "neuron", "rate") or {}
+        spikes, after = self._steps(x, before.get("neuron"))
+        rates, mean = mean_so_far("SpikeReadout", spikes, before.get("rate"))
+        return (rates, {"neuron": after, "rate": mean}) if return_state else rates
+
+    def _steps(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        self._check(x)
+        return with_state("SpikeReadout", self.neuron, over_time(self.linear, x), state)
 
     def steps(
         self,
         x: Float[Tensor, "T N features"],  # spikes, or other features of every step
-    ) -> Float[Tensor, "T N classes"]:  # per step
+        state: dict[str, Any] | None = None,  # of the neurons; None is rest
+        return_state: bool = False,  # also return the state after the last step
+    ) -> Float[Tensor, "T N classes"] | tuple[Tensor, dict]:  # per step
         """Return the output spikes of every step; their mean over time is the output.
 
         Parameters
         ----------
         x :
             spikes, or other features of every step
+        state :
+            of the neurons; None is rest
+        return_state :
+            also return the state after the last step
 
         Returns
         -------
             per step
         """
-        self._check(x)
-        return self.neuron(over_time(self.linear, x))
+        if not flag("SpikeReadout", "return_state", return_state) and state is None:
+            self._check(x)
+            return self.neuron(over_time(self.linear, x))
+        before = state_parts("SpikeReadout", state, "neuron") or {}
+        spikes, after = self._steps(x, before.get("neuron"))
+        return (spikes, {"neuron": after}) if return_state else spikes

@@ -99,6 +99,7 @@ class TimeNet(_Settings):
         side of the readout's feature map (pixels)
     """
 
+    streams = True  # its layers carry all that it remembers
     readout: Any
 
     def __init__(
@@ -158,6 +159,8 @@ def _sizes(who: str, **sizes: int) -> None:
 
 class ConvLayer(nn.Module):
     "Convolve, normalise, fire: `[T, N, C, H, W]` to `[T, N, K, h, w]`."
+
+    streams = True
 
     def __init__(self, channels_in: int, channels_out: int, stride: int, neuron: Neuron):
         super().__init__()
@@ -380,6 +383,8 @@ def spiking_resnet34(
 # %% ../../nbs/snn/06_models.ipynb #0d5d61e4
 class PoolLayer(nn.Module):
     "Take the maximum over 2×2 pixels at every step."
+
+    streams = True
 
     def __init__(self) -> None:
         super().__init__()

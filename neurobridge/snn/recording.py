@@ -37,8 +37,14 @@ def _is_lif(layer: nn.Module) -> bool:  # with the equation above
     return isinstance(layer, LIF) and type(layer).forward is LIF.forward
 
 
-def _membrane(layer: Any, x: Tensor, v0: Tensor | None = None) -> Tensor:
-    return lif(x, layer.decay_value(), output="membrane", v0=v0, **layer.settings)[0]
+def _computable(layer: nn.Module) -> bool:  # from outside
+    return _is_lif(layer) or callable(getattr(layer, "membranes", None))
+
+
+def _membrane(layer: Any, x: Tensor, out: Tensor, state: Any = None) -> Tensor:
+    if not _is_lif(layer):
+        return layer.membranes(x, out, state)
+    return lif(x, layer.decay_value(), output="membrane", v0=state, **layer.settings)[0]
 
 
 def _spikes(layer: Any, out: Tensor, h: Tensor | None) -> Tensor:
@@ -147,7 +153,7 @@ def _chosen(model: nn.Module, layers: Iterable[str] | None) -> dict[str, nn.Modu
 def _check_membranes(neurons: dict[str, nn.Module], membranes: bool) -> None:
     for name, layer in neurons.items():
         analogue = getattr(layer, "output", "spike") != "spike"
-        if not _is_lif(layer) and (membranes or analogue):
+        if not _computable(layer) and (membranes or analogue):
             raise ValueError(
                 f"monitor: the membrane of {name!r}, a {type(layer).__name__}, cannot "
                 "be computed from outside; record its spikes, with membranes=False"
@@ -159,14 +165,14 @@ def _keep(
     layer: Any,
     x: Tensor,
     out: Tensor,
-    v0: Tensor | None,
+    state: Any,
     membranes: bool,
     only_rates: bool,
 ) -> None:
     h = None
     with torch.no_grad():
-        if membranes or (_is_lif(layer) and layer.output != "spike"):
-            h = _membrane(layer, x, v0)
+        if membranes or getattr(layer, "output", "spike") != "spike":
+            h = _membrane(layer, x, out, state)
         spikes = _spikes(layer, out, h)
     record.add(spikes)
     if not only_rates:
@@ -217,7 +223,8 @@ def monitor(
         def after(layer: nn.Module, args: tuple, kwargs: dict, out: Any) -> None:
             given = dict(zip(("x", "v0"), args, strict=False)) | kwargs
             out = out[0] if isinstance(out, tuple) else out
-            _keep(records[name], layer, given["x"], out, given.get("v0"), membranes, only_rates)
+            state = given.get("state", given.get("v0"))
+            _keep(records[name], layer, given["x"], out, state, membranes, only_rates)
 
         return after
 

@@ -25,6 +25,8 @@ from neurobridge.snn.layers import (
 class VanillaBlock(nn.Module):
     "Add currents, then fire: `[T, N, C, H, W]` of spikes to spikes (the block of Lin et al. 2022)."
 
+    streams = True  # its layers carry all that it remembers
+
     def __init__(
         self,
         channels_in: int,  # input channels

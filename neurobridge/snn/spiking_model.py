@@ -55,7 +55,7 @@ class _Surgeon:
         self.timed: set[fx.Node] = set()
         self.made: list[nn.Module] = []
         self.originals = dict(model.named_modules(remove_duplicate=False))
-        model.spikify = _new_modules(T)
+        model.spikify = _new_modules(T, model)
         source = next(node for node in graph.nodes if node.op == "placeholder")
         with graph.inserting_after(source):
             entered = graph.call_module("spikify.enter", (source,))
@@ -90,9 +90,9 @@ class _Surgeon:
         return wanted
 
 
-def _new_modules(T: int) -> nn.Module:
+def _new_modules(T: int, model: nn.Module) -> nn.Module:
     parts = nn.Module()
-    parts.enter = Enter(T)
+    parts.enter = Enter(T, model.settings_now() if isinstance(model, ModuleWithSettings) else None)
     parts.leave = Leave()
     parts.unfold = Unfold()
     parts.fold = Fold()
@@ -251,6 +251,7 @@ class SpikingModel(ModuleWithSettings, _Copied):
     """
 
     spikified = True  # `spikify` refuses it
+    streams = True  # its layers carry all that it remembers
     spikify: Any  # the new modules
 
     @property
@@ -272,11 +273,12 @@ class SpikingModel(ModuleWithSettings, _Copied):
         self.spikify.leave.per_step = flag(type(self).__name__, "per_step", wanted)
 
     def settings_now(self) -> dict[str, Any]:
-        return {"T": self.T}
+        return self.spikify.enter.origin | {"T": self.T}
 
     def setting_differs(self, name: str, here: Any, there: Any) -> bool:
         # an ANN has one step, and its weights may go to any T
-        return here != there and 1 not in (here, there)
+        free = name == "T" and 1 in (here, there)
+        return not free and super().setting_differs(name, here, there)
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -350,7 +352,8 @@ def spikify(
     _name_twice(net, root)
     for part in (net.spikify, *surgeon.made):
         part.train(model.training)
-    lost = [key for key in keys if key not in net.state_dict()]
+    there = net.state_dict().keys()
+    lost = [key for key in keys if key not in there and not key.endswith("_extra_state")]
     if lost:
         refuse(
             f"parameter {lost[0]!r}",

@@ -89,6 +89,10 @@ class GraphNet(nn.Module):
                 self.places[name] += "_"
             self.add_module(self.places[name], module)
 
+    @property
+    def streams(self) -> bool:  # a rate readout averages over the whole sequence
+        return not self.readouts
+
     def forward(self, x: Float[Tensor, "T N ..."]) -> Float[Tensor, "..."]:
         _check_sequence(self, x)
         values = {"input": x}

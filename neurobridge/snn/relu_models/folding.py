@@ -6,10 +6,13 @@
 __all__ = []
 
 # %% ../../../nbs/snn/relu_models/03_folding.ipynb #6dfdfdfc
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from ...core.checks import shown
+from ..layers import mean_so_far, state_parts
 
 # %% ../../../nbs/snn/relu_models/03_folding.ipynb #9e30e351
 # steps; how often a tensor from before the first neuron is repeated to match one after it
@@ -19,11 +22,13 @@ Clock = tuple[int, int]
 class Enter(nn.Module):
     "Check the input, fold frames into the batch, and return the clock."
 
+    streams = True
     here: Tensor
 
-    def __init__(self, T: int):
+    def __init__(self, T: int, origin: dict[str, Any] | None = None):
         super().__init__()
         self.T = T
+        self.origin = origin or {}  # settings of the model that was rewritten
         self.register_buffer("here", torch.empty(0), persistent=False)  # where the network is
 
     def forward(self, x: Tensor) -> tuple[Tensor, Clock]:
@@ -38,9 +43,22 @@ class Leave(nn.Module):
         super().__init__()
         self.per_step = False
 
-    def forward(self, logits: Tensor, clock: Clock) -> Tensor:
+    def forward(
+        self,
+        logits: Tensor,
+        clock: Clock,
+        state: dict[str, Tensor] | None = None,  # sum and number of the steps before
+        return_state: bool = False,
+    ) -> Any:  # the logits; with the state where wanted
         logits = _with_time(logits, clock[0])
-        return logits if self.per_step else logits.mean(0)
+        if state is None and not return_state:
+            return logits if self.per_step else logits.mean(0)
+        if self.per_step:
+            state_parts("spikify", state)
+            return (logits, {}) if return_state else logits
+        mean, left = mean_so_far("spikify", logits, state)
+        mean = mean.to(logits.dtype)
+        return (mean, left) if return_state else mean
 
 
 # %% ../../../nbs/snn/relu_models/03_folding.ipynb #db6a3850
@@ -69,12 +87,16 @@ def _with_time(x: Tensor, steps: int) -> Tensor:
 class Repeat(nn.Module):
     "Repeat a tensor from before the first neuron at every step."
 
+    streams = True
+
     def forward(self, x: Tensor, clock: Clock) -> Tensor:
         return x.expand(clock[1], *x.shape).flatten(0, 1)
 
 
 class Unfold(nn.Module):
     "Split the batch into time and batch, for a layer of neurons."
+
+    streams = True
 
     def forward(
         self,
@@ -88,6 +110,8 @@ class Unfold(nn.Module):
 class Fold(nn.Module):
     "Fold time into the batch after a layer of neurons."
 
+    streams = True
+
     def forward(self, x: Tensor) -> Tensor:
         if not isinstance(x, Tensor):
             raise TypeError(
@@ -99,6 +123,8 @@ class Fold(nn.Module):
 
 class SparesBatch(nn.Module):
     "Check that an axis counted from the end is not the batch."
+
+    streams = True
 
     def forward(self, x: Tensor, axis: int) -> Tensor:
         if x.ndim + axis < 1:
@@ -112,6 +138,10 @@ class SparesBatch(nn.Module):
 # %% ../../../nbs/snn/relu_models/03_folding.ipynb #d9ea8881
 class SteadyDropout(nn.Module):
     "Drop the same units at every step of an image."
+
+    @property
+    def streams(self) -> bool:  # in training a mask holds for one call
+        return not self.training
 
     def __init__(self, inner: nn.Module):
         super().__init__()

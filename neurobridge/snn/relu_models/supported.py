@@ -143,9 +143,10 @@ _FREE = tuple(
     """
     add iadd add_ sub neg mul imul mul_ truediv contiguous clone max_pool2d avg_pool2d
     adaptive_avg_pool2d adaptive_max_pool2d pad interpolate pixel_shuffle size dim getattr
-    getitem floordiv view reshape
+    getitem floordiv view reshape new_zeros repeat
     """.split()
 )
+_SIZED = ("view", "reshape", "new_zeros")  # their first size is that of the batch
 AXES: dict[str, tuple[Any, ...]] = {
     "flatten": (slice(1, 2), "start_dim"),
     "cat": (slice(1, 2), "dim"),
@@ -309,7 +310,7 @@ def _check_product(node: fx.Node, moving: set[fx.Node], where: str) -> None:
 
 
 def _check_axes(node: fx.Node, name: str, where: str) -> None:
-    if name in ("view", "reshape"):
+    if name in _SIZED:
         first = _first_size(node)
         if not _is_batch_size(first):
             fixed = isinstance(first, int)
@@ -318,8 +319,10 @@ def _check_axes(node: fx.Node, name: str, where: str) -> None:
                 f"fixes the batch size at {first}" if fixed else f"takes {first} as the batch size",
                 "write x.flatten(1), or x.view(x.size(0), -1)",
             )
-    if (name in AXES and not _spares_the_batch(axes_of(node))) or (
-        name == "permute" and _first_size(node) != 0
+    if (
+        (name in AXES and not _spares_the_batch(axes_of(node)))
+        or (name == "permute" and _first_size(node) != 0)
+        or (name == "repeat" and _first_size(node) != 1)
     ):
         refuse(
             where,
@@ -349,7 +352,7 @@ def _check_function(node: fx.Node, moving: set[fx.Node]) -> None:
     _check_known(node, name, where)
     if is_size(node):
         return
-    if name not in ("view", "reshape"):
+    if name not in _SIZED:
         _check_sizes(node, where)
     _check_product(node, moving, where)
     _check_division(node, moving, where)

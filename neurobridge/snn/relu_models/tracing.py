@@ -28,8 +28,12 @@ class _Tracer(fx.Tracer):
     where = ""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        # also a ReLU of another package, such as a quantised one
-        return isinstance(module, nn.ReLU) or super().is_leaf_module(module, name)
+        # also a ReLU of another package, such as a quantised one, and a layer with several forms
+        return (
+            isinstance(module, nn.ReLU)
+            or hasattr(module, "as_called")
+            or super().is_leaf_module(module, name)
+        )
 
     def call_module(self, module: nn.Module, forward: Any, args: tuple, kwargs: dict) -> Any:
         try:
@@ -50,6 +54,8 @@ def trace_model(model: nn.Module) -> fx.Graph:
             f"spikify: torch.fx cannot follow {tracer.where or type(model).__name__}: {error}; "
             "write it without branches or loops that depend on the input's values"
         ) from error
+    for node in graph.nodes:
+        node.type = None  # annotations, such as jaxtyping's, cannot all be written as code
     count = sum(node.op == "placeholder" for node in graph.nodes)
     if count != 1:
         refuse(
