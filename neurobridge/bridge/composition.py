@@ -310,11 +310,11 @@ class AreaNet(Composed):
 
     def by_area(self, x: Tensor) -> dict[str, list[Tensor]]:
         found: dict[str, list[Tensor]] = {}
-        given = self._first(x)
         for name in self.areas:
+            given = self._next(outputs) if found else self._first(x)
             outputs = self.get_submodule(name)(given)
-            found[name] = outputs if isinstance(outputs, list) else [outputs]
-            given = self._next(found[name])
+            outputs = outputs if isinstance(outputs, list) else [outputs]
+            found[name] = outputs
         if callable(self.blueprint.body) and self.blueprint.time.recurrence == "across":
             return {name: _steps(name, outputs) for name, outputs in found.items()}
         return found

@@ -109,27 +109,35 @@ class SharedConv(nn.Module):
 
     def __init__(self, conv: nn.Module, stride: int):
         super().__init__()
-        self.held: list[Any] = [conv]  # in a list: not registered a second time
+        self.hold(conv)
         self.stride = stride
+
+    def hold(self, conv: nn.Module) -> None:
+        self._held: list[Any] = [conv]  # in a list: not registered a second time
+
+    @property
+    def conv(self) -> Any:
+        "The convolution that has the weights."
+        return self._held[0]
 
     @property
     def weight(self) -> Tensor:
-        return self.held[0].weight
+        return self.conv.weight
 
     @property
     def padding(self) -> Any:
-        return self.held[0].padding
+        return self.conv.padding
 
     @property
     def fan_out(self) -> Tensor:
         "Number of target channels of each source channel."
-        conv = self.held[0]
+        conv = self.conv
         if isinstance(conv, nn.Conv2d):
             return torch.full((conv.in_channels,), conv.out_channels, device=conv.weight.device)
         return conv.fan_out
 
     def forward(self, x: Tensor) -> Tensor:
-        conv = self.held[0]
+        conv = self.conv
         if type(conv) is nn.Conv2d:
             return F.conv2d(x, conv.weight, conv.bias, self.stride, conv.padding)
         again = copy.copy(conv)  # has the same weights
@@ -406,8 +414,8 @@ def wire_layers(
             new = wired_conv(old, wiring, index)
         network.set_submodule(name, new)
         for module in network.modules():
-            if isinstance(module, SharedConv) and module.held[0] is old:
-                module.held[0] = new
+            if isinstance(module, SharedConv) and module.conv is old:
+                module.hold(new)
     return tuple(names)
 
 
