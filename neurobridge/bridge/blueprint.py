@@ -7,11 +7,11 @@ __all__ = ["SPIKING", "Wiring", "Neuron", "Time", "Blueprint"]
 
 # %% ../../nbs/bridge/01_blueprint.ipynb #cell-005
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
-from ..core.checks import choice, flag, function, instance, number, shown, whole
+from ..core.checks import choice, flag, instance, number, shown, whole
 
 
 # %% ../../nbs/bridge/01_blueprint.ipynb #cell-012

@@ -294,7 +294,7 @@ class AreaNet(Composed):
         time, body = self.blueprint.time, self.blueprint.body
         if body in ("cornet_r", "cornet_rt"):
             if time.recurrence != "across":
-                return [x] * (self.blueprint.times or BODIES[body].times)
+                return [x] * cast(int, self.blueprint.times or BODIES[body].times)
             return list(x.unbind(0)) if x.ndim == 5 else [x] * time.steps
         if callable(body) and has_time(self.blueprint) and x.ndim == 4:
             return x.expand(time.steps, *x.shape)
@@ -310,10 +310,11 @@ class AreaNet(Composed):
 
     def by_area(self, x: Tensor) -> dict[str, list[Tensor]]:
         found: dict[str, list[Tensor]] = {}
+        outputs: list[Tensor] = []
         for name in self.areas:
-            given = self._next(outputs) if found else self._first(x)
-            outputs = self.get_submodule(name)(given)
-            outputs = outputs if isinstance(outputs, list) else [outputs]
+            given = self._next(outputs) if outputs else self._first(x)
+            found_here = self.get_submodule(name)(given)
+            outputs = found_here if isinstance(found_here, list) else [found_here]
             found[name] = outputs
         if callable(self.blueprint.body) and self.blueprint.time.recurrence == "across":
             return {name: _steps(name, outputs) for name, outputs in found.items()}

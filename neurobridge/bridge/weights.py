@@ -52,7 +52,8 @@ def dense_parts(
         return layer.dense_weight().detach(), layer.bias
     if not isinstance(layer, EnsembleConv2d):
         return layer.weight.detach(), layer.bias
-    weight, bias = layer.weight.detach(), layer.bias
+    weight = layer.weight.detach()
+    bias: Tensor | None = layer.bias
     if layer.place is not None:
         weight = weight[layer.place]
         bias = None if bias is None else bias.detach()[layer.place]

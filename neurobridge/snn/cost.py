@@ -414,9 +414,10 @@ def _row(layer: Any, x: Tensor, out: Tensor, watch: _Watch) -> dict[str, float]:
     known = 0.0
     if isinstance(layer, nn.GroupNorm):
         return {"MAC": 2.0 * out.numel(), "average": 2.0 * out.numel()}
+    synapses = layer.linear if isinstance(layer, READOUTS) else layer
     if not fires(layer):
-        known = _dense(layer.linear if isinstance(layer, READOUTS) else layer, out)
-    if watch.multiplied > known and not hasattr(layer, "fan_out"):
+        known = _dense(synapses, out)
+    if watch.multiplied > known and not hasattr(synapses, "fan_out"):
         watch.missing.setdefault(
             watch.path[-1],
             f"{watch.multiplied - known:,.0f} multiply-adds more than a "

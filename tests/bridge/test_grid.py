@@ -152,7 +152,7 @@ def lowered(network, images, labels) -> bool:
 
 
 def export(network, images) -> str:
-    nir = pytest.importorskip("nir")
+    pytest.importorskip("nir")
     from neurobridge.snn import to_nir
 
     try:
@@ -186,12 +186,15 @@ def test_a_small_network(index, tmp_path):
     with torch.no_grad():
         assert torch.equal(again(images), answer)
 
-    recorded = record_layers(network, images, list(network.area_layers.values()))
     for area, layer in network.area_layers.items():
-        steps = [value for (name, _), value in states.items() if name == area]
-        assert len(recorded[layer]) % len(steps) == 0
-        by_step = recorded[layer].reshape(len(steps), -1, *recorded[layer].shape[1:]).mean(1)
-        np.testing.assert_allclose(by_step, torch.stack(steps), rtol=1e-5, atol=1e-5)
+        steps = torch.stack([value for (name, _), value in states.items() if name == area])
+        if (steps == steps[:, :1]).all():  # a silent area, which record_layers refuses
+            continue
+        recorded = record_layers(network, images, [layer])[layer]
+        if len(recorded) == 1:  # an encoder, which sees an image once
+            recorded = recorded.repeat(len(steps), 0)
+        by_step = recorded.reshape(len(steps), -1, *recorded.shape[1:]).mean(1)
+        np.testing.assert_allclose(by_step, steps, rtol=1e-5, atol=1e-5)
 
     assert export(network, images) in ("NIRGraph", "refused")
 
