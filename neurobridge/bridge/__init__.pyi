@@ -1,6 +1,5 @@
 from .blueprint import Blueprint as Blueprint
 from .blueprint import Neuron as Neuron
-from .blueprint import SPIKING as SPIKING
 from .blueprint import Time as Time
 from .blueprint import Wiring as Wiring
 from .composition import compose as compose
