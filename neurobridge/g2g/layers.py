@@ -567,6 +567,60 @@ class EnsembleConv2d(_SharedFanIn):
         return y if self.place is None else y.index_select(1, self.place)
 
 
+# %% ../../nbs/g2g/03_layers.ipynb #masked-conv-1
+class MaskedConv2d(_Wired):
+    "Convolution with live kernels in a mask of channels only: the reference for any wiring."
+
+    mask: Bool[Tensor, "n_out n_in"]
+    _AXIS = 1
+    _TRAVEL: dict[str, str] = {}
+    dilation, padding_mode = 1, "zeros"  # as nn.Conv2d calls what is fixed here
+
+    def __init__(
+        self,
+        mask: Bool[Tensor, "n_out n_in"],  # [n_out, n_in], True where there is a kernel
+        kernel_size: int = 3,  # side of the kernels (pixels)
+        *,
+        stride: int = 1,  # of the kernels (pixels)
+        padding: int = 0,  # zeros around the image (pixels)
+        bias: bool = True,  # add a bias
+    ):
+        super().__init__()
+        check_mask("MaskedConv2d", "mask", mask)
+        whole("MaskedConv2d", "kernel_size", kernel_size)
+        self.stride = whole("MaskedConv2d", "stride", stride)
+        self.padding = whole("MaskedConv2d", "padding", padding, low=0)
+        flag("MaskedConv2d", "bias", bias)
+        self.out_features, self.in_features = mask.shape
+        self.register_buffer("mask", mask.clone())
+        fan_in = mask.sum(1).float() * kernel_size**2
+        kernels = _uniform((*mask.shape, kernel_size, kernel_size), fan_in[:, None, None, None])
+        self.weight = nn.Parameter(kernels * mask[:, :, None, None])
+        self.bias = nn.Parameter(_uniform(mask.shape[:1], fan_in.mean())) if bias else None
+
+    @property
+    def edges(self) -> int:
+        "Number of live kernels."
+        return int(self.mask.sum())
+
+    @property
+    def fan_out(self) -> Int[Tensor, " n_in"]:
+        "Number of target channels of each source channel."
+        return self.mask.sum(0)
+
+    def dense_weight(self) -> Float[Tensor, "n_out n_in k k"]:
+        "Return the kernels in use, dead ones as zeros."
+        return self.weight * self.mask[:, :, None, None]
+
+    def forward(
+        self,
+        x: Float[Tensor, "N n_in H W"],  # [N, n_in, H, W]
+    ) -> Float[Tensor, "N n_out h w"]:  # [N, n_out, h, w]
+        "Return the convolution with the live kernels."
+        self._check_input(x)
+        return F.conv2d(x, self.dense_weight(), self.bias, self.stride, self.padding)
+
+
 # %% ../../nbs/g2g/03_layers.ipynb #cell-040
 def _check_block(layer: MaskedLinear | EnsembleLinear, block: tuple[int, int]) -> None:
     sizes: tuple[int, ...] = ()

@@ -18,7 +18,7 @@ from torch.fx import Proxy
 from ..core.checks import choice, function, instance, shown, whole
 from ..core.settings import ModuleWithSettings
 from .controls import er_mask
-from .layers import EnsembleLinear, MaskedLinear
+from .layers import EnsembleLinear, MaskedConv2d, MaskedLinear
 from .wiring import Grouping, check_wiring, density, ensemble_mask, ensembles
 from ..snn.encode import direct
 from ..snn.neuron import LIF
@@ -80,7 +80,8 @@ def live_parameters(
         without the dead weights of masks
     """
     instance("live_parameters", "model", model, nn.Module)
-    masked = [module for module in model.modules() if isinstance(module, MaskedLinear)]
+    kinds = (MaskedLinear, MaskedConv2d)
+    masked: list[Any] = [module for module in model.modules() if isinstance(module, kinds)]
     whole_too = {
         p
         for module in model.modules()
@@ -89,7 +90,9 @@ def live_parameters(
     }
     dead: dict[nn.Parameter, Tensor] = {}
     for layer in masked:  # a weight of several layers is dead where none of them uses it
-        dead[layer.weight] = dead.get(layer.weight, torch.tensor(True)) & ~layer.mask
+        live = layer.mask.view(*layer.mask.shape, *(1,) * (layer.weight.ndim - 2))
+        unused = ~live.expand_as(layer.weight)
+        dead[layer.weight] = dead.get(layer.weight, torch.tensor(True)) & unused
     return sum(p.numel() for p in model.parameters()) - sum(
         int(none.sum()) for weight, none in dead.items() if weight not in whole_too
     )

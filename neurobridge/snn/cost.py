@@ -328,6 +328,8 @@ def _neuron_row(out: Tensor, sent: Tensor | None) -> dict[str, float]:
 # %% ../../nbs/snn/10_cost.ipynb #150f9ada
 SYNAPSES = (nn.Conv2d, nn.Linear, *READOUTS)
 FREE = (nn.BatchNorm1d, nn.BatchNorm2d)
+# statistics of each image: a square for the variance, then a scale, per value
+NORMED = (nn.GroupNorm,)
 
 
 def _feedback(module: nn.Module) -> list[nn.Module]:
@@ -341,7 +343,7 @@ def _countable(model: nn.Module) -> dict[str, nn.Module]:
     inside: set[nn.Module] = set()
     for name, module in model.named_modules():
         if (
-            isinstance(module, SYNAPSES) or hasattr(module, "fan_out") or fires(module)
+            isinstance(module, (*SYNAPSES, *NORMED)) or hasattr(module, "fan_out") or fires(module)
         ) and module not in inside:
             found[name] = module
             inside.update(set(module.modules()).difference(_feedback(module)))
@@ -352,7 +354,7 @@ def _countable(model: nn.Module) -> dict[str, nn.Module]:
         ):
             raise TypeError(
                 f"synops: can't count {name!r}, a {type(module).__name__} with weights; known are "
-                "Conv2d, Linear, layers with a fan_out, the readouts, batch norm and LIF"
+                "Conv2d, Linear, layers with a fan_out, the readouts, batch and group norm, and LIF"
             )
     return found
 
@@ -425,9 +427,12 @@ def _as_called(layer: Any, more: list) -> Any:
 
 def _row(layer: Any, x: Tensor, out: Tensor, watch: _Watch) -> dict[str, float]:
     known = 0.0
+    if isinstance(layer, nn.GroupNorm):
+        return {"MAC": 2.0 * out.numel(), "average": 2.0 * out.numel()}
+    synapses = layer.linear if isinstance(layer, READOUTS) else layer
     if not fires(layer):
-        known = _dense(layer.linear if isinstance(layer, READOUTS) else layer, out)
-    if watch.multiplied > known and not hasattr(layer, "fan_out"):
+        known = _dense(synapses, out)
+    if watch.multiplied > known and not hasattr(synapses, "fan_out"):
         watch.missing.setdefault(
             watch.path[-1],
             f"{watch.multiplied - known:,.0f} multiply-adds more than a "
