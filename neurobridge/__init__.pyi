@@ -1,4 +1,5 @@
 from . import brain as brain
+from . import bridge as bridge
 from . import core as core
 from . import cornet as cornet
 from . import data as data

@@ -1,0 +1,2 @@
+from .front import pareto as pareto
+from .scores import scorecard as scorecard
