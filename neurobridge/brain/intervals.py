@@ -43,7 +43,7 @@ def predictivity_draws(
     units: bool,
     stimuli: bool,
     seed: int,
-) -> Float[np.ndarray, " samples"]:  # NaN where a split has no score
+) -> Float[np.ndarray, " samples"]:  # NaN where no split has a score
     "Score draws of units and stimuli, with the predictions as they are."
     rng = np.random.default_rng(seed)
     count, width = y.shape
@@ -53,13 +53,16 @@ def predictivity_draws(
         weights = np.ones((1, count))
     if not units:
         chosen = np.broadcast_to(np.arange(width), (samples, width))
-    total = np.zeros(samples)
+    scores = []
     for (_, test), own in zip(pairs, predicted, strict=True):
         r = _weighted_correlation(own, y[test], weights[:, test].astype(np.float64))
         drawn = np.take_along_axis(np.broadcast_to(r, (samples, width)), chosen, 1)
-        known = np.isfinite(drawn).any(1)
-        total += np.where(known, np.nanmedian(np.where(known[:, None], drawn, 0), 1), np.nan)
-    return total / len(pairs)
+        known = np.isfinite(drawn).any(1)  # not where all that was drawn is one stimulus
+        scores.append(np.where(known, np.nanmedian(np.where(known[:, None], drawn, 0), 1), np.nan))
+    each = np.stack(scores)
+    there = np.isfinite(each)
+    with np.errstate(invalid="ignore"):
+        return np.where(there, each, 0).sum(0) / there.sum(0)
 
 
 # %% ../../nbs/brain/10_intervals.ipynb #inte-012
