@@ -7,7 +7,7 @@ from PIL import Image
 from slips import Call
 from torch import nn
 
-from neurobridge.brain import Score
+from neurobridge.brain import Score, choose_layer
 from neurobridge.cornet import cornet_variant, cornet_z
 from neurobridge.cornet.blocks import StemS
 from neurobridge.data import load_images
@@ -15,6 +15,7 @@ from neurobridge.data import load_images
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(30, 6)), RNG.normal(size=(30, 4))
 MANY = RNG.normal(size=(120, 2))
+RNG_MANY = np.random.default_rng(1).normal(size=(2, 60, 5))
 ROWS, REST = np.arange(20), np.arange(20, 30)
 GRAM = (X - X.mean(0)) @ (X - X.mean(0)).T
 GROUPS = np.arange(30) % 2
@@ -182,6 +183,67 @@ CALLS = {
             "stimuli": True,
             "people": True,
             "seed": 0,
+        }
+    ),
+    "brain.bootstrap_predictivity": Call(
+        lambda folder: {
+            "features": RNG_MANY[0].copy(),
+            "responses": RNG_MANY[1].copy(),
+            "groups": np.arange(60) % 2,
+            "samples": 5,
+            "units": True,
+            "stimuli": True,
+            "seed": 0,
+            "components": 3,
+            "splits": 2,
+            "train": 0.7,
+            "split_seed": 1,
+            "tolerance": 1e-6,
+            "penalties": [1.0],
+        },
+        legitimate={"groups: array of text": "one label for all is a group"},
+    ),
+    "brain.choose_layer": Call(
+        lambda folder: {
+            "layers": {"a": X.copy(), "b": X[::-1].copy()},
+            "responses": Y.copy(),
+            "groups": GROUPS,
+            "splits": 2,
+            "train": 0.8,
+            "seed": 1,
+            "inner": 2,
+            "components": 3,
+            "tolerance": 1e-6,
+            "penalties": [1.0],
+            "method": "spearman",
+        },
+        legitimate={"groups: array of text": "one label for all is a group"},
+    ),
+    "brain.choose_layer.rdms": Call(
+        lambda folder: {"layers": {"a": X[:6].copy()}, "rdms": RDMS.copy(), "splits": 2},
+        choose_layer,
+    ),
+    "brain.published_similarity": Call(
+        lambda folder: {
+            "features": X.copy(),
+            "responses": Y.copy(),
+            "measure": "ridge",
+            "components": 3,
+        }
+    ),
+    "brain.tsrsa": Call(
+        lambda folder: {"features": X.copy(), "responses": Y.copy(), "lag": 2, "published": False}
+    ),
+    "brain.robustness": Call(
+        lambda folder: {
+            "model": small(cornet_z),
+            "data": (x, torch.arange(2)),
+            "noise": 0.5,
+            "blur": 1.0,
+            "occlusion": 0.2,
+            "contrast": 0.5,
+            "seed": 0,
+            "batch_size": 2,
         }
     ),
     "brain.brain_score": Call(

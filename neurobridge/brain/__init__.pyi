@@ -7,7 +7,12 @@ from .ceilings import ceiled as ceiled
 from .ceilings import reliability as reliability
 from .composite import brain_score as brain_score
 from .composite import score_table as score_table
+from .corruptions import robustness as robustness
+from .intervals import bootstrap_predictivity as bootstrap_predictivity
+from .layer_choice import choose_layer as choose_layer
 from .layers import record_layers as record_layers
+from .published import published_similarity as published_similarity
+from .published import tsrsa as tsrsa
 from .regression import Score as Score
 from .regression import neural_predictivity as neural_predictivity
 from .regression import stimulus_splits as stimulus_splits

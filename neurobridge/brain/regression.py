@@ -159,7 +159,9 @@ def _check_groups(who: str, groups: np.ndarray, smaller: int) -> None:
 
 
 # %% ../../nbs/brain/02_regression.ipynb #b4c47985
-def _splits(who: str, splits: Any, count: int, groups: Any, train: float, seed: int) -> list[Split]:
+def as_splits(
+    who: str, splits: Any, count: int, groups: Any, train: float, seed: int
+) -> list[Split]:
     "Draw a number of splits, or check those that are given."
     if hasattr(splits, "__index__") or isinstance(splits, float):
         return stimulus_splits(count, groups, splits, train, seed)
@@ -247,6 +249,49 @@ def median_score(units: Sequence[Float[np.ndarray, " units"]]) -> Score:
     )
 
 
+# %% ../../nbs/brain/02_regression.ipynb #r-system
+def system_of(
+    who: str,  # the public function that was called
+    features: Any,
+    responses: Any,
+    groups: Any,
+    splits: Any,
+    train: float,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray, list[Split]]:  # inner products, responses, splits
+    "Check what is fitted and return it in one order, with the inner products of the stimuli."
+    x, y, groups, named = _matched(who, features, responses, groups)
+    _check_varying(who, x, y)
+    pairs = as_splits(who, splits, len(y), groups, train, seed)
+    k = inner_products(x)
+    if not named:
+        _check_copies(who, k)
+    return k, y, pairs
+
+
+def fit_splits(
+    k: Float[np.ndarray, "N N"],
+    y: Float[np.ndarray, "N units"],
+    pairs: Sequence[Split],
+    components: int,
+    tolerance: float,
+    alphas: np.ndarray | None,  # penalties; None: partial least squares
+) -> list[Float[np.ndarray, "m units"]]:  # predictions of each split's test stimuli
+    "Predict the test stimuli of each split."
+    if alphas is None:
+        return [fit_pls(k, y, fit, test, components, tolerance) for fit, test in pairs]
+    return [fit_ridge(k, y, fit, test, alphas) for fit, test in pairs]
+
+
+def as_fit(
+    who: str, components: Any, tolerance: Any, penalties: Any
+) -> tuple[int, float, np.ndarray | None]:
+    "Check the settings of a fit."
+    components = whole(who, "components", components)
+    tolerance = number(who, "tolerance", tolerance, 0)
+    return components, tolerance, None if penalties is None else as_penalties(who, penalties)
+
+
 # %% ../../nbs/brain/02_regression.ipynb #cell-035
 def neural_predictivity(
     features: Any,  # [stimuli, ...]: numpy, torch, table or xarray
@@ -291,23 +336,12 @@ def neural_predictivity(
         correlation with held-out responses; `units` has the one of each unit
     """
     who = "neural_predictivity"
-    components = whole(who, "components", components)
-    tolerance = number(who, "tolerance", tolerance, 0)
-    alphas = None if penalties is None else as_penalties(who, penalties)
-    x, y, groups, named = _matched(who, features, responses, groups)
-    _check_varying(who, x, y)
-    pairs = _splits(who, splits, len(y), groups, train, seed)
-    k = inner_products(x)
-    if not named:
-        _check_copies(who, k)
-    scores = []
-    for fit, test in pairs:
-        if alphas is None:
-            predicted = fit_pls(k, y, fit, test, components, tolerance)
-        else:
-            predicted = fit_ridge(k, y, fit, test, alphas)
-        scores.append(correlation(predicted, y[test]))
-    return median_score(scores)
+    settings = as_fit(who, components, tolerance, penalties)
+    k, y, pairs = system_of(who, features, responses, groups, splits, train, seed)
+    predicted = fit_splits(k, y, pairs, *settings)
+    return median_score(
+        [correlation(own, y[test]) for own, (_, test) in zip(predicted, pairs, strict=True)]
+    )
 
 
 # %% ../../nbs/brain/02_regression.ipynb #cell-056

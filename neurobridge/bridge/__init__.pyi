@@ -1,7 +1,2 @@
-from .blueprint import Blueprint as Blueprint
-from .blueprint import Neuron as Neuron
-from .blueprint import Time as Time
-from .blueprint import Wiring as Wiring
-from .composition import compose as compose
-from .parts import neuron_maker as neuron_maker
-from .weights import transfer_weights as transfer_weights
+from .front import pareto as pareto
+from .scores import scorecard as scorecard
