@@ -104,7 +104,9 @@ def test_against_snntorch(reset, shape):
         out, state = ours(x, return_state=True)
         highest = ours.membranes(x, out).max()
     assert 0.05 < out.mean() < 0.95
-    assert reset == "hard" or highest < 1  # from two thresholds on, theirs resets a second time, a step later
+    assert (
+        reset == "hard" or highest < 1
+    )  # from two thresholds on, theirs resets a second time, a step later
     assert torch.equal(out, torch.stack(sent))
     torch.testing.assert_close(state["membrane"], mem, rtol=1e-5, atol=1e-6)
 
