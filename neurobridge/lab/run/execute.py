@@ -623,6 +623,7 @@ def _execute(
         **_noted(job, told.get("used")),
         "status": "failed" if failures else "done",
         "seconds": round(time.monotonic() - started, 3),
+        "core_seconds": (told.get("used") or {}).get("core_seconds"),
         "error": failures[0] if failures else None,
     }
     record["report"] = None if broken else _report(job, record)
