@@ -338,6 +338,14 @@ _Authority = Annotated[
         "configuration, as for the next two]"
     ),
 ]
+_Results = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.csv",
+        help="Add the rows of each finished run to this file, and take the runs in it as done.  "
+        "[default: `results` in the sweep file]",
+    ),
+]
 _Insecure = Annotated[
     bool,
     typer.Option(
@@ -348,6 +356,7 @@ _Insecure = Annotated[
 ]
 
 
+# %% ../../nbs/lab/01_cli.ipynb #scheduler-call
 def _scheduler(
     address: str, ca: Path | None, cert: Path | None, key: Path | None, insecure: bool
 ) -> Any:
@@ -426,14 +435,7 @@ def sweep(
     only_failed: Annotated[
         bool, typer.Option("--only-failed", help="Run what has failed, and nothing else.")
     ] = False,
-    results: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.csv",
-            help="Add the rows of each finished run to this file, and take the runs in it as done. "
-            " [default: `results` in the sweep file]",
-        ),
-    ] = None,
+    results: _Results = None,
 ) -> None:
     "Run what is not done yet of a sweep file."
     with _user_errors():

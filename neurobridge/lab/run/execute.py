@@ -630,10 +630,8 @@ def _execute(
     _keep_log(job.folder, record)
     write_json(job.folder / "run.json", record)
     run = Run(job.folder, record)
-    if broken:
+    if broken or failures:
         raise RunFailed(run) from broken
-    if failures:
-        raise RunFailed(run)
     return run
 
 

@@ -73,6 +73,7 @@ class Finished:
                     )
 
 
+# %% ../../../nbs/lab/sweep/09_results_file.ipynb #kept-hashes
 def values_hash(
     params: Mapping[str, Any],  # the complete values
     slow: bool,  # whether cells marked slow are run
@@ -315,6 +316,7 @@ def recorded_runs(
     }
 
 
+# %% ../../../nbs/lab/sweep/09_results_file.ipynb #kept-state
 @checked
 def state_of(
     file: Path,  # a results file, which need not exist

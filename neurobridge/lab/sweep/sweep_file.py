@@ -501,7 +501,7 @@ class Sweep:
     slow :
         whether cells marked slow are run
     results :
-        the file that gains the rows of finished runs; None: none
+        gains the rows of finished runs
     """
 
     name: str  # of the sweep; `from_yaml` takes the file's
@@ -510,7 +510,7 @@ class Sweep:
     repeats: int = 1  # runs with the same values
     resources: Resources = Resources()  # limits of each run
     slow: bool = False  # whether cells marked slow are run
-    results: Path | None = None  # the file that gains the rows of finished runs; None: none
+    results: Path | None = field(default=None, kw_only=True)  # gains the rows of finished runs
 
     @classmethod
     def from_yaml(
@@ -600,7 +600,7 @@ def _sweep(name: str, root: _Node, beside: Path) -> Sweep:
     )
     _different(settings, takes)
     results = _results(sections, beside)
-    return Sweep(name, page, settings, repeats.value, resources, slow.value, results)
+    return Sweep(name, page, settings, repeats.value, resources, slow.value, results=results)
 
 
 def _results(sections: Mapping[str, _Node], beside: Path) -> Path | None:
