@@ -1,5 +1,6 @@
 "A results file: a batch goes on from a fresh clone, nothing is lost or doubled, and what does not fit is refused."
 
+import contextlib
 import csv
 import os
 import shutil
@@ -266,6 +267,35 @@ def test_a_run_whose_module_was_edited_meanwhile_is_not_kept(root):
     finish(first, root, modules={"helper.py": None})  # changed while the run used it
     driver._keep(sweep, [], told.append, first)
     assert not (root / "results").exists() and "not kept, helper.py changed" in told[0]
+
+
+@pytest.mark.parametrize("lasting", [False, True])
+def test_a_full_disk_does_not_stop_the_batch(root, monkeypatch, lasting):
+    "A run that can't be added is added at the end, or by the next start; the others are not stopped."
+    sweep, told, tries = plan_of(root), [], []
+
+    def work(workers, sweep, planned, tell, landed):
+        for one in planned:
+            finish(one, root)
+            landed(one)
+
+    def full(*given):
+        tries.append(given)
+        if len(tries) == 2 or (lasting and len(tries) > 1):
+            raise OSError(28, "No space left on device", str(given[0]))
+        return keep_run(*given)
+
+    monkeypatch.setattr(driver, "executor", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(driver, "work_off", work)
+    monkeypatch.setattr(driver, "keep_run", full)
+    if lasting:
+        with pytest.raises(OSError, match="No space left"):
+            run_sweep(sweep, tell=lambda counts, line: told.append(line))
+        assert len(rows(sweep.results)) == 2 and len(told) == 3
+        monkeypatch.setattr(driver, "keep_run", keep_run)
+    run_sweep(sweep, tell=lambda counts, line: told.append(line))
+    assert [row["n"] for row in rows(sweep.results)] == list("22221111")
+    assert "is done, but not in the results file yet" in told[0] and len(told) == 1 + 2 * lasting
 
 
 def test_other_values_and_other_pages(root):

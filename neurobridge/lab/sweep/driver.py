@@ -218,8 +218,19 @@ def run_sweep(
             keep(one)
     if not left:
         return sweep_table(planned)
+    later: list[Planned] = []
+
+    def landed(one: Planned) -> None:
+        try:
+            keep(one)
+        except (OSError, RunRefused) as error:
+            later.append(one)
+            tell(counts, f"{one.folder.name} is done, but not in the results file yet: {error}")
+
     with executor(
         scheduler, workers, sweep.resources, len(left), lambda line: tell(counts, line)
     ) as found:
-        work_off(found, sweep, left, tell, keep)
+        work_off(found, sweep, left, tell, landed)
+    for one in later:
+        keep(one)
     return sweep_table(sweep.plan())  # another process may have finished one with other modules
