@@ -34,6 +34,7 @@ from neurobridge.lab.sweep.results_file import (
     recorded_runs,
     results_path,
     row_text,
+    state_of,
     versions_file,
 )
 
@@ -564,6 +565,28 @@ def test_a_writer_that_is_killed_leaves_whole_files(root):
     assert writer(root, 0, seen + 3, 1).wait() == 0
     curves = rows(root / "r_curves.csv")  # also those of a run that was killed before its row
     assert [int(row["run"], 16) for row in curves] == [n for n in range(seen + 3) for _ in range(2)]
+
+
+REPLACE = KEEP.replace(
+    "for n in range(first, last, step):",
+    """for turn in range(last):
+    n = turn % 2
+    version = sorted([*version[:1], ("modules", "gone.py", f"{turn:012x}")])""",
+)
+
+
+@pytest.mark.long
+def test_reading_while_rows_are_replaced(root):
+    "Each write replaces a run of an older version: whoever reads meanwhile sees one or the other."
+    words = [sys.executable, "-c", REPLACE, str(root), "0", "150", "1"]
+    one, seen = subprocess.Popen(words), 0
+    while one.poll() is None:
+        said = state_of(root / "r.csv", root / "toy.ipynb")
+        assert said.startswith(("0 runs", "1 run", "2 runs"))
+        seen += said.startswith("2 runs, 2 of them made before a change of gone.py")
+    assert one.wait() == 0 and seen > 0
+    assert len(rows(root / "r.csv")) == 2 and len(rows(root / "r_curves.csv")) == 4
+    assert len(rows(root / "r.versions.csv")) <= 6  # versions that no row names are not kept
 
 
 entries = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False)

@@ -270,6 +270,29 @@ def _listed(file: Path, tables: Iterable[str]) -> str:
     return " or ".join(each.name for each in files_of(file, tables)[2:]) or "a table beside it"
 
 
+# %% ../../../nbs/lab/sweep/09_results_file.ipynb #kept-settled
+@contextlib.contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    "Hold the lock of a results file; wait for it if another process has it."
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = open_lock(file.with_name(f".{file.name}.lock"))
+    except UnsafeFile as error:
+        raise RunRefused(str(error)) from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _read_settled(file: Path) -> Kept:
+    "Read a results file; once more, and with no writer at it, if it is not whole."
+    try:
+        return read_kept(file)
+    except RunRefused:
+        with _locked(file):
+            return read_kept(file)
+
+
 # %% ../../../nbs/lab/sweep/09_results_file.ipynb #kept-old-code
 @checked
 def outdated(
@@ -307,7 +330,7 @@ def recorded_runs(
     digest: Callable[[Path], str | None] | None = None,  # for `differences`
 ) -> dict[str, list[dict[str, str]]]:  # by id, with a number for a repeat: the rows of the run
     "Return the runs of a results file that count as done."
-    kept = read_kept(file)
+    kept = _read_settled(file)
     old = outdated(kept, page, digest)
     return {
         run.partition(".")[0]: rows
@@ -323,7 +346,7 @@ def state_of(
     page: Path,  # the page of the sweep
 ) -> str:  # "6 runs, 2 of them made before helper.py has changed"
     "Return for a message how many runs a results file has, and how many are out of date."
-    kept = read_kept(file)
+    kept = _read_settled(file)
     old = outdated(kept, page)
     runs = [rows[0]["version_hash"] for rows in _by_run(kept.main).values()]
     stale = [key for key in runs if key in old]
@@ -338,19 +361,6 @@ def state_of(
 
 
 # %% ../../../nbs/lab/sweep/09_results_file.ipynb #kept-write-code
-@contextlib.contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    "Hold the lock of a results file; wait for it if another process has it."
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = open_lock(file.with_name(f".{file.name}.lock"))
-    except UnsafeFile as error:
-        raise RunRefused(str(error)) from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _write(file: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     "Write a CSV file, whole or not at all."
     with atomic_write(file) as target:
