@@ -13,9 +13,23 @@ CALLS = {key: call for part in PARTS for key, call in part.CALLS.items()}
 LEFT_OUT = {key: reason for part in PARTS for key, reason in part.LEFT_OUT.items()}
 
 
+def _project_files():
+    "Files of the project that a call may write into when it is given no other place."
+    root = Path(__file__).parents[1]
+    return {
+        file: file.stat().st_mtime_ns
+        for folder in ("results", "runs/e")
+        for file in (root / folder).rglob("*")
+    }
+
+
 @pytest.fixture(autouse=True)
 def nothing_shared(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NEUROBRIDGE_RUNS", str(tmp_path / "runs"))
+    before = _project_files()
+    yield
+    assert _project_files() == before, "a call has written into the project"
 
 
 @pytest.mark.parametrize("key", CALLS)

@@ -15,6 +15,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -337,6 +338,14 @@ _Authority = Annotated[
         "configuration, as for the next two]"
     ),
 ]
+_Results = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.csv",
+        help="Add the rows of each finished run to this file, and take the runs in it as done.  "
+        "[default: `results` in the sweep file]",
+    ),
+]
 _Insecure = Annotated[
     bool,
     typer.Option(
@@ -347,6 +356,7 @@ _Insecure = Annotated[
 ]
 
 
+# %% ../../nbs/lab/01_cli.ipynb #scheduler-call
 def _scheduler(
     address: str, ca: Path | None, cert: Path | None, key: Path | None, insecure: bool
 ) -> Any:
@@ -425,14 +435,18 @@ def sweep(
     only_failed: Annotated[
         bool, typer.Option("--only-failed", help="Run what has failed, and nothing else.")
     ] = False,
+    results: _Results = None,
 ) -> None:
     "Run what is not done yet of a sweep file."
     with _user_errors():
         from neurobridge.lab.sweep.sweep_file import Sweep
         from neurobridge.lab.sweep.driver import is_left, run_sweep, sweep_table
+        from neurobridge.lab.sweep.results_file import results_path
 
         place = _place(scheduler, (tls_ca, tls_cert, tls_key), insecure, slurm, pbs)
         batch = Sweep.from_yaml(file)
+        if results:
+            batch = replace(batch, results=results_path(results))
         if dry_run:
             planned = batch.plan()
             left = [is_left(one, only_failed) for one in planned]
@@ -440,7 +454,8 @@ def sweep(
         with _counting(batch.name) as tell:
             found = run_sweep(batch, workers, place, only_failed, tell)
         _tell_sweep(batch, found)
-        if ((found["status"] != "done") & (found["error"].notna() | (not only_failed))).any():
+        left_over = ~found["status"].isin(["done", "recorded"])
+        if (left_over & (found["error"].notna() | (not only_failed))).any():
             raise typer.Exit(1)
 
 
@@ -475,6 +490,10 @@ def _tell_sweep(batch: Any, found: "pd.DataFrame", left: list[bool] | None = Non
         f"{stand}{'' if left is None else f'; {len(shown)} would be run'}; "
         f"below\n{runs_root()}\npage:\n{batch.page}"
     )
+    if batch.results:
+        from neurobridge.lab.sweep.results_file import state_of
+
+        _say(f"results: {state_of(batch.results, batch.page)}\n{batch.results}")
 
 
 def _counted_remarks(found: "pd.DataFrame") -> "Counter[str]":

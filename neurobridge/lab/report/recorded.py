@@ -37,6 +37,7 @@ from neurobridge.lab.run.run_record import (
 from ..run.lock import refuse_links
 from ..run.page import find_page, page_hash, page_name
 from ..run.parameters import RunRefused, checked, own_path, read_page
+from ..sweep.results_file import versions_file
 from ..sweep.sweep_file import Sweep
 
 if TYPE_CHECKING:
@@ -246,8 +247,15 @@ def join_rows(
     "Join the rows of runs into one table."
     import pandas as pd
 
-    rows: list[Mapping[str, Any]] = []
-    varied = _varied(runs)
+    return pd.DataFrame(rows_with_facts(runs, _varied(runs)))
+
+
+def rows_with_facts(
+    runs: Sequence[tuple[Path, Mapping[str, Any]]],  # from `choose_runs`
+    varied: Sequence[str],  # the parameters to put beside the rows
+) -> list[dict[str, Any]]:  # the rows of each run, with its facts
+    "Return the rows of runs, with parameters and facts in each."
+    rows: list[dict[str, Any]] = []
     pages = {record.get("page") for _, record in runs}
     made = versions([record for _, record in runs])
     for (folder, record), version in zip(runs, made, strict=True):
@@ -256,7 +264,7 @@ def join_rows(
             "page": record.get("page") if len(pages) > 1 else None,
             "version": version,
         }
-        asked = _asked(record, varied, set(facts) - {"seed"})
+        asked = _asked(record, varied, set(facts) - {"seed"} | {"run_core_seconds"})
         asked["seed"] = record["params"].get("seed")
         metrics = record["metrics"].items()
         if record["rows"]:
@@ -264,8 +272,10 @@ def join_rows(
             facts |= {f"metric.{name}": value for name, value in metrics}
         else:
             found = [{column_name(name, "metric", varied, ()): value for name, value in metrics}]
+        if not any(name.endswith("core_seconds") for row in found for name in row):
+            facts["run_core_seconds"] = record.get("core_seconds")
         rows += [row | _added(row, asked, facts) for row in found]
-    return pd.DataFrame(rows)
+    return rows
 
 
 # %% ../../../nbs/lab/report/04_recorded.ipynb #facts-code
@@ -315,15 +325,16 @@ def _asked(record: Mapping[str, Any], names: Sequence[str], taken: Any) -> dict[
 @checked
 def join_tables(
     runs: Sequence[tuple[Path, Mapping[str, Any]]],  # from `choose_runs`
+    names: Sequence[str] | None = None,  # parameters to put beside; default: those that vary
 ) -> "dict[str, pd.DataFrame]":  # a name such as "curves" to its table
     "Join the other CSV files of run folders by name, with every parameter that varies."
     import pandas as pd
 
     joined = {}
-    varied = _varied(runs)
+    varied = _varied(runs) if names is None else names
     made = versions([record for _, record in runs])
-    names = {file.stem for folder, _ in runs for file in folder.glob("*.csv")} - {"rows"}
-    for name in sorted(names):
+    tables = {file.stem for folder, _ in runs for file in folder.glob("*.csv")} - {"rows"}
+    for name in sorted(tables):
         found = []
         for (folder, record), version in zip(runs, made, strict=True):
             file = folder / f"{name}.csv"
@@ -392,6 +403,12 @@ def write_results(
     """
     experiment = experiment_name(experiment)
     folder = project_root() / "results" if out is None else own_path("out", out)
+    if versions_file(folder / f"{experiment}.csv").exists():
+        raise RunRefused(
+            f"{folder / experiment}.csv is a results file that a sweep adds to, perhaps on several "
+            "machines, and would be replaced by the runs of this one; it is up to date when "
+            "neurobridge sweep FILE has ended, or name another folder (--out)"
+        )
     sweeps = sweeps or recorded_sweeps(experiment)
     for sweep in sweeps:
         if sweep.experiment != experiment:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .tables import deviation_column, group_runs, value_key, value_text
-from ..run.run_record import read_table
+from ..run.run_record import FINISHED, read_table
 from ..run.parameters import RunRefused, checked
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def draw_effect(
     """
     import matplotlib.pyplot as plt
 
-    done = runs[(runs["status"] == "done") & runs[metric].notna()]
+    done = runs[runs["status"].isin(FINISHED) & runs[metric].notna()]
     places, order, numeric = _places(done[parameter])
     names = dict(zip(places, done[parameter].map(value_text), strict=True))
     lines = [done]
@@ -164,7 +164,7 @@ def draw_pareto(
 
     y, better_y = direction(up)
     x, better_x = direction(right)
-    done = runs[runs["status"] == "done"].assign(runs=1)
+    done = runs[runs["status"].isin(FINISHED)].assign(runs=1)
     means = (group_runs(runs, settings) if settings else done).dropna(subset=[x, y])
     best = pareto_front(pd.DataFrame({x: better_x * means[x], y: better_y * means[y]}))
     front = means[best].sort_values([x, y])

@@ -30,7 +30,7 @@ from neurobridge.lab.report.recorded import (
 from ..run.run_report import REPORT_STYLE, html_page
 from .sweep_figures import direction, draw_curves, draw_effect, draw_pareto
 from .tables import group_runs, metric_columns, value_key, value_text
-from ..run.run_record import column_name, read_record, run_status
+from ..run.run_record import FINISHED, column_name, read_record, run_status
 from ..run.lock import refuse_links
 from ..run.identity import versions
 from ..run.html import html_head, plain_text, without_home
@@ -72,7 +72,7 @@ def sweep_runs(
     }
     for i, one in enumerate(planned):
         folders = before.get(values_key(one.full, one.slow))
-        if folders and run_status(one.folder) != "done":
+        if folders and not one.kept and run_status(one.folder) != "done":
             planned[i] = replace(one, folder=folders.pop())
     frame = sweep_table(planned)
     records = [read_record(one.folder) for one in planned]
@@ -198,12 +198,12 @@ def _sections(
     names = [*asked, *(name for name in ("page", "version") if name in runs)]
     bare = [direction(name)[0] for name in metrics]
     found: list[_Section] = []
-    if (runs["status"] == "done").any():
+    if runs["status"].isin(FINISHED).any():
         found += _tables(sweep, runs, names)
         found += _effects(runs, bare, asked, names)
         found += _trade_off(runs, metrics, bare, names)
         if curves := draw_curves(runs, names):
-            done = runs[runs["status"] == "done"]
+            done = runs[runs["status"].isin(FINISHED)]
             text = f"mean over seeds, and their standard deviation{_uncurved(done)}"
             found.append(("Learning curves", _embedded(curves, text)))
     shown = [*names, *(["seed"] if "seed" in runs else [])]
@@ -222,10 +222,12 @@ def _tables(sweep: Sweep, runs: "pd.DataFrame", names: Sequence[str]) -> list[_S
     records = _records(sweep, runs)
     if names or not any(record["rows"] for _, record in records):
         return found
-    facts = ["commit", "device", "run_seconds", "run"]
+    facts = ["commit", "device", "run_seconds", "run_core_seconds", "run"]
     arms, same = summarise(join_rows(records).drop(columns=facts, errors="ignore"))
     values = html.escape(", ".join(f"{k} {v}" for k, v in same.items()) or "nothing")
     text = f"<p>The same everywhere: {values}</p>"
+    if (runs["status"] == "recorded").any():
+        text += "<p>Runs that are recorded in the results file alone are not in this table.</p>"
     return [*found, ("Arms", _html_table(arms.rename_axis("").reset_index()) + text)]
 
 
@@ -242,7 +244,7 @@ def _effects(
     runs: "pd.DataFrame", metrics: Sequence[str], asked: Sequence[str], names: Sequence[str]
 ) -> list[_Section]:
     "Return each metric against each parameter."
-    done = runs[runs["status"] == "done"]
+    done = runs[runs["status"].isin(FINISHED)]
     pictures = []
     for metric in dict.fromkeys(metrics):
         for name in asked:
@@ -259,7 +261,7 @@ def _trade_off(
     "Return the first two metrics against each other."
     if len(bare) < 2:
         return []
-    lacking = _lacking(runs[runs["status"] == "done"], bare[:2])
+    lacking = _lacking(runs[runs["status"].isin(FINISHED)], bare[:2])
     text = f"{bare[0]} and {bare[1]}: means of each setting, and the Pareto front{lacking}"
     return [("Trade-off", _embedded(draw_pareto(runs, names, *metrics[:2]), text))]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.files import atomic_write
-from ..run.run_record import FIRST_COLUMNS
+from ..run.run_record import FINISHED, FIRST_COLUMNS
 from ..run.html import plain_text
 from ..run.parameters import RunRefused, checked
 
@@ -147,7 +147,7 @@ def group_runs(
     -------
         one row per group: values, `runs`, what varies `within`, metrics
     """
-    done = frame[frame["status"] == "done"]
+    done = frame[frame["status"].isin(FINISHED)]
     by = list(dict.fromkeys(by))
     for name in by:
         if name not in frame:

@@ -623,16 +623,15 @@ def _execute(
         **_noted(job, told.get("used")),
         "status": "failed" if failures else "done",
         "seconds": round(time.monotonic() - started, 3),
+        "core_seconds": (told.get("used") or {}).get("core_seconds"),
         "error": failures[0] if failures else None,
     }
     record["report"] = None if broken else _report(job, record)
     _keep_log(job.folder, record)
     write_json(job.folder / "run.json", record)
     run = Run(job.folder, record)
-    if broken:
+    if broken or failures:
         raise RunFailed(run) from broken
-    if failures:
-        raise RunFailed(run)
     return run
 
 

@@ -74,6 +74,7 @@ _LATELY: dict[str, Any] = {
     "error": (dict, type(None)),
     "environment": dict,
     "attempt": int,
+    "core_seconds": (int, float, type(None)),
     "page": (str, type(None)),
     "notebook": str,
     "source": str,
@@ -260,7 +261,7 @@ def environment(
         head = git("rev-parse", "HEAD")
         if head.returncode == 0:
             flags = ("--porcelain", "--untracked-files=no", "--ignore-submodules=all")
-            changed = git("status", *flags)
+            changed = git("status", *flags, "--", ":(top)", ":(top,exclude)results/*.csv")
             unknown = False
             if page is not None:
                 tracked = git("ls-files", "--error-unmatch", "--", str(Path(page).resolve()))
@@ -284,6 +285,9 @@ def environment(
 
 # %% ../../../nbs/lab/run/06_run_record.ipynb #cell-073-names
 FIRST_COLUMNS = ("id", "experiment", "status", "seconds", "started", "folder", "page", "version")
+
+
+FINISHED = ("done", "recorded")  # statuses of runs with results, here or in a results file
 
 
 # the last two are columns of tables of groups

@@ -138,6 +138,7 @@ class _Board:
     planned: Sequence[Planned]
     waiting: list[tuple[float, int]]  # a heap: when it is due, which run
     source: str  # hash of what the page may import, when the sweep began
+    landed: Callable[[Planned], None] | None = None  # called with each run that is done
     flying: dict[Any, int] = field(default_factory=dict)  # key of the workers, to run
     tries: dict[tuple[str, int], int] = field(default_factory=dict)  # by status and run
     room: int = 0  # runs that the workers can do at a time
@@ -195,6 +196,8 @@ def _take(board: _Board, key: Any, outcome: Mapping[str, Any]) -> str:
     status = outcome["status"]
     if status == "done":
         board.done += 1
+        if board.landed:
+            board.landed(board.planned[number])
         return ""
     if status in ("changed", "refused"):
         raise RunRefused(
@@ -220,12 +223,13 @@ def work_off(
     sweep: Sweep,  # with its limits
     planned: Sequence[Planned],  # the runs to do
     tell: Callable[[dict[str, int], str], None],  # called with counts and a line of news, or ""
+    landed: Callable[[Planned], None] | None = None,  # called with each run that is done
 ) -> dict[str, int]:  # runs done and failed
     "Hand runs to workers until each is done, or has failed as often as the sweep allows."
     limits = {name: getattr(sweep.resources, name) for name in ("cpu", "gpu", "memory", "timeout")}
     limits["page"] = str(sweep.page)
     waiting = [(0.0, number) for number in range(len(planned))]
-    board = _Board(workers, sweep, planned, waiting, source_hash(sweep.page))
+    board = _Board(workers, sweep, planned, waiting, source_hash(sweep.page), landed)
     try:
         while board.waiting or board.flying:
             workers.look(

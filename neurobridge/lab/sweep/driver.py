@@ -6,12 +6,34 @@
 __all__ = ["sweep_table", "run_sweep"]
 
 # %% ../../../nbs/lab/sweep/02_driver.ipynb #driver-imports
-from collections.abc import Callable, Sequence
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..run.run_record import TAKEN_COLUMNS, column_name, read_record, run_status
+from ..report.recorded import join_tables, rows_with_facts
+from ..run.identity import first_few
 from ..run.parameters import RunRefused, checked
+from neurobridge.lab.run.run_record import (
+    TAKEN_COLUMNS,
+    column_name,
+    read_record,
+    run_name,
+    run_status,
+)
 from .dispatch import executor, work_off
+from neurobridge.lab.sweep.results_file import (
+    HASHES,
+    Finished,
+    changed_since,
+    files_of,
+    keep_run,
+    row_text,
+    rows_of_csv,
+    values_hash,
+    version_of,
+)
 from .sweep_file import Planned, Sweep
 
 if TYPE_CHECKING:
@@ -26,11 +48,15 @@ def is_left(
     "Return whether a run is still to be done."
     record = read_record(one.folder) or {}
     status = run_status(one.folder, record)
-    return status != "done" and (
-        not only_failed
-        or status == "failed"
-        or bool(record.get("error"))
-        or (not record and _failed_before(one))
+    return (
+        not one.kept
+        and status != "done"
+        and (
+            not only_failed
+            or status == "failed"
+            or bool(record.get("error"))
+            or (not record and _failed_before(one))
+        )
     )
 
 
@@ -69,6 +95,9 @@ def sweep_table(
     rows = []
     for one in planned:
         record = read_record(one.folder) or {"seconds": None, "metrics": {}, "error": None}
+        status = run_status(one.folder)
+        if one.kept and status != "done":
+            record, status = _recorded(one), "recorded"
         error = record["error"] and f"{record['error']['ename']}: {record['error']['evalue']}"
         asked = {column_name(name, taken=TABLE_COLUMNS): value for name, value in one.full.items()}
         found = {
@@ -77,11 +106,69 @@ def sweep_table(
         }
         rows.append(
             asked
-            | {"status": run_status(one.folder), "seconds": record["seconds"]}
+            | {"status": status, "seconds": record["seconds"]}
             | found
             | {"error": error, "folder": str(one.folder)}
         )
     return pd.DataFrame(rows)
+
+
+_FACTS = {"seed", "commit", "device", "run_seconds", "run_core_seconds", "run", *HASHES}
+
+
+def _recorded(one: Planned) -> dict[str, Any]:
+    "Return seconds and metrics of a run from its rows in a results file."
+    known = {*one.full, *_FACTS}
+    metrics = {}
+    for name, text in one.kept[0].items():
+        bare = len(one.kept) == 1 and name not in known and not name.startswith("param.")
+        if (name.startswith("metric.") or bare) and (value := _number(text)) is not None:
+            metrics[name.removeprefix("metric.")] = value
+    seconds = _number(one.kept[0].get("run_seconds", ""))
+    return {"seconds": seconds, "metrics": metrics, "error": None}
+
+
+def _number(text: str) -> float | None:
+    "Return the number that a text is, if it is one."
+    try:
+        value = int(text) if text.lstrip("-").isdecimal() else float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+# %% ../../../nbs/lab/sweep/02_driver.ipynb #driver-keep-code
+def _keep(sweep: Sweep, order: Sequence[str], tell: Callable[[str], None], one: Planned) -> None:
+    "Add a run that is done to the results file of its sweep, if it has one."
+    if sweep.results is None:
+        return
+    record = read_record(one.folder)
+    if record is None or record["status"] != "done":
+        raise RunRefused(f"{one.folder} has no readable record; give the same command again")
+    found = _finished(sweep, sweep.results, one, record)
+    if changed := changed_since(found.version, sweep.page):
+        name = f"{sweep.experiment} {one.folder.name}"
+        return tell(f"{name}: not kept, {first_few(changed)} changed meanwhile; it is made again")
+    keep_run(sweep.results, sweep.page, found, order)
+
+
+def _finished(sweep: Sweep, file: Path, one: Planned, record: Mapping[str, Any]) -> Finished:
+    "Return what is kept of a run."
+    names = list(dict.fromkeys(name for setting in sweep.settings for name in setting))
+    runs = [(one.folder, record)]
+    tables = join_tables(runs, names)
+    return Finished(
+        run=run_name(one.folder, record),
+        values=values_hash(one.full, one.slow, one.repeat),
+        version=version_of(record, sweep.page, files_of(file, tables)),
+        rows=[row_text(row) for row in rows_with_facts(runs, names)],
+        tables={name: _texts(table) for name, table in tables.items()},
+    )
+
+
+def _texts(table: "pd.DataFrame") -> list[dict[str, str]]:
+    "Return a table's rows as text; with this end of a line, all ends within entries are quoted."
+    return rows_of_csv(table.to_csv(index=False, lineterminator="\r\n"))
 
 
 # %% ../../../nbs/lab/sweep/02_driver.ipynb #cell-043
@@ -95,7 +182,8 @@ def run_sweep(
 ) -> "pd.DataFrame":  # one row per run, as from `sweep_table`
     """Run what is not done of a sweep; return the table of all its runs.
 
-    A run that fails raises nothing: its row has the error. What cannot be run at all raises
+    The rows of runs that are done are added to the sweep's results file, if it has one. A run that
+    fails raises nothing: its row has the error. What cannot be run at all raises
     `RunRefused`. As text, `scheduler` is an address "tls://…", "slurm:key=value,…" or "pbs:…".
     `tell` is called with the numbers of runs (waiting, running, done, failed) and a line of news,
     which may be empty.
@@ -121,12 +209,28 @@ def run_sweep(
         raise RunRefused(f"{workers} workers were asked for; expected at least 1")
     planned = sweep.plan()
     left = [one for one in planned if is_left(one, only_failed)]
-    if not left:
-        return sweep_table(planned)
     tell = tell or (lambda counts, news: None)
     counts = {"waiting": len(left), "running": 0, "done": 0, "failed": 0}
+    order = [values_hash(one.full, one.slow, one.repeat) for one in planned]
+    keep = functools.partial(_keep, sweep, order, lambda line: tell(counts, line))
+    for one in planned:
+        if sweep.results and not one.kept and not is_left(one):
+            keep(one)
+    if not left:
+        return sweep_table(planned)
+    later: list[Planned] = []
+
+    def landed(one: Planned) -> None:
+        try:
+            keep(one)
+        except (OSError, RunRefused) as error:
+            later.append(one)
+            tell(counts, f"{one.folder.name} is done, but not in the results file yet: {error}")
+
     with executor(
         scheduler, workers, sweep.resources, len(left), lambda line: tell(counts, line)
     ) as found:
-        work_off(found, sweep, left, tell)
+        work_off(found, sweep, left, tell, landed)
+    for one in later:
+        keep(one)
     return sweep_table(sweep.plan())  # another process may have finished one with other modules

@@ -31,6 +31,7 @@ from neurobridge.lab.run.parameters import (
     read_page,
     resolve,
 )
+from .results_file import recorded_runs, results_path
 
 if TYPE_CHECKING:
     import yaml
@@ -245,7 +246,8 @@ def _known(given: Mapping[str, _Node], names: Sequence[str], where: str) -> None
 # %% ../../../nbs/lab/sweep/01_sweep_file.ipynb #cell-019
 MOST = 10_000  # runs in one sweep
 _VALUES = ("parameters", "list", "zip", "grid", "random", "seeds")
-_KEYS = ("notebook", *_VALUES, "repeats", "slow", "resources", "timeout", "retries", "backoff")
+_LIMITS = ("resources", "timeout", "retries", "backoff")
+_KEYS = ("notebook", *_VALUES, "repeats", "slow", "results", *_LIMITS)
 
 # the parameters that a section sets, how many settings it has, and a function that lists them
 _Settings = tuple[set[str], int, Callable[[], list[dict[str, Any]]]]
@@ -476,6 +478,7 @@ class Planned:
     repeat: int = 1  # from 1
     base: Path | None = field(default=None, repr=False)  # the folder of a first run
     slow: bool = False  # whether cells marked slow are run, of a page that has some
+    kept: Sequence[Mapping[str, str]] = field(default=(), repr=False)  # its rows in a results file
 
 
 # %% ../../../nbs/lab/sweep/01_sweep_file.ipynb #cell-027
@@ -497,6 +500,8 @@ class Sweep:
         limits of each run
     slow :
         whether cells marked slow are run
+    results :
+        gains the rows of finished runs
     """
 
     name: str  # of the sweep; `from_yaml` takes the file's
@@ -505,6 +510,7 @@ class Sweep:
     repeats: int = 1  # runs with the same values
     resources: Resources = Resources()  # limits of each run
     slow: bool = False  # whether cells marked slow are run
+    results: Path | None = field(default=None, kw_only=True)  # gains the rows of finished runs
 
     @classmethod
     def from_yaml(
@@ -540,6 +546,8 @@ class Sweep:
     def plan(self) -> list[Planned]:  # in the order of `settings`
         """List every run with its identity and folder; a repeat has a folder of its own.
 
+        Raises `RunRefused` if the results file is not as a sweep left it.
+
         Returns
         -------
             in the order of `settings`
@@ -547,6 +555,7 @@ class Sweep:
         page = read_page(self.page)
         source = source_hash(self.page)
         digest = functools.cache(content_hash)
+        kept = recorded_runs(self.results, self.page, digest) if self.results else {}
         takes = page_parameters(page)
         place = runs_root() / self.experiment
         there = folder_numbers(place)
@@ -558,7 +567,8 @@ class Sweep:
             for repeat in range(1, self.repeats + 1):
                 base = place / (identity if repeat == 1 else f"{identity}-{repeat}")
                 folder = free_folder(self.page, base, source, digest, there)
-                planned.append(Planned(params, full, identity, folder, repeat, base, slow))
+                rows = kept.get(base.name, ())
+                planned.append(Planned(params, full, identity, folder, repeat, base, slow, rows))
         return planned
 
 
@@ -589,7 +599,19 @@ def _sweep(name: str, root: _Node, beside: Path) -> Sweep:
         for each in itertools.product(*(make() for _, _, make in parts.values()))
     )
     _different(settings, takes)
-    return Sweep(name, page, settings, repeats.value, resources, slow.value)
+    results = _results(sections, beside)
+    return Sweep(name, page, settings, repeats.value, resources, slow.value, results=results)
+
+
+def _results(sections: Mapping[str, _Node], beside: Path) -> Path | None:
+    "Read the key `results`; a path is seen from the folder of the sweep file."
+    if "results" not in sections:
+        return None
+    node = sections["results"]
+    try:
+        return results_path(node.plain(), beside)
+    except RunRefused as error:
+        raise _wrong(node.line, str(error)) from error
 
 
 def _page(sections: Mapping[str, _Node], beside: Path) -> tuple[Path, dict[str, Parameter]]:
