@@ -6,6 +6,7 @@
 __all__ = ["compose"]
 
 # %% ../../nbs/bridge/03_composition.ipynb #cell-005
+import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .blueprint import BODIES, Blueprint
+from .blueprint import BODIES, Blueprint, Time
 from neurobridge.bridge.parts import (
     LoopArea,
     PooledArea,
@@ -22,6 +23,7 @@ from neurobridge.bridge.parts import (
     StemArea,
     Synapse,
     neuron_maker,
+    neuron_of,
     wire_layers,
 )
 from ..core.checks import flag, instance, shown, whole
@@ -31,6 +33,7 @@ from ..cornet.models import CORnet, cornet_r, cornet_rt, cornet_s, cornet_z
 from ..g2g.net import G2GNet
 from ..snn.layers import over_time
 from ..snn.models import TimeNet, spiking_convnet, spiking_resnet18, spiking_vgg
+from ..snn.neuron import LIF
 
 
 # %% ../../nbs/bridge/03_composition.ipynb #cell-009
@@ -121,6 +124,17 @@ class Composed(ModuleWithSettings):
 
 
 # %% ../../nbs/bridge/03_composition.ipynb #cell-013
+def _followed(blueprint: Blueprint, net: TimeNet) -> Blueprint:
+    "Return the blueprint of a network whose T, or whose neurons, were exchanged."
+    neuron, time = blueprint.neuron, blueprint.time
+    layer = next((module for module in net.modules() if isinstance(module, LIF)), None)
+    if layer is not None and not neuron.spiking:
+        neuron = neuron_of(layer)
+    if time.recurrence == "static" and net.T > 1:
+        time = Time(net.T, "inside")
+    return blueprint.changed(neuron=neuron, time=dataclasses.replace(time, steps=net.T))
+
+
 class FeedForward(Composed, TimeNet):
     "A `TimeNet` with named areas."
 
@@ -135,6 +149,11 @@ class FeedForward(Composed, TimeNet):
         for name, count in plan:
             end += count
             self.area_layers[name] = f"trunk.{end - 1}" if end else "stem_neuron"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "T" and "blueprint" in self.__dict__:  # set by the user or by copy_weights
+            self.blueprint = _followed(self.blueprint, self)
 
     def settings_now(self) -> dict[str, Any]:
         return _flat(self.blueprint) | {"T": self.T}
@@ -280,8 +299,20 @@ class AreaNet(Composed):
         self.decoder: Any = decoder
         self.blueprint, self.areas = blueprint, tuple(areas)
         self.area_layers = {name: name for name in areas}
-        if has_time(blueprint):
-            self.T = blueprint.time.steps
+
+    @property
+    def T(self) -> int:
+        "Steps that an image is shown for; an `AttributeError` without a time axis."
+        if not has_time(self.blueprint):
+            raise AttributeError(f"the network of {self.blueprint} has no time axis")
+        return self.blueprint.time.steps
+
+    @T.setter
+    def T(self, value: Any) -> None:
+        raise AttributeError(
+            f"{type(self).__name__}: T is a setting of the blueprint; "
+            "transfer_weights(network, blueprint.changed(**{'time.steps': T})) has the same weights"
+        )
 
     @property
     def late(self) -> bool:

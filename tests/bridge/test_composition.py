@@ -522,6 +522,18 @@ def test_pipe_s_takes_composed_networks():
     ann = compose(blueprint("convnet", neuron="sharpened"))
     snn = copy_weights(ann, 4)
     assert torch.equal(snn.stem[0].weight, ann.stem[0].weight)
+    assert snn.blueprint.neuron == Neuron("lif") and snn.blueprint.time == Time(4, "inside")
+    assert ann.blueprint.neuron.kind == "sharpened"
+    assert snn.states(images(), average=False)["layer3", 0].shape[:2] == (4, 2)
+    snn.T = 6
+    assert snn.blueprint.time.steps == 6
+
+
+def test_the_steps_of_areas_are_those_of_the_blueprint():
+    network = compose(blueprint(neuron="lif", time=Time(3, "inside")))
+    assert network.T == 3 and not hasattr(compose(blueprint()), "T")
+    with pytest.raises(AttributeError, match="T is a setting of the blueprint"):
+        network.T = 4
 
 
 @pytest.mark.parametrize(
