@@ -360,7 +360,7 @@ class StateArea(nn.Module):
 
 
 # %% ../../nbs/bridge/02_parts.ipynb #cell-031
-def chosen_layers(
+def _chosen_layers(
     network: nn.Module,  # a body with dense layers
     where: str,  # as in `Wiring`
 ) -> list[str]:
@@ -374,7 +374,7 @@ def chosen_layers(
     return head if where == "head" else pointwise or head
 
 
-def wired_conv(
+def _wired_conv(
     conv: nn.Conv2d,
     wiring: Wiring,
     layer: int,  # which sparse layer, from 0
@@ -420,7 +420,7 @@ def wire_layers(
     "Replace dense layers by wired ones with weights of their own."
     if wiring.kind == "dense":
         return ()
-    names = chosen_layers(network, wiring.where)
+    names = _chosen_layers(network, wiring.where)
     for name in names:
         _check_groups(name, network.get_submodule(name), wiring)
     for index, name in enumerate(names):
@@ -432,7 +432,7 @@ def wire_layers(
             new = wired_linear(*sizes, *law, layer=index, bias=old.bias is not None, **more)
         else:
             assert isinstance(old, nn.Conv2d)
-            new = wired_conv(old, wiring, index)
+            new = _wired_conv(old, wiring, index)
         network.set_submodule(name, new)
         for module in network.modules():
             if isinstance(module, SharedConv) and module.conv is old:
