@@ -97,9 +97,12 @@ class Composed(ModuleWithSettings):
     def states(
         self,
         x: Float[Tensor, "*T N C H W"],  # images [N, C, H, W], or frames where there is time
-        average: bool = True,  # over the T steps of a pass; False: [T, N, ...]
+        average: bool = False,  # over the T steps that a pass is shown
     ) -> dict[tuple[str, int], Float[Tensor, "..."]]:  # (area, step) to output, from step 0
-        "Return the output of every area at every step, in the order of computation."
+        """Return the output of every area at every step, in the order of computation.
+
+        A state is [N, ...]; where a pass is shown T steps, it is [T, N, ...] unless averaged.
+        """
         flag("states", "average", average)
         _check_images(self, x)
         found = self.by_area(x)
