@@ -304,8 +304,8 @@ def _check_sizes(body: Any, neuron: Neuron, in_shape: tuple[int, int, int]) -> N
     if no_norms and not (neuron.gain is None and neuron.bias is None):
         name = "gain" if neuron.gain is not None else "bias"
         raise ValueError(
-            f"Blueprint: neuron.{name} is {getattr(neuron, name):g}, but body {body!r} has no norms "
-            "whose start it would be; leave it None"
+            f"Blueprint: neuron.{name} is {getattr(neuron, name):g}, but body {body!r} has no "
+            "norms whose start it would be; leave it None"
         )
 
 
@@ -354,6 +354,8 @@ class Blueprint:
         channels, height, width (pixels)
     classes :
         logits
+    times :
+        passes of V2, V4, IT in cornet_s, one number in cornet_r and rt
     small_images :
         no early striding; None: where sides are below 64 pixels
     """
@@ -366,9 +368,7 @@ class Blueprint:
     width: int | None = None  # channels of the first area; None: as published
     in_shape: tuple[int, int, int] = (3, 224, 224)  # channels, height, width (pixels)
     classes: int = 1000  # logits
-    times: Any = (
-        None  # passes of V2, V4, IT in cornet_s, of all in cornet_r and rt; None: published
-    )
+    times: Any = None  # passes of V2, V4, IT in cornet_s, one number in cornet_r and rt
     small_images: bool | None = None  # no early striding; None: where sides are below 64 pixels
 
     def __post_init__(self) -> None:
@@ -474,5 +474,5 @@ class Blueprint:
     def __str__(self) -> str:
         wide = "" if self.width is None else f" {self.width} wide"
         size = "×".join(map(str, self.in_shape))
-        parts = (self.neuron, self.wiring, self.time)
-        return f"{self.body_name}{wide}, {size} → {self.classes} · {' · '.join(map(str, parts))}"
+        parts = " · ".join(map(str, (self.neuron, self.wiring, self.time)))
+        return f"{self.body_name}{wide}, {size} → {self.classes} · {parts}"

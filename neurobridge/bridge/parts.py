@@ -9,7 +9,7 @@ __all__ = ["neuron_maker"]
 import copy
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -70,7 +70,28 @@ def neuron_maker(
     )
 
 
-# %% ../../nbs/bridge/02_parts.ipynb #cell-012
+# %% ../../nbs/bridge/02_parts.ipynb #cell-009
+def neuron_of(
+    layer: LIF,
+) -> Neuron:  # an own surrogate, or own constants of one, are left out
+    "Return the settings of a layer of neurons."
+    kind = "if" if layer.decay == 1 else "lif"
+    if layer.decay_logit is not None:
+        kind = "plif"
+    if layer.output != "spike":
+        kind = "liaf"
+    name = layer.surrogate.name if layer.surrogate.name in _SURROGATES else "rectangle"
+    return Neuron(
+        cast(Any, kind),
+        layer.decay,
+        layer.v_th,
+        cast(Any, layer.reset),
+        surrogate=cast(Any, name),
+        detach_reset=layer.detach_reset,
+    )
+
+
+# %% ../../nbs/bridge/02_parts.ipynb #cell-013
 def each_step(layer: nn.Module, x: Tensor) -> Tensor:
     "Apply a layer without memory to images [N, C, H, W] or to a sequence of them [T, N, C, H, W]."
     return over_time(layer, x) if x.ndim == 5 else layer(x)
@@ -101,7 +122,7 @@ def first_response(
     return neuron(norm(conv(x))[None].expand(steps, -1, -1, -1, -1))
 
 
-# %% ../../nbs/bridge/02_parts.ipynb #cell-016
+# %% ../../nbs/bridge/02_parts.ipynb #cell-017
 class SharedConv(nn.Module):
     "Call another module's convolution with a stride of its own; has no weights itself."
 
@@ -145,7 +166,7 @@ class SharedConv(nn.Module):
         return type(conv).forward(again, x)
 
 
-# %% ../../nbs/bridge/02_parts.ipynb #cell-020
+# %% ../../nbs/bridge/02_parts.ipynb #cell-021
 def _adopt(area: nn.Module, published: nn.Module) -> None:
     "Register the layers of a published area under their names."
     for name, layer in published.named_children():
@@ -198,7 +219,7 @@ class StemArea(nn.Module):
         return _as_list(self.output(y), self.across)
 
 
-# %% ../../nbs/bridge/02_parts.ipynb #cell-023
+# %% ../../nbs/bridge/02_parts.ipynb #cell-024
 def _tick(
     current: Tensor,  # [N, C, H, W], of one step
     neuron: nn.Module,
@@ -287,7 +308,7 @@ class LoopArea(nn.Module):
         return _tick(y, self.part("neuron", layer, t), memory, layer)
 
 
-# %% ../../nbs/bridge/02_parts.ipynb #cell-027
+# %% ../../nbs/bridge/02_parts.ipynb #cell-028
 class StateArea(nn.Module):
     "Add input and state at every pass: an area of CORnet-R and RT with any neuron and time."
 
@@ -338,8 +359,8 @@ class StateArea(nn.Module):
         return [None] * late + list(sent.unbind(0))
 
 
-# %% ../../nbs/bridge/02_parts.ipynb #cell-030
-def chosen_layers(
+# %% ../../nbs/bridge/02_parts.ipynb #cell-031
+def _chosen_layers(
     network: nn.Module,  # a body with dense layers
     where: str,  # as in `Wiring`
 ) -> list[str]:
@@ -353,7 +374,7 @@ def chosen_layers(
     return head if where == "head" else pointwise or head
 
 
-def wired_conv(
+def _wired_conv(
     conv: nn.Conv2d,
     wiring: Wiring,
     layer: int,  # which sparse layer, from 0
@@ -373,7 +394,7 @@ def wired_conv(
     return MaskedConv2d(mask, kernel, **same)
 
 
-# %% ../../nbs/bridge/02_parts.ipynb #cell-031
+# %% ../../nbs/bridge/02_parts.ipynb #cell-032
 _FORMS: dict[str, Form] = {"masked": "masked", "ensembles": "ensembles", "random": "er"}
 
 
@@ -399,7 +420,7 @@ def wire_layers(
     "Replace dense layers by wired ones with weights of their own."
     if wiring.kind == "dense":
         return ()
-    names = chosen_layers(network, wiring.where)
+    names = _chosen_layers(network, wiring.where)
     for name in names:
         _check_groups(name, network.get_submodule(name), wiring)
     for index, name in enumerate(names):
@@ -411,7 +432,7 @@ def wire_layers(
             new = wired_linear(*sizes, *law, layer=index, bias=old.bias is not None, **more)
         else:
             assert isinstance(old, nn.Conv2d)
-            new = wired_conv(old, wiring, index)
+            new = _wired_conv(old, wiring, index)
         network.set_submodule(name, new)
         for module in network.modules():
             if isinstance(module, SharedConv) and module.conv is old:
@@ -419,7 +440,7 @@ def wire_layers(
     return tuple(names)
 
 
-# %% ../../nbs/bridge/02_parts.ipynb #cell-036
+# %% ../../nbs/bridge/02_parts.ipynb #cell-037
 class Synapse(nn.Module):
     "Convolve and normalise, images or a sequence of them."
 

@@ -252,15 +252,15 @@ def test_inside_against_a_plain_loop():
     )
     network = used(compose(half), images(8))
     with torch.no_grad():
-        states = network.states(images(4), average=False)
+        states = network.states(images(4))
         wanted = spikes_by_hand(network.V2, states["V1", 0], 3)
     for t, want in enumerate(wanted):
         assert torch.equal(states["V2", t], want) and 0.01 < want.mean() < 0.99
 
 
-def test_states_average_over_time_by_default():
+def test_states_over_time_and_averaged():
     network, x = compose(blueprint(neuron="lif", time=Time(3, "inside"))).eval(), images()
-    mean, every = network.states(x), network.states(x, average=False)
+    mean, every = network.states(x, average=True), network.states(x)
     assert list(mean) == [
         ("V1", 0),
         ("V2", 0),
@@ -359,11 +359,11 @@ def test_without_loops_one_clock_is_layer_by_layer(body):
     across.eval()
     with torch.no_grad():
         torch.testing.assert_close(across(x), inside(x), rtol=1e-6, atol=1e-6)
-        clock, fused = across.states(x), inside.states(x, average=False)
+        clock, fused = across.states(x), inside.states(x)
         for (area, _), want in fused.items():
             assert torch.equal(torch.stack([clock[area, t] for t in range(4)]), want)
         for t, found in enumerate(stepped(inside, x, 4)):
-            assert all(torch.equal(found[key], fused[key][t]) for key in found), t
+            assert all(torch.equal(found[key][0], fused[key][t]) for key in found), t
 
 
 def test_late_areas_start_late():
@@ -474,7 +474,7 @@ def test_a_network_is_watched_counted_recorded_saved_and_copied(recurrence, tmp_
     cost = synops(network, x)
     assert cost.loc["V2.conv2_again"].AC > 0 and cost.loc["V2.conv2"].AC > 0
     recorded = record_layers(network, x, list(network.area_layers.values()))
-    states = network.states(x, average=False)
+    states = network.states(x)
     for area, layer in network.area_layers.items():
         parts = [states[key] for key in states if key[0] == area]
         parts = torch.cat(parts) if recurrence == "inside" else torch.stack(parts)
@@ -522,6 +522,18 @@ def test_pipe_s_takes_composed_networks():
     ann = compose(blueprint("convnet", neuron="sharpened"))
     snn = copy_weights(ann, 4)
     assert torch.equal(snn.stem[0].weight, ann.stem[0].weight)
+    assert snn.blueprint.neuron == Neuron("lif") and snn.blueprint.time == Time(4, "inside")
+    assert ann.blueprint.neuron.kind == "sharpened"
+    assert snn.states(images())["layer3", 0].shape[:2] == (4, 2)
+    snn.T = 6
+    assert snn.blueprint.time.steps == 6
+
+
+def test_the_steps_of_areas_are_those_of_the_blueprint():
+    network = compose(blueprint(neuron="lif", time=Time(3, "inside")))
+    assert network.T == 3 and not hasattr(compose(blueprint()), "T")
+    with pytest.raises(AttributeError, match="T is a setting of the blueprint"):
+        network.T = 4
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def outcome(row: dict) -> str:
     images = torch.empty(3, 1, SIDE, SIDE, device="meta")
     with evaluating(network):
         assert network(images).shape == (3, 10)
-        states = network.states(images)
+        states = network.states(images, average=True)
     assert {area for area, _ in states} == set(network.areas)
     assert all(len(value) == 3 for value in states.values())
     assert (row["wiring"] != "dense") == bool(network.wired)
@@ -174,7 +174,7 @@ def test_a_small_network(index, tmp_path):
         network(images)
     network.eval()
     with torch.no_grad():
-        states, answer = network.states(images), network(images)
+        states, answer = network.states(images, average=True), network(images)
     assert answer.isfinite().all() and all(value.isfinite().all() for value in states.values())
 
     cost = synops(network, images)
