@@ -7,6 +7,7 @@ __all__ = ["over_time", "conv_norm", "fire", "RateReadout", "MembraneReadout", "
 
 # %% ../../nbs/snn/03_layers.ipynb #cell-003
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -307,6 +308,29 @@ def mean_so_far(
     return total / steps, {"sum": total, "steps": steps}
 
 
+# %% ../../nbs/snn/03_layers.ipynb #cell-108
+def view_of(
+    module: nn.Module,  # not changed
+    seen: dict[int, nn.Module],  # filled: id of each module in it -> its view
+    hooks: bool = True,  # whether the view calls the module's forward hooks
+) -> nn.Module:  # of the same class
+    "Return another module object with the very same parameters, buffers and settings."
+    if id(module) in seen:
+        return seen[id(module)]
+    view = object.__new__(type(module))
+    seen[id(module)] = view
+    view.__dict__.update(module.__dict__)
+    view.__dict__["_modules"] = {
+        name: None if part is None else view_of(part, seen, hooks)
+        for name, part in module._modules.items()
+    }
+    view.__dict__["_compiled_call_impl"] = None
+    for name, kept in module.__dict__.items():  # a hook that is added is the view's alone
+        if name.startswith("_forward_") and isinstance(kept, dict):
+            view.__dict__[name] = OrderedDict(kept if hooks else {})
+    return view
+
+
 # %% ../../nbs/snn/03_layers.ipynb #n35044012
 class _Readout(ModuleWithSettings):
     def __init__(self, features: int, classes: int):
@@ -540,7 +564,9 @@ class SpikeReadout(_Readout):
             rates; with the state where wanted
         """
         if not flag("SpikeReadout", "return_state", return_state) and state is None:
-            return self.steps(x).mean(0, dtype=state_dtype(x.dtype))
+            self._check(x)
+            spikes = self.neuron(over_time(self.linear, x))
+            return spikes.mean(0, dtype=state_dtype(x.dtype))
         before = state_parts("SpikeReadout", state, "neuron", "rate") or {}
         spikes, after = self._steps(x, before.get("neuron"))
         rates, mean = mean_so_far("SpikeReadout", spikes, before.get("rate"))

@@ -11,11 +11,12 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ..core.checks import flag, instance, shown, tensor
 from .checkpointing import ALONG_TIME, RESETS
 from .kernels.operator import state_dtype
-from .layers import state_argument, state_part, state_parts
+from .layers import state_argument, state_part, state_parts, view_of
 from .neuron import LIF, lif
 from .surrogate import Surrogate, rectangle
 
@@ -34,6 +35,17 @@ def _check_synapses(synapses: Any) -> nn.Module:
                 f"a memory of its own; expected layers without one, such as {instead}"
             )
     return synapses
+
+
+def _feedback(synapses: nn.Module, output: Tensor) -> Tensor:
+    "Return the current that an output makes; raises `ValueError` for one of another shape."
+    current = synapses(output)
+    if not isinstance(current, Tensor) or current.shape != output.shape:
+        raise ValueError(
+            f"RecurrentLIF: synapses return {shown(current)} for an output {list(output.shape)} "
+            "of the layer; expected a current for each of its neurons, of the same shape"
+        )
+    return current
 
 
 def _steady(synapses: nn.Module) -> bool:
@@ -115,7 +127,7 @@ class RecurrentLIF(LIF):
         decay, settings = self.decay_value(), self.settings
         outputs = []
         for x_t in x.unbind(0):
-            current = (x_t + self._feedback(output))[None]
+            current = (x_t + _feedback(self.synapses, output))[None]
             out, v = lif(current, decay, output=kind, v0=v, **settings)
             output = self.activation(out[0])
             outputs.append(output)
@@ -137,15 +149,6 @@ class RecurrentLIF(LIF):
             for name, dtype in types.items()
         )
         return output, v
-
-    def _feedback(self, output: Tensor) -> Tensor:
-        current = self.synapses(output)
-        if not isinstance(current, Tensor) or current.shape != output.shape:
-            raise ValueError(
-                f"RecurrentLIF: synapses return {shown(current)} for an output {list(output.shape)} "
-                "of the layer; expected a current for each of its neurons, of the same shape"
-            )
-        return current
 
     def membranes(
         self,
@@ -177,5 +180,7 @@ class RecurrentLIF(LIF):
             )
         start, v = self._start(x, state)
         pairs = zip(x, [start, *outputs[:-1]], strict=True)
-        current = torch.stack([x_t + self._feedback(sent) for x_t, sent in pairs])
+        unseen = view_of(self.synapses, {}, hooks=False)  # what is counted is counted once
+        with _disable_current_modes():
+            current = torch.stack([x_t + _feedback(unseen, sent) for x_t, sent in pairs])
         return lif(current, self.decay_value(), output="membrane", v0=v, **self.settings)[0]

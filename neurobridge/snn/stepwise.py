@@ -6,7 +6,8 @@
 __all__ = ["streaming", "detached"]
 
 # %% ../../nbs/snn/14_stepwise.ipynb #cell-006
-from collections import Counter, OrderedDict
+import inspect
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from ..core.checks import instance, shown, tensor
 from .checkpointing import ALONG_TIME, RESETS, recompute_blocks, recompute_steps
 from .kernels.operator import state_dtype
-from .layers import carriers, state_argument
+from .layers import carriers, state_argument, view_of
 from .models import TimeNet
 from .spiking_model import SpikingModel
 
@@ -117,36 +118,22 @@ class _Call:
 
 
 # %% ../../nbs/snn/14_stepwise.ipynb #cell-016
-def _view(module: nn.Module, seen: dict[int, nn.Module]) -> nn.Module:
-    "Return another module object with the same parameters, buffers and settings."
-    if id(module) in seen:
-        return seen[id(module)]
-    view = object.__new__(type(module))
-    seen[id(module)] = view
-    view.__dict__.update(module.__dict__)
-    parts = {
-        name: None if part is None else _view(part, seen) for name, part in module._modules.items()
-    }
-    view.__dict__["_modules"] = parts
-    view.__dict__["_compiled_call_impl"] = None
-    return view
-
-
 def _attach(view: nn.Module, name: str, call: _Call) -> None:
     "Let a layer of a view take its states from a call, and leave them there."
-    for key, hooks in list(view.__dict__.items()):
-        if key.startswith("_forward_") and isinstance(hooks, dict):
-            view.__dict__[key] = OrderedDict(hooks)
     argument = state_argument(view.forward)
     assert argument is not None
 
     def before(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        if argument in kwargs or "return_state" in kwargs:
+        given = kwargs
+        if len(args) > 1:
+            given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+        if argument in given or "return_state" in given:
             raise ValueError(
                 f"streaming: {name!r} is given a state by the network itself; expected a network "
                 "that leaves its layers' states alone"
             )
-        return args, kwargs | {argument: call.begin(name, args[0]), "return_state": True}
+        x = (*args, *kwargs.values())[0]
+        return args, kwargs | {argument: call.begin(name, x), "return_state": True}
 
     def after(module: nn.Module, args: tuple, out: tuple) -> Any:
         call.end(out[1])
@@ -194,7 +181,7 @@ class Stream:
         _check_names(state, layers)
         call = _Call(state)
         seen: dict[int, nn.Module] = {}
-        view = _view(self.net, seen)
+        view = view_of(self.net, seen)
         for name, layer in layers.items():
             _attach(seen[id(layer)], name, call)
         try:
@@ -203,6 +190,9 @@ class Stream:
             if not call.running or type(error) not in (TypeError, ValueError):
                 raise
             raise type(error)(f"stream: state or x at {call.running[-1]!r}: {error}") from error
+        finally:
+            for each in seen.values():
+                each.__dict__.pop("steps", None)  # which refers to its view: nothing waits for gc
         call.over = True
         _check_all(call, layers)
         return out, call.left

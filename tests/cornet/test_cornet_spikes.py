@@ -142,18 +142,20 @@ def test_a_trained_spiking_network_lowers_its_loss():
 
 @pytest.mark.long
 def test_conversion_comes_nearer_with_every_step():
-    ann = lived("s", 20)
-    calibration, images = torch.rand(128, 1, 32, 32), torch.rand(64, 1, 32, 32)
-    net = convert(ann, calibration, T=8, threshold="max")
+    torch.manual_seed(0)
+    ann = MODELS["s"]()
+    for _ in range(10):
+        ann(torch.rand(32, 1, 16, 16))
+    ann.eval()
+    net = convert(ann, torch.rand(64, 1, 16, 16), T=8, threshold="max")
+    images, errors = torch.rand(16, 1, 16, 16), []
     with torch.no_grad():
-        exact, errors, agree = ann(images), [], []
-        for T in (8, 32, 128, 512):
+        exact = ann(images)
+        for T in (8, 32, 128):
             net.T = T
-            out = net(images)
-            errors.append(((out - exact).norm() / exact.norm()).item())
-            agree.append((out.argmax(1) == exact.argmax(1)).float().mean().item())
-    assert errors == sorted(errors, reverse=True) and errors[-1] < 0.05, errors
-    assert agree[-1] > 0.9, agree
+            errors.append(((net(images) - exact).norm() / exact.norm()).item())
+    assert errors[1] < 0.6 * errors[0] and errors[2] < 0.6 * errors[1], errors
+    assert errors[2] < 0.3, errors
 
 
 def test_conversion_gives_each_pass_neurons_of_its_own():
@@ -207,7 +209,7 @@ def test_costs_count_every_pass_at_its_stride():
     assert table.average.sum() == multiplications(ann, image)
     area = ann.V4
     ones, expected = torch.ones(1, 1, 3, 3), 0.0
-    for t, (size, stride) in enumerate([(16, 2), (8, 1), (8, 1), (8, 1)]):
+    for size, stride in [(16, 2), (8, 1), (8, 1), (8, 1)]:
         reached = F.conv2d(torch.ones(1, 1, size, size), ones, stride=stride, padding=1).sum()
         expected += reached.item() * area.conv2.in_channels * area.conv2.out_channels
     assert table.MAC["V4.conv2"] == expected

@@ -215,6 +215,15 @@ def test_operations_by_hand():
     assert row.average == 1 / (5 * 32) * (5 * 32 * 2 * 9)  # mean rate times the dense layer
 
 
+def test_recorded_and_counted_at_once():
+    "Membranes are computed a second time, and what is computed twice is counted once."
+    net, x = nn.Sequential(LIF(), RecurrentLIF(nn.Linear(4, 4))), torch.rand(6, 2, 4)
+    alone = synops(net, x, images=2)
+    with monitor(net, membranes=True):
+        table = synops(net, x, images=2)
+    assert table.equals(alone)
+
+
 def test_operations_in_a_network():
     torch.manual_seed(0)
     feedback = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 3, 1))
