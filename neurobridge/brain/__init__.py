@@ -1,4 +1,4 @@
-"""The public names of `neurobridge.brain`; each module is loaded when one of its names is used."""
+"""The public names of `neurobridge.brain`; a module loads when its name is used."""
 
 import lazy_loader
 

@@ -84,7 +84,8 @@ def _square(who: str, name: str, matrix: Any) -> tuple[Float[np.ndarray, "N N"],
         raise ValueError(f"{who}: {name} is not symmetric, or contains NaN; is it an RDM?")
     if np.diag(a).min() > _upper(a).max():
         raise ValueError(
-            f"{who}: {name} is largest on its diagonal, so it contains similarities; expected an RDM, "
+            f"{who}: {name} is largest on its diagonal, so it contains similarities; expected an "
+            "RDM, "
             "0 on the diagonal: of similarities s take 1 - s"
         )
     return a, names

@@ -399,7 +399,8 @@ def in_turn(
         function("in_turn", "steps", step, "step(events, generator)")
         if not takes_arguments(step, 2):
             raise TypeError(
-                f"in_turn: steps contain {shown(step)}; expected functions of events and generator: "
+                f"in_turn: steps contain {shown(step)}; expected functions of events and "
+                "generator: "
                 "sometimes(...) makes one of a mirror, functools.partial of one with more "
                 "arguments"
             )

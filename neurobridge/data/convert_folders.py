@@ -136,7 +136,8 @@ def _same_conversion(target: Path, header: dict) -> None:
     if not path.exists():
         if any(not p.name.startswith(".") for p in target.iterdir()):
             raise DataError(
-                f"{target} is not empty and contains no manifest.json: it was not made here; give a "
+                f"{target} is not empty and contains no manifest.json: it was not made here; give "
+                "a "
                 "new folder"
             )
         write_json(path, header)
@@ -147,7 +148,8 @@ def _same_conversion(target: Path, header: dict) -> None:
             f"{name} was {str(there.get(name))[:80]}, now {str(header[name])[:80]}" for name in odd
         )
         raise DataError(
-            f"{target} contains another conversion ({was}): give a new folder, or remove the old one"
+            f"{target} contains another conversion ({was}): give a new folder, or remove the old "
+            "one"
         )
 
 
@@ -346,7 +348,8 @@ def _layout(
     odd = sorted(set(classes) ^ {name for name, _ in val})
     if val and odd:
         raise DataError(
-            f"{source}: train and val contain different classes ({', '.join(odd[:3])} in one only), "
+            f"{source}: train and val contain different classes ({', '.join(odd[:3])} in one "
+            "only), "
             "so their labels would not mean the same"
         )
     if not any(paths for _, paths in train):

@@ -177,7 +177,8 @@ def _from_folder(folder: Path, any_file: bool) -> tuple[list[Item], list[str]]:
     loose = [p for p in entries if p.suffix.lower() in _RECORDINGS]
     if loose or not folders:
         raise DataError(
-            f"{folder} contains {loose[0].name if loose else 'no folders'}; expected one folder for "
+            f"{folder} contains {loose[0].name if loose else 'no folders'}; expected one folder "
+            "for "
             "each class, or give its list of labels, or pairs of path and label"
         )
     names = [c.name for c in folders]
@@ -216,7 +217,8 @@ def _pair(pair: Any) -> Item:
     if not is_pair or not isinstance(pair[0], str | os.PathLike):
         came = type(pair[0]).__name__ if is_pair else shown(pair)
         raise TypeError(
-            f"EventDataset: recordings contains {came}; expected pairs of path and label (events in "
+            f"EventDataset: recordings contains {came}; expected pairs of path and label (events "
+            "in "
             "memory: save them first, or use Sequences of frames)"
         )
     return (Path(pair[0]),), whole("EventDataset", "recordings' labels", pair[1], None)
@@ -452,7 +454,8 @@ def _check_times(span: Any) -> tuple[int, int]:
 class EventDataset(Dataset):
     """A set of recordings as frames `[T, 2, H, W]` with their labels.
 
-    Without `read`, a list of labels is read as ES-ImageNet's authors do (t from 1 to 8), other files
+    Without `read`, a list of labels is read as ES-ImageNet's authors do (t from 1 to 8), other
+    files
     by `read_events`. Raises `DataError` for damaged files and recordings of different sensors.
 
     Parameters

@@ -445,7 +445,8 @@ def _check_next(piece: Events, start: int, last: int | None, frame: Tensor | Non
 def _check_silence(silence: int, window: int) -> None:
     if silence // window > _SILENCE:
         raise ValueError(
-            f"iter_frames: pieces contain an event {silence:,} after the last frame, which would make "
+            f"iter_frames: pieces contain an event {silence:,} after the last frame, which would "
+            "make "
             f"{silence // window:,} empty frames; "
             "expected a larger window, or the stray event left out"
         )

@@ -581,7 +581,8 @@ def _check_same_classes(folder: Path, hint: str) -> None:
     odd = sorted(train ^ val)
     if train and val and odd:
         raise DataError(
-            f"{folder}: train and val contain different classes ({', '.join(odd[:3])} in one only), "
+            f"{folder}: train and val contain different classes ({', '.join(odd[:3])} in one "
+            "only), "
             f"so their labels would not mean the same. {hint}"
         )
 

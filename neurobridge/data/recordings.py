@@ -438,7 +438,8 @@ def read_brainio(
         raise DataError(f"{path} can't be read as netCDF: {error}") from error
     if len(file.data_vars) != 1:
         raise DataError(
-            f"{path} contains {len(file.data_vars)} arrays ({', '.join(map(str, file.data_vars))}); "
+            f"{path} contains {len(file.data_vars)} arrays "
+            f"({', '.join(map(str, file.data_vars))}); "
             "expected one"
         )
     return from_assembly(

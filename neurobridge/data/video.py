@@ -76,7 +76,8 @@ def _decoded(path: Path, promised: int, budget: int) -> Iterator[Any]:  # PyAV's
 def _stream(container: Any, path: Path) -> Any:
     if not container.streams.video or container.streams.video[0].codec_context is None:
         raise DataError(
-            f"{path} contains no video that can be decoded; it may be cut off, or contain sound alone"
+            f"{path} contains no video that can be decoded; it may be cut off, or contain sound "
+            "alone"
         )
     return container.streams.video[0]
 

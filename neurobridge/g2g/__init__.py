@@ -1,4 +1,4 @@
-"""The public names of `neurobridge.g2g`; each module is loaded when one of its names is used."""
+"""The public names of `neurobridge.g2g`; a module loads when its name is used."""
 
 import lazy_loader
 

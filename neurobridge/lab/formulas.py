@@ -60,7 +60,7 @@ def mathml(
     display: str = "inline",  # "inline" or "block"
     page: str = "formula",  # named in an error
 ) -> str:  # a <math> element
-    "Translate LaTeX into MathML; raise `ValueError` naming the page and the formula where that fails."
+    "Return LaTeX as MathML; raise `ValueError` with page and formula where that fails."
     from latex2mathml.converter import convert
 
     source = re.sub(r"\{(aligned|gathered|split)\}", "{align*}", formula.strip())

@@ -113,7 +113,9 @@ def test_papermill_runs_a_tutorial_without_any_data(page, tmp_path):
 @pytest.mark.long
 @pytest.mark.data
 @pytest.mark.parametrize(
-    "page", [page for page in TUTORIALS if "load_v4" in page.read_text()], ids=lambda page: page.name
+    "page",
+    [page for page in TUTORIALS if "load_v4" in page.read_text()],
+    ids=lambda page: page.name,
 )
 def test_papermill_runs_a_tutorial_with_the_recording(page, tmp_path):
     data = os.environ.get("NEUROBRIDGE_DATA")

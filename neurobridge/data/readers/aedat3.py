@@ -93,7 +93,8 @@ def _aedat3_parts(file: BinaryIO) -> Parts:
             raise DataError(_RESET.format(count))
         if camera not in (None, packet.source):
             raise DataError(
-                f"it contains events of two cameras (sources {camera} and {packet.source}); expected "
+                f"it contains events of two cameras (sources {camera} and {packet.source}); "
+                "expected "
                 "one: save each by itself with the software that recorded it"
             )
         word, t = _valid_events(file, packet)
@@ -115,7 +116,8 @@ def _valid_events(file: BinaryIO, packet: _Packet) -> tuple[np.ndarray, np.ndarr
     good = word & 1 == 1
     if np.count_nonzero(good) != packet.valid:
         raise DataError(
-            f"a packet claims {packet.valid} valid events and contains {np.count_nonzero(good)}: the "
+            f"a packet claims {packet.valid} valid events and contains {np.count_nonzero(good)}: "
+            "the "
             "file is damaged"
         )
     return word[good], t[good]

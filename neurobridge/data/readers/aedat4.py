@@ -142,7 +142,8 @@ def _aedat4_parts(file: BinaryIO, cameras: list[int], method: int, end: int, bud
             )
         if name in cameras[1:]:
             raise DataError(
-                f"it contains events of two streams ({stream} and {name}); expected one: save each by "
+                f"it contains events of two streams ({stream} and {name}); expected one: save each "
+                "by "
                 "itself with the software that recorded it"
             )
         if name != stream:

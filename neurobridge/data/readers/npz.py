@@ -25,7 +25,8 @@ def decode_npz(file: BinaryIO, sensor: Sensor, budget: int) -> tuple[Sensor, Par
         return (e.height, e.width), iter([(e.t, e.x, e.y, e.p)])
     if not set("txyp") <= names:
         raise DataError(
-            f"it contains {', '.join(sorted(names)) or 'nothing'}; expected t, x, y, p (or pos, neg)"
+            f"it contains {', '.join(sorted(names)) or 'nothing'}; expected t, x, y, p (or pos, "
+            "neg)"
         )
     arrays = npz_arrays(file, ("t", "x", "y", "p", "height", "width", "unit", "units"), budget)
     found = None

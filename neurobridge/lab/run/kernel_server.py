@@ -246,7 +246,7 @@ class KernelServer:
 
     def __init__(
         self,
-        env: Mapping[str, str] | None = None,  # read when libraries are imported: OMP_NUM_THREADS …
+        env: Mapping[str, str] | None = None,  # read at imports, such as OMP_NUM_THREADS
         modules: Sequence[str] = PRELOADED,  # imported beforehand, where they are installed
     ):
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

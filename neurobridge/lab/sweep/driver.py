@@ -96,7 +96,7 @@ def run_sweep(
     """Run what is not done of a sweep; return the table of all its runs.
 
     A run that fails raises nothing: its row has the error. What cannot be run at all raises
-    `RunRefused`. As text, `scheduler` is an address "tls://…", or "slurm:key=value,…" or "pbs:…".
+    `RunRefused`. As text, `scheduler` is an address "tls://…", "slurm:key=value,…" or "pbs:…".
     `tell` is called with the numbers of runs (waiting, running, done, failed) and a line of news,
     which may be empty.
 

@@ -162,6 +162,31 @@ def _explain(x: Tensor, added: Tensor | None, norm: _Norms, eps: float) -> Value
 
 
 # %% ../../../nbs/snn/kernels/04_fused_norm.ipynb #cell-026
+class _Gradients(NamedTuple):
+    "Where the kernel writes; None where nothing is asked for."
+
+    x: Tensor | None
+    added: Tensor
+    weight: Tensor
+    bias: Tensor
+    decay: Tensor | None
+
+
+def _room(ctx: Any, rows: Tensor, x: Tensor) -> _Gradients:
+    "Make room for the gradients that are needed; that of `x` is written over that of `added`."
+    need_x, need_added, need_decay, *_ = ctx.needs_input_grad
+    added = torch.empty(rows.shape, dtype=x.dtype)
+    both = need_x and need_added  # else one of the two is not returned
+    weight, bias = torch.empty(2, x.shape[2], dtype=state_dtype(x.dtype))
+    return _Gradients(
+        x=(torch.empty_like(added) if both else added) if need_x else None,
+        added=added,
+        weight=weight,
+        bias=bias,
+        decay=torch.zeros((), dtype=torch.float64) if need_decay else None,
+    )
+
+
 def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     if torch.is_grad_enabled():  # create_graph=True
         raise RuntimeError(

@@ -192,7 +192,8 @@ def _affine_rate(trace: _Trace, flow: _Flow, node: Any) -> _Flow:
 def _check_kind(trace: _Trace, module: nn.Module) -> None:
     if fires(module) and not isinstance(module, LIF):
         trace.refuse(
-            "is a layer of neurons with an equation of its own; expected LIF layers with a hard reset "
+            "is a layer of neurons with an equation of its own; expected LIF layers with a hard "
+            "reset "
             "(converted networks reset by subtraction, which NIR does not know)"
         )
     for kind in (*NODES, *NORMS):
