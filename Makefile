@@ -54,11 +54,14 @@ pytest: $(READY)
 docs: $(READY)
 	$(BIN)/python -m docsite
 
-# with a real Quarto; README.md is touched because nbdev would write it anew, and what Quarto leaves behind is removed
+# with a real Quarto; README.md is touched because nbdev would write it anew, the index of modules that nbdev writes anew is put back, and
+# what Quarto leaves behind is removed
 quarto: $(READY)
 	@command -v quarto >/dev/null || { echo "quarto is not on the PATH; make docs builds the site without it"; exit 1; }
 	@touch README.md
-	@trap 'rm -rf nbs/nbdev.yml nbs/index_files nbs/.quarto _proc' EXIT && PYTHONPATH="$(CURDIR)" $(BIN)/nbdev_docs
+	@kept=$$(mktemp -d) && cp -p neurobridge/_modidx.py "$$kept" \
+	&& trap 'cp -p "$$kept/_modidx.py" neurobridge && rm -rf "$$kept" nbs/nbdev.yml nbs/index_files nbs/.quarto _proc' EXIT \
+	&& PYTHONPATH="$(CURDIR)" $(BIN)/nbdev_docs
 
 # kernels by sockets in a private folder (mode 0700), with a path short enough for them, and no network port
 lab: $(READY)

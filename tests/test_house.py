@@ -323,6 +323,16 @@ RULES = [
 ]
 
 
+# Why a rule may be broken there for good; what is listed without a reason is still to be mended
+REASONS = {
+    "heavy_imports": {
+        "lab: papermill": "the room's engine is a subclass of papermill's, so that stock papermill finds it",
+        "lab: nbformat": "comes with papermill",
+    },
+}
+MAY_BE_LISTED = ("unused_helpers", "public_names")  # counts that are to come down
+
+
 def worse(now: dict[str, int] | list[str], listed: dict[str, int] | list[str]) -> list[str]:
     if isinstance(now, dict):
         return [
@@ -349,6 +359,14 @@ def test_rule(rule):
     assert not worse(now, listed), f"new offenders ({rule.__doc__})"
     if rule is not heavy_imports:  # which depends on what is installed
         assert not better(now, listed), "kept by now: run python tests/test_house.py"
+
+
+def test_what_is_listed_has_a_reason():
+    listed = json.loads(LISTED.read_text())
+    assert listed.keys() == {rule.__name__ for rule in RULES}
+    for name, found in listed.items():
+        if name not in MAY_BE_LISTED:
+            assert set(found) == set(REASONS.get(name, {})), name
 
 
 def test_the_rules_find_what_breaks_them():

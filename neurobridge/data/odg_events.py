@@ -98,12 +98,11 @@ def _compare(
 
 def _listed_events(hits: np.ndarray, canvas: int) -> Events:  # [8, 2, h, w] -> events
     planes = hits.reshape(16, -1)
-    h, w = hits.shape[2:]
+    w = hits.shape[3]
     plane = np.repeat(np.arange(16), [np.count_nonzero(hit) for hit in planes])
     place = np.flatnonzero(planes) - plane * planes.shape[1]
-    rows = np.repeat(np.arange(h, dtype=np.int16), w)  # looking up is quicker than dividing
-    columns = np.tile(np.arange(w, dtype=np.int16), h)
-    return Events(plane // 2 + 1, columns[place], rows[place], 1 - plane % 2, canvas, canvas)
+    row = place // w
+    return Events(plane // 2 + 1, place - row * w, row, 1 - plane % 2, canvas, canvas)
 
 
 # %% ../../nbs/data/06_odg_events.ipynb #odg-function

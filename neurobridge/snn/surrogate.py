@@ -206,7 +206,21 @@ def gaussian(
 
 # %% ../../nbs/snn/01_surrogate.ipynb #cell-023
 class _Spike(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, surrogate: Surrogate) -> Tensor:
+        ctx.save_for_backward(u)
+        ctx.surrogate = surrogate
+        return (u > 0).to(u.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (u,) = ctx.saved_tensors
+        return grad * ctx.surrogate(u), None
+
+
+class _SpikeTransformed(torch.autograd.Function):  # for torch.func; slower than _Spike
     generate_vmap_rule = True
+    backward = staticmethod(_Spike.backward)
 
     @staticmethod
     def forward(u: Tensor, surrogate: Surrogate) -> Tensor:
@@ -217,16 +231,11 @@ class _Spike(torch.autograd.Function):
         ctx.save_for_backward(inputs[0])
         ctx.surrogate = inputs[1]
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (u,) = ctx.saved_tensors
-        return grad * ctx.surrogate(u), None
 
-
-class _SpikeForward(_Spike):  # torch.compile refuses a class with a jvp
+class _SpikeForward(_SpikeTransformed):  # torch.compile refuses a class with a jvp
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        _Spike.setup_context(ctx, inputs, output)
+        _SpikeTransformed.setup_context(ctx, inputs, output)
         ctx.save_for_forward(inputs[0])
 
     @staticmethod
@@ -242,5 +251,7 @@ def spike(
     "Return 1 where `u > 0`, strictly; gradients pass through `surrogate`."
     _check_distance("spike", u)
     instance("spike", "surrogate", surrogate, Surrogate, SURROGATE_HINT)
-    transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    if torch.compiler.is_compiling():
+        return _SpikeTransformed.apply(u, surrogate)
+    transformed = torch._C._are_functorch_transforms_active()
     return (_SpikeForward if transformed else _Spike).apply(u, surrogate)

@@ -9,6 +9,8 @@ __all__ = []
 import re
 from typing import BinaryIO
 
+import numpy as np
+
 from ..manifest import DataError
 from neurobridge.data.readers.records import (
     Clock,
@@ -50,14 +52,14 @@ def _dat_parts(file: BinaryIO, bits: tuple[int, int]) -> Parts:  # where row and
     x_mask = (1 << y_at) - 1
     y_mask = (1 << p_at - y_at) - 1
     for block in read_records(file, [("t", "<u4"), ("word", "<u4")]):
-        word = block["word"]
+        word = np.ascontiguousarray(block["word"])  # without the times between
         yield clock(block["t"]), word & x_mask, word >> y_at & y_mask, word >> p_at
 
 
 # %% ../../../nbs/data/readers/03_dat.ipynb #dat-version
 def _dat_version(file: BinaryIO) -> str:
     start = file.tell()
-    for block in read_records(file, [("t", "<u4"), ("word", "<u4")]):
+    for block in read_records(file, [("t", "<u4"), ("word", "<u4")], 1024):  # one is enough
         if (block["word"] >> 18).any():
             file.seek(start)
             return "2"

@@ -29,6 +29,7 @@ def bytes_left(file: BinaryIO) -> int:
 def read_records(
     file: BinaryIO,
     kind: Any,  # NumPy type of a record
+    most: int = BLOCK,  # records of a block
 ) -> Iterator[np.ndarray]:
     "Yield blocks of records; raise `DataError` where the file ends inside a record."
     kind = np.dtype(kind)
@@ -37,10 +38,10 @@ def read_records(
             f"it ends {odd} bytes into a record of {kind.itemsize} bytes: the file was cut off, or "
             "is of another format"
         )
-    block = np.fromfile(file, kind, BLOCK)
+    block = np.fromfile(file, kind, most)
     while len(block):
         yield block
-        block = np.fromfile(file, kind, BLOCK) if len(block) == BLOCK else block[:0]
+        block = np.fromfile(file, kind, most) if len(block) == most else block[:0]
 
 
 # %% ../../../nbs/data/readers/01_records.ipynb #clock
@@ -58,7 +59,7 @@ class Clock:
             return time
         before = self.last
         self.last = int(time[-1])
-        if not self.turns and time[0] >= before and not (counter[1:] < counter[:-1]).any():
+        if not self.turns and time[0] >= before and not (time[1:] < time[:-1]).any():
             return time
         step = np.diff(time, prepend=max(before, 0))
         half = 1 << self.bits - 1

@@ -173,13 +173,15 @@ class _Gradients(NamedTuple):
 
 
 def _room(ctx: Any, rows: Tensor, x: Tensor) -> _Gradients:
-    "Make room for the gradients that are needed; that of `x` is written over that of `added`."
+    "Make room for the gradients that are needed; x's goes over added's where one is not returned."
     need_x, need_added, need_decay, *_ = ctx.needs_input_grad
     added = torch.empty(rows.shape, dtype=x.dtype)
-    both = need_x and need_added  # else one of the two is not returned
+    x_room = None
+    if need_x:
+        x_room = torch.empty_like(added) if need_added else added
     weight, bias = torch.empty(2, x.shape[2], dtype=state_dtype(x.dtype))
     return _Gradients(
-        x=(torch.empty_like(added) if both else added) if need_x else None,
+        x=x_room,
         added=added,
         weight=weight,
         bias=bias,
@@ -194,15 +196,10 @@ def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         )
     x, added, decay, *norms = ctx.saved_tensors
     config, order = ctx.config, memory_order(x)
-    need_x, need_added, need_decay, _, need_weight, need_bias, *_ = ctx.needs_input_grad
+    _, need_added, _, _, need_weight, need_bias, *_ = ctx.needs_input_grad
     rows, g = to_rows(x, order), to_rows(g, order)
     more = None if added is None else to_rows(added, order)
-    gy = torch.empty(rows.shape, dtype=x.dtype)
-    gx = None
-    if need_x:
-        gx = torch.empty_like(gy) if need_added else gy  # write over gy where it is not returned
-    g_weight, g_bias = torch.empty(2, x.shape[2], dtype=state_dtype(x.dtype))
-    g_decay = torch.zeros((), dtype=torch.float64) if need_decay else None
+    to = _room(ctx, rows, x)
     if kernel(x.dtype, NORM_PROGRAM).normed_backward(
         *_place(rows),
         *_place(more),
@@ -210,25 +207,25 @@ def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         _Norms(*norms).for_c(config.eps),
         config.of_batch,
         decay.item(),
-        gy.data_ptr(),
-        address(gx),
-        g_weight.data_ptr(),
-        g_bias.data_ptr(),
-        address(g_decay),
+        to.added.data_ptr(),
+        address(to.x),
+        to.weight.data_ptr(),
+        to.bias.data_ptr(),
+        address(to.decay),
         _shape_of(x, order),
         c_settings(config.lif),
-        streams(gy),
+        streams(to.added),
     ):
         raise MemoryError(
             f"norm_lif: no memory for the scratch of {x.shape[0]} steps; use fewer steps or threads"
         )
     return (
-        None if gx is None else from_rows(gx, x.shape, order),
-        from_rows(gy, x.shape, order) if need_added else None,
-        None if g_decay is None else g_decay.to(decay.dtype),
+        None if to.x is None else from_rows(to.x, x.shape, order),
+        from_rows(to.added, x.shape, order) if need_added else None,
+        None if to.decay is None else to.decay.to(decay.dtype),
         None,
-        g_weight if need_weight else None,
-        g_bias if need_bias else None,
+        to.weight if need_weight else None,
+        to.bias if need_bias else None,
         None,
         None,
     )
