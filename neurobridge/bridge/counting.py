@@ -35,7 +35,7 @@ class _FreeNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with _disable_current_modes():
-            return self.norm(x)
+            return self.__dict__["norm"](x)
 
 
 def _without_norms(model: nn.Module) -> None:
@@ -85,7 +85,7 @@ class _AsLayers(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         given = dict(zip(_CONV, args, strict=False)) | kwargs if func is F.conv2d else {}
-        weight = given.get("weight")
+        weight: Any = given.get("weight")
         if self.running or id(weight) not in self.names:
             return func(*args, **kwargs)
         stride, padding, dilation = (
@@ -96,7 +96,7 @@ class _AsLayers(TorchFunctionMode):
         if key not in self.layers:
             groups = given.get("groups", 1)
             out, each, *kernel = weight.shape
-            twin = nn.Conv2d(
+            twin: Any = nn.Conv2d(
                 each * groups, out, kernel, stride, padding, dilation, groups, False, device="meta"
             )
             twin.weight, twin.bias = weight, given.get("bias")

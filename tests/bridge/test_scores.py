@@ -220,8 +220,10 @@ def test_the_copy_computes_the_same_and_counts_all(name, scaled):
         table = synops(twin, x)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(x)
-    np.testing.assert_allclose(table.average.sum(), counter.get_total_flops() / 2 / 2)
-    assert table.MAC.sum() + table.AC.sum() <= table.average.sum()
+    every = counter.get_total_flops() / 2 / 2
+    if name.startswith("CORnet-S"):  # of R and RT, areas that nothing has reached yet do nothing
+        np.testing.assert_allclose(table.average.sum(), every)
+    assert table.MAC.sum() + table.AC.sum() <= table.average.sum() <= every
 
 
 def test_the_loops_of_cornet_s_by_hand():
@@ -364,6 +366,8 @@ def test_a_bar_comes_after_two_seconds_and_to_a_person_only(sets, capsys, monkey
     off = dict(cost=False, robust=False, speed=False)
     scorecard(model, sets, **off)
     assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
     scorecard(model, sets, progress=True, **off)
     assert "scorecard" not in capsys.readouterr().err  # over before two seconds have passed
     slow = copy.deepcopy(model)
@@ -428,7 +432,7 @@ def test_pareto_refuses_what_it_cannot_draw():
         pareto(table)
     with pytest.raises(ValueError, match="latency"):
         pareto(table, "latency")
-    with pytest.raises(TypeError, match="numeric"):
+    with pytest.raises(TypeError, match="no numbers"):
         pareto(table.assign(accuracy=["high"]))
 
 
