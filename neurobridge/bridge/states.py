@@ -36,8 +36,8 @@ def own_layers(model: nn.Module, layers: Any) -> list[str]:
     )
 
 
-def _in_batches(model: Any, x: Tensor, batch_size: int) -> dict[str, list[Tensor]]:
-    "Return what `states` returns for all images, each [T, N, ...], T = 1 without a time axis."
+def _in_batches(model: Any, x: Tensor, batch_size: int) -> dict[str, dict[int, Tensor]]:
+    "Return area -> step -> state of all images, [T, N, ...], T = 1 without a time axis."
     device = next((p.device for p in model.parameters()), x.device)
     found: dict[tuple[str, int], list[Tensor]] = {}
     with evaluating(model):
@@ -49,9 +49,9 @@ def _in_batches(model: Any, x: Tensor, batch_size: int) -> dict[str, list[Tensor
             for key, state in model.states(part.to(device)).items():
                 timed = state if len(state) != len(part) else state[None]
                 found.setdefault(key, []).append(timed[:, :n].float().cpu())
-    named: dict[str, list[Tensor]] = {}
-    for (area, _), parts in found.items():
-        named.setdefault(area, []).append(torch.cat(parts, 1))
+    named: dict[str, dict[int, Tensor]] = {}
+    for (area, step), parts in found.items():
+        named.setdefault(area, {})[step] = torch.cat(parts, 1)
     return named
 
 
@@ -67,15 +67,15 @@ def recorded_states(
     else:
         names = own_layers(model, layers)
         recorded = record_layers(model, x, names, batch_size)
-        found = {name: [torch.from_numpy(each)] for name, each in recorded.items()}
+        found = {name: {0: torch.from_numpy(each)} for name, each in recorded.items()}
         if not any(fires(module) for module in model.modules()):
-            found = {name: list(each[0][:, None]) for name, each in found.items()}
+            found = {name: dict(enumerate(each[0][:, None])) for name, each in found.items()}
     timed = any(fires(module) for module in model.modules())
     states: dict[str, np.ndarray] = {}
     for area, each in found.items():
-        if timed and len(each) > 1 and all(len(state) == 1 for state in each):
-            each = [torch.cat(each)]  # the steps are its time
-        for step, state in enumerate(each):
+        if timed and len(each) > 1 and all(len(state) == 1 for state in each.values()):
+            each = {0: torch.cat(list(each.values()))}  # the steps are its time
+        for step, state in each.items():
             states[area if len(each) == 1 else f"{area}_{step}"] = state.numpy()
     return states
 
@@ -124,13 +124,15 @@ def _areas_net(model: Any, x: Tensor) -> list[Tensor]:
     states = model.states(x)
     last = list(states)[-1][0]
     own = [state for (area, _), state in states.items() if area == last]
+    if len(own[-1]) != len(x):  # the last pass has a time of its own
+        own = list(own[-1])
     if len(own) < 2 or any(len(state) != len(x) for state in own):
         return []
     count = torch.arange(1, len(own) + 1, device=x.device)
-    sums = torch.stack(own).cumsum(0) / count.view(-1, *[1] * own[0].ndim)
+    means = torch.stack(own).cumsum(0) / count.view(-1, *[1] * own[0].ndim)
     return [
         torch.stack([model.decoder(state) for state in own]),
-        torch.stack([model.decoder(state) for state in sums]),
+        torch.stack([model.decoder(state) for state in means]),
     ]
 
 
@@ -140,6 +142,9 @@ def answers(
     x: Float[Tensor, "N C H W"],
 ) -> Float[Tensor, "steps N classes"] | None:  # None where there is one answer only
     "Return the logits after each step; the last are the network's own."
+    if len(x) == getattr(model, "T", 0):  # time and images could be taken for each other
+        found = answers(model, torch.cat([x, x[-1:]]))
+        return None if found is None else found[:, :-1]
     if hasattr(model, "answers"):
         candidates = [model.answers(x)]
     elif isinstance(model, TimeNet):
