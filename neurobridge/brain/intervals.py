@@ -125,6 +125,7 @@ def bootstrap_predictivity(
     samples = whole(who, "samples", samples)
     units, stimuli = flag(who, "units", units), flag(who, "stimuli", stimuli)
     seed = whole(who, "seed", seed, 0)
+    split_seed = whole(who, "split_seed", split_seed, 0, 2**32 - 1)
     settings = as_fit(who, components, tolerance, penalties)
     k, y, pairs = system_of(who, features, responses, groups, splits, train, split_seed)
     fewest = min(len(test) for _, test in pairs)

@@ -48,6 +48,11 @@ def _best(who: str, values: Mapping[str, float]) -> str:
     return max(known, key=lambda name: known[name])
 
 
+def _median(units: Float[np.ndarray, " units"]) -> float:
+    "Return the median over the units that have a score; NaN where none has."
+    return float(np.nanmedian(units)) if np.isfinite(units).any() else np.nan
+
+
 def nested_predictions(
     who: str,  # the public function that was called
     layers: Mapping[str, Any],  # name -> features
@@ -60,7 +65,8 @@ def nested_predictions(
     fit_settings: tuple[int, float, np.ndarray | None],  # from `as_fit`
 ) -> tuple[np.ndarray, list[Split], list[np.ndarray], list[str]]:
     "Return responses, splits, the predictions of each split's chosen layer, and its name."
-    grams, y, pairs = {}, np.empty((0, 0)), []
+    grams: dict[str, np.ndarray] = {}
+    y, pairs = np.empty((0, 0)), list[Split]()
     for name, features in layers.items():
         grams[name], y, pairs = system_of(who, features, responses, groups, splits, train, seed)
     predicted, chosen = [], []
@@ -71,7 +77,7 @@ def nested_predictions(
             own = fit_splits(k, y, inside, *fit_settings)
             parts = zip(own, inside, strict=True)
             values[name] = float(
-                np.mean([np.nanmedian(correlation(p, y[rows])) for p, (_, rows) in parts])
+                np.mean([_median(correlation(p, y[rows])) for p, (_, rows) in parts])
             )
         chosen.append(_best(who, values))
         predicted += fit_splits(grams[chosen[-1]], y, [(fit, test)], *fit_settings)

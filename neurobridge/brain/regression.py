@@ -368,7 +368,7 @@ def reduced(
     _check_reference(x, names, other, others)
     if x.shape[1] <= components:
         return with_names(x, names)
-    return with_names(_projected(x, other, components), names)
+    return with_names(projected(x, other, components), names)
 
 
 def _check_reference(
@@ -387,7 +387,7 @@ def _check_reference(
         )
 
 
-def _projected(x: np.ndarray, other: np.ndarray, components: int) -> np.ndarray:
+def projected(x: np.ndarray, other: np.ndarray, components: int) -> np.ndarray:
     "Project onto the principal components that the other stimuli span."
     from sklearn.decomposition import PCA
 

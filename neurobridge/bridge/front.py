@@ -38,8 +38,9 @@ def on_front(
     points: Float[np.ndarray, "rows metrics"],  # more is better in each
 ) -> np.ndarray:  # True for rows that no other row dominates
     "Mark the Pareto front."
-    as_good = (points[None] >= points[:, None]).all(2)
-    better = (points[None] > points[:, None]).any(2)
+    known: Any = points
+    as_good = (known[None] >= known[:, None]).all(2)
+    better = (known[None] > known[:, None]).any(2)
     return np.asarray(~(as_good & better).any(1))
 
 
@@ -50,7 +51,7 @@ def _columns(table: Any, columns: Sequence[str], by: Any) -> list[str]:
     instance("pareto", "table", table, pd.DataFrame, "one row per network, such as scorecards")
     if by is not None and not isinstance(by, str | list | tuple):
         raise TypeError(f"pareto: by is {shown(by)}; expected the name of a column, or a list")
-    listed = [] if by is None else [by] if isinstance(by, str) else list(by)
+    listed = [by] if isinstance(by, str) else list(by or ())
     for name in [*columns, *listed]:
         if name not in table:
             known = ", ".join(map(str, list(table)[:12]))
@@ -60,19 +61,24 @@ def _columns(table: Any, columns: Sequence[str], by: Any) -> list[str]:
 
 def _means(table: Any, x: str, y: str, by: list[str]) -> tuple[Any, Any]:
     "Return the mean and the standard deviation over seeds of all numbers, one row per network."
+    import pandas as pd
+
     kept = table.dropna(subset=[x, y])
     for name in (x, y):
-        if not np.issubdtype(kept[name].dtype, np.number):
-            raise TypeError(f"pareto: column {name!r} of table is not numeric")
+        if not pd.api.types.is_numeric_dtype(kept[name]):
+            raise TypeError(
+                f"pareto: {name!r}, a column of table, has no numbers: {shown(kept[name].iloc[0])}"
+            )
     if not len(kept):
         raise ValueError(f"pareto: table has no row with both {x} and {y}")
     numbers = kept.select_dtypes("number").columns.difference(by)
-    keys = by if by else kept.index if kept.index.is_unique else range(len(kept))
     if by:
-        groups = kept.groupby(keys, sort=False, dropna=False)
-        first = groups.first()
-        return first.assign(**groups[numbers].mean()), groups[numbers].std(ddof=1)
-    return kept.set_axis(keys), kept[numbers].set_axis(keys) * np.nan
+        groups = kept.groupby(by, sort=False, dropna=False)
+        means = groups.first().assign(**groups[numbers].mean())
+        names = {name: means.index.get_level_values(name) for name in by}
+        return means.assign(**names), groups[numbers].std(ddof=1)
+    kept = kept if kept.index.is_unique else kept.reset_index(drop=True)
+    return kept, kept[numbers] * np.nan
 
 
 # %% ../../nbs/bridge/08_front.ipynb #fron-010
@@ -80,7 +86,7 @@ def _dots(ax: "Axes", x: Any, y: Any, colour: Any, name: str | None) -> None:
     "Draw the points, coloured by a number or by a word."
     if colour is None:
         ax.scatter(x, y, color=PALETTE["blue"], zorder=3)
-    elif np.issubdtype(colour.dtype, np.number):
+    elif colour.dtype.kind in "fiu":
         known = ax.scatter(
             x, y, c=colour, cmap="cividis", zorder=3, edgecolor=PALETTE["ink"], lw=0.5
         )
@@ -149,12 +155,12 @@ def pareto(
     on = means[front].sort_values([x, y])
     ax.plot(on[x], on[y], ":", color=PALETTE["gray"], zorder=1, label="_front")
     if spread.notna().any(axis=None):
-        bars = dict(fmt="none", ecolor=PALETTE["gray"], capsize=2, zorder=2)
+        bars: dict[str, Any] = dict(fmt="none", ecolor=PALETTE["gray"], capsize=2, zorder=2)
         ax.errorbar(means[x], means[y], spread[y].fillna(0), spread[x].fillna(0), **bars)
     _dots(ax, means[x], means[y], means[colour] if colour else None, colour)
     for label, row in on.iterrows() if len(on) <= 8 else ():
-        words = ", ".join(map(str, label)) if isinstance(label, tuple) else str(label)
-        ax.annotate(words, (row[x], row[y]), (4, 5), textcoords="offset points", fontsize=7)
+        text = ", ".join(map(str, label)) if isinstance(label, tuple) else str(label)
+        ax.annotate(text, (row[x], row[y]), (4, 5), textcoords="offset points", fontsize=7)
     _scale(ax, means, x, y)
     words = {1: "more is better", -1: "less is better"}
     lost = len(table) - len(table.dropna(subset=[x, y]))

@@ -27,7 +27,7 @@ from ..brain.intervals import predictivity_draws
 from ..brain.layer_choice import choose_layer, nested_predictions
 from ..brain.linear import constant_columns, correlation
 from ..brain.published import PUBLISHED, published_similarity
-from ..brain.regression import median_score, neural_predictivity, reduced
+from ..brain.regression import median_score, neural_predictivity, projected
 from ..brain.rsa import compare_rdms, noise_ceiling, rdm
 from .counting import cost_of, size_of, speed_of
 from .states import features_of, own_layers, recorded_states, steps_of
@@ -141,7 +141,9 @@ class _Brain:
             return found
         others = recorded_states(model, data.reference, self.layers)
         return {
-            name: reduced(own, features_of(others[name], self.features), self.components)
+            name: projected(own, features_of(others[name], self.features), self.components)
+            if own.shape[1] > self.components
+            else own
             for name, own in found.items()
         }
 
@@ -260,7 +262,9 @@ def _bar(shown_here: bool, total: int) -> Iterator[Callable[[str], None]]:
         yield lambda name: bar.update(task, advance=1, description=f"scorecard: {name}")
     finally:
         timer.cancel()
-        bar.stop()
+        timer.join()
+        if bar.live.is_started:
+            bar.stop()
 
 
 # %% ../../nbs/bridge/05_scores.ipynb #scor-028

@@ -274,6 +274,52 @@ def test_the_answer_after_a_step_is_that_of_a_shorter_network(name, scaled):
             torch.testing.assert_close(model(x), found[t - 1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("count", [2, 3, 5])  # T among them
+@pytest.mark.parametrize("late", [False, True])
+def test_answers_of_a_composed_network(count, late):
+    class Areas(Composed):
+        "Spikes of T steps, or with `late` one state per step, of which the first is missing."
+
+        def __init__(self):
+            super().__init__()
+            self.decoder = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), self.readout)
+
+        def states(self, x):
+            found = super().states(x)
+            if not late:
+                return found
+            (_, first), (_, last) = found.items()
+            steps = {("V1", t): each for t, each in enumerate(first)}
+            return steps | {("IT", t): each for t, each in enumerate(last) if t}
+
+        def forward(self, x):
+            mean = Composed.states(self, x)["IT", 0][int(late) :].mean(0)
+            return self.decoder(mean)
+
+    seed_everything(0)
+    model, x = Areas().eval(), torch.rand(count, 1, 8, 8)
+    with torch.no_grad():
+        found, steps = answers(model, x), Composed.states(model, x)["IT", 0][int(late) :]
+        assert found.shape == (3 - late, count, 10)
+        for t in range(3 - late):
+            torch.testing.assert_close(found[t], model.decoder(steps[: t + 1].mean(0)))
+    names = list(recorded_states(model, x))
+    assert names == ["V1", "IT"]
+
+
+def test_states_are_named_by_their_own_step():
+    class Late(nn.Module):
+        def states(self, x):
+            return {("V1", 0): x, ("V1", 1): 2 * x, ("IT", 1): 3 * x, ("IT", 2): 4 * x}
+
+    assert list(recorded_states(Late(), torch.rand(4, 1, 2, 2))) == [
+        "V1_0",
+        "V1_1",
+        "IT_1",
+        "IT_2",
+    ]
+
+
 def test_networks_with_one_answer_have_no_steps(sets):
     row = scorecard(networks()["CORnet-Z"], sets, cost=False, robust=False, speed=False)
     assert not [key for key in row if "step" in key]
@@ -367,6 +413,8 @@ def test_a_bar_comes_after_two_seconds_and_to_a_person_only(sets, capsys, monkey
     off = dict(cost=False, robust=False, speed=False)
     scorecard(model, sets, **off)
     assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
     scorecard(model, sets, progress=True, **off)
     assert "scorecard" not in capsys.readouterr().err  # over before two seconds have passed
     slow = copy.deepcopy(model)
@@ -431,7 +479,7 @@ def test_pareto_refuses_what_it_cannot_draw():
         pareto(table)
     with pytest.raises(ValueError, match="latency"):
         pareto(table, "latency")
-    with pytest.raises(TypeError, match="numeric"):
+    with pytest.raises(TypeError, match="no numbers"):
         pareto(table.assign(accuracy=["high"]))
 
 
