@@ -5,7 +5,6 @@ from .encode import direct as direct
 from .encode import latency as latency
 from .encode import poisson as poisson
 from .kernels.cpu import tune_cpu as tune_cpu
-from .kernels.fused_norm import NORM_PROGRAM as NORM_PROGRAM
 from .kernels.fused_norm import norm_lif as norm_lif
 from .kernels.operator import which_backend as which_backend
 from .layers import MembraneReadout as MembraneReadout
