@@ -281,3 +281,11 @@ def test_the_recorded_ensemble_layers_are_whole():
     assert (
         (ours["layer"] >= 2.5).all() and ours["step", 2048] >= 2 and ours["memory", 2048] <= 0.27
     )  # the bars that were set
+
+
+@pytest.mark.long
+def test_composition_runs(tmp_path):
+    given = ("--width", "4", "--batch", "2", "--rounds", "1", "--out", tmp_path / "out.csv")
+    run("compose.py", *given)
+    table = pd.read_csv(tmp_path / "out.csv", comment="#")
+    assert len(table) == 14 and (table[["existing_ms", "composed_ms"]] > 0).all(axis=None)
