@@ -273,7 +273,7 @@ class SpikingModel(ModuleWithSettings, _Copied):
         self.spikify.leave.per_step = flag(type(self).__name__, "per_step", wanted)
 
     def settings_now(self) -> dict[str, Any]:
-        return self.spikify.enter.origin | {"T": self.T}
+        return getattr(self.spikify.enter, "origin", {}) | {"T": self.T}
 
     def setting_differs(self, name: str, here: Any, there: Any) -> bool:
         # an ANN has one step, and its weights may go to any T
