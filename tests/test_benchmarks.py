@@ -289,3 +289,9 @@ def test_composition_runs(tmp_path):
     run("compose.py", *given)
     table = pd.read_csv(tmp_path / "out.csv", comment="#")
     assert len(table) == 14 and (table[["existing_ms", "composed_ms"]] > 0).all(axis=None)
+
+
+def test_composition_costs_nothing():
+    "At least 0.95 times the speed of the classes that composed networks equal."
+    table = pd.read_csv(BENCHMARKS / "compose.csv", comment="#")
+    assert len(table) == 14 and table.ratio.min() >= 0.95
