@@ -86,7 +86,7 @@ def outcomes(body: str) -> dict[tuple, str]:
 @pytest.mark.long
 @pytest.mark.parametrize("body", BODIES)
 def test_the_grid_of_a_body(body):
-    for key, why in outcomes(body).items():
+    for why in outcomes(body).values():
         if why:
             assert why.split(": ")[1].split(" is ")[0] in ("time.steps", "wiring.groups"), why
             assert "; use " in why, why
