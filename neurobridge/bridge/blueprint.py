@@ -458,7 +458,7 @@ class Blueprint:
         """
         if callable(self.body):
             raise ValueError(
-                f"to_dict: body is the function {self.body_name}, which plain data cannot hold; save "
+                f"to_dict: body is the function {self.body_name}, which data cannot hold; save "
                 "blueprint.changed(body='convnet').to_dict(), and put it back by changed(body=...)"
             )
         return _text(dataclasses.asdict(self))
