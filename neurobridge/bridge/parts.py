@@ -219,7 +219,7 @@ class StemArea(nn.Module):
         return _as_list(self.output(y), self.across)
 
 
-# %% ../../nbs/bridge/02_parts.ipynb #cell-024
+# %% ../../nbs/bridge/02_parts.ipynb #cell-025
 def _tick(
     current: Tensor,  # [N, C, H, W], of one step
     neuron: nn.Module,
@@ -233,8 +233,9 @@ def _tick(
     return out[0]
 
 
-class LoopArea(nn.Module):
-    "Pass the state through the same convolutions: an area of CORnet-S with any neuron and time."
+# %% ../../nbs/bridge/02_parts.ipynb #cell-026
+class _Loop(nn.Module):
+    "The parts of an area of CORnet-S: layers of the published area, neurons of its own."
 
     conv_input: nn.Module
     skip: nn.Module
@@ -264,6 +265,11 @@ class LoopArea(nn.Module):
         if t == 0:
             return self.conv2
         return self.conv2_again or SharedConv(self.conv2, 1)  # frames on a clock of one step
+
+
+# %% ../../nbs/bridge/02_parts.ipynb #cell-027
+class LoopArea(_Loop):
+    "Pass the state through the same convolutions: an area of CORnet-S with any neuron and time."
 
     def _pass(self, layer: int, t: int, x: Tensor, added: Tensor | None = None) -> Tensor:
         return respond(x, self.part("norm", layer, t), self.part("neuron", layer, t), added)
@@ -308,7 +314,7 @@ class LoopArea(nn.Module):
         return _tick(y, self.part("neuron", layer, t), memory, layer)
 
 
-# %% ../../nbs/bridge/02_parts.ipynb #cell-028
+# %% ../../nbs/bridge/02_parts.ipynb #cell-032
 class StateArea(nn.Module):
     "Add input and state at every pass: an area of CORnet-R and RT with any neuron and time."
 
@@ -359,7 +365,7 @@ class StateArea(nn.Module):
         return [None] * late + list(sent.unbind(0))
 
 
-# %% ../../nbs/bridge/02_parts.ipynb #cell-031
+# %% ../../nbs/bridge/02_parts.ipynb #cell-035
 def _chosen_layers(
     network: nn.Module,  # a body with dense layers
     where: str,  # as in `Wiring`
@@ -394,7 +400,7 @@ def _wired_conv(
     return MaskedConv2d(mask, kernel, **same)
 
 
-# %% ../../nbs/bridge/02_parts.ipynb #cell-032
+# %% ../../nbs/bridge/02_parts.ipynb #cell-036
 _FORMS: dict[str, Form] = {"masked": "masked", "ensembles": "ensembles", "random": "er"}
 
 
@@ -440,7 +446,7 @@ def wire_layers(
     return tuple(names)
 
 
-# %% ../../nbs/bridge/02_parts.ipynb #cell-037
+# %% ../../nbs/bridge/02_parts.ipynb #cell-041
 class Synapse(nn.Module):
     "Convolve and normalise, images or a sequence of them."
 
