@@ -67,8 +67,11 @@ class _AsLayers(TorchFunctionMode):
         self.layers: dict[tuple, nn.Module] = {}
         for layer in layers.values():
             self._add(layer)
+        for module in model.modules():  # layers that count their own synapses
+            if not isinstance(module, nn.Conv2d) and hasattr(module, "fan_out"):
+                self._watch(module)
 
-    def _add(self, layer: nn.Conv2d) -> None:
+    def _watch(self, layer: nn.Module) -> None:
         def enter(*_: Any) -> None:
             self.running += 1
 
@@ -77,6 +80,9 @@ class _AsLayers(TorchFunctionMode):
 
         layer.register_forward_pre_hook(enter)
         layer.register_forward_hook(leave)
+
+    def _add(self, layer: nn.Conv2d) -> None:
+        self._watch(layer)
         settings = (_pair(layer.stride), _pair(layer.padding), _pair(layer.dilation))
         self.layers[id(layer.weight), *settings] = layer
 
