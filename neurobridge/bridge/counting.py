@@ -6,130 +6,24 @@
 __all__ = []
 
 # %% ../../nbs/bridge/06_counting.ipynb #coun-003
-import copy
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import _disable_current_modes
 
 from ..core.evaluation import evaluating
 from ..g2g.net import live_parameters
 from ..snn.cost import synops
 
 
-# %% ../../nbs/bridge/06_counting.ipynb #coun-007
-class _FreeNorm(nn.Module):
-    "A norm whose arithmetic is not counted."
-
-    def __init__(self, norm: nn.Module):
-        super().__init__()
-        self.__dict__["norm"] = norm  # not a part, whose weights would need a price
-
-    def forward(self, x: Tensor) -> Tensor:
-        with _disable_current_modes():
-            return self.__dict__["norm"](x)
-
-
-def _without_norms(model: nn.Module) -> None:
-    "Put free norms in the places of group norms."
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.GroupNorm):
-                setattr(parent, name, _FreeNorm(child))
-
-
-# %% ../../nbs/bridge/06_counting.ipynb #coun-009
-_CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-
-
-def _pair(value: Any) -> Any:
-    "Return a setting of a convolution as a pair, words as they are."
-    return (value, value) if isinstance(value, int) else tuple(value)
-
-
-class _AsLayers(TorchFunctionMode):
-    "Send convolutions with the weights of a layer through a layer with these weights and settings."
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-        self.running = 0  # layers that are computing now
-        layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d)}
-        self.names = {id(layer.weight): name for name, layer in layers.items()}
-        self.layers: dict[tuple, nn.Module] = {}
-        for layer in layers.values():
-            self._add(layer)
-        for module in model.modules():  # layers that count their own synapses
-            if not isinstance(module, nn.Conv2d) and hasattr(module, "fan_out"):
-                self._watch(module)
-
-    def _watch(self, layer: nn.Module) -> None:
-        def enter(*_: Any) -> None:
-            self.running += 1
-
-        def leave(*_: Any) -> None:
-            self.running -= 1
-
-        layer.register_forward_pre_hook(enter)
-        layer.register_forward_hook(leave)
-
-    def _add(self, layer: nn.Conv2d) -> None:
-        self._watch(layer)
-        settings = (_pair(layer.stride), _pair(layer.padding), _pair(layer.dilation))
-        self.layers[id(layer.weight), *settings] = layer
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        given = dict(zip(_CONV, args, strict=False)) | kwargs if func is F.conv2d else {}
-        weight: Any = given.get("weight")
-        if self.running or id(weight) not in self.names:
-            return func(*args, **kwargs)
-        stride, padding, dilation = (
-            _pair(given.get(name, default))
-            for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))
-        )
-        key = (id(weight), stride, padding, dilation)
-        if key not in self.layers:
-            groups = given.get("groups", 1)
-            out, each, *kernel = weight.shape
-            twin: Any = nn.Conv2d(
-                each * groups, out, kernel, stride, padding, dilation, groups, False, device="meta"
-            )
-            twin.weight, twin.bias = weight, given.get("bias")
-            self._add(twin)
-            name = self.names[id(weight)].replace(".", "_")
-            self.model.add_module(f"{name}_stride_{stride[0]}", twin)
-        return self.layers[key](given["input"])
-
-
 # %% ../../nbs/bridge/06_counting.ipynb #coun-010
-@contextmanager
-def countable(
-    model: nn.Module,  # any network; not changed
-    image: Float[Tensor, "1 C H W"],  # one of its inputs
-) -> Iterator[nn.Module]:  # inside the block: a copy whose convolutions are all layers
-    "Copy a network so that `synops` can count it."
-    twin = copy.deepcopy(model)
-    _without_norms(twin)
-    with _AsLayers(twin), evaluating(twin):
-        twin(image)  # makes the layers that are missing
-        yield twin
-
-
 def cost_of(model: nn.Module, x: Float[Tensor, "N C H W"]) -> dict[str, float]:
     "Return operations and energy per image, and spikes per neuron and step."
-    with countable(model, x[:1]) as twin:
-        table = synops(twin, x, images=len(x))
+    table = synops(model, x, images=len(x))
     found = {
         "mac": float(table.MAC.sum()),
         "ac": float(table.AC.sum()),
