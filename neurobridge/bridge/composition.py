@@ -22,6 +22,7 @@ from neurobridge.bridge.parts import (
     StateArea,
     StemArea,
     Synapse,
+    TimeMean,
     neuron_maker,
     neuron_of,
     wire_layers,
@@ -288,6 +289,7 @@ class _Flow(Composed):
         for name, area in areas.items():
             self.add_module(name, area)
         self.decoder: Any = decoder
+        self.time_mean = TimeMean()
         self.blueprint, self.areas = blueprint, tuple(areas)
         self.area_layers = {name: name for name in areas}
 
@@ -335,6 +337,11 @@ class _Flow(Composed):
 class AreaNet(_Flow):
     "Run areas in order and decode the last."
 
+    @property
+    def streams(self) -> bool:
+        "Whether memory is left to layers of neurons and to the mean over time."
+        return self.blueprint.time.recurrence == "inside"
+
     def by_area(self, x: Tensor) -> dict[str, list[Tensor]]:
         found: dict[str, list[Tensor]] = {}
         outputs: list[Tensor] = []
@@ -358,7 +365,7 @@ class AreaNet(_Flow):
 
     def _rate(self, y: Float[Tensor, "T N C H W"]) -> Tensor:
         "Decode the mean over time, pooled before it."
-        mean = over_time(self.decoder.avgpool, y).flatten(2).mean(0)
+        mean = self.time_mean(over_time(self.decoder.avgpool, y).flatten(2))
         logits = self.decoder.linear(mean)
         return self.decoder.output(logits) if hasattr(self.decoder, "output") else logits
 
