@@ -14,7 +14,7 @@ from typing import Any, Literal
 from ..core.checks import choice, flag, instance, number, shown, whole
 
 
-# %% ../../nbs/bridge/01_blueprint.ipynb #cell-012
+# %% ../../nbs/bridge/01_blueprint.ipynb #cell-013
 def _keep(value: Any, **checked: Any) -> None:
     "Set fields of a frozen value to what the checks return."
     for name, each in checked.items():
@@ -71,12 +71,12 @@ class Wiring:
         return f"{self.kind} ({self.groups} groups, p' = {self.p_inter:g}) in {self.where}"
 
 
-# %% ../../nbs/bridge/01_blueprint.ipynb #cell-016
+# %% ../../nbs/bridge/01_blueprint.ipynb #cell-017
 SPIKING = ("lif", "if", "plif", "liaf")
 _SURROGATES = ("rectangle", "triangle", "atan", "sigmoid", "gaussian")
 
 
-# %% ../../nbs/bridge/01_blueprint.ipynb #cell-017
+# %% ../../nbs/bridge/01_blueprint.ipynb #cell-018
 @dataclass(frozen=True)
 class Neuron:
     """What a unit does with its current; raises as `Wiring` does.
@@ -141,7 +141,7 @@ class Neuron:
         return f"{self.kind} ({leak}threshold {self.v_th:g})"
 
 
-# %% ../../nbs/bridge/01_blueprint.ipynb #cell-021
+# %% ../../nbs/bridge/01_blueprint.ipynb #cell-022
 @dataclass(frozen=True)
 class Time:
     """How often a unit responds to an image; raises as `Wiring` does.
@@ -187,7 +187,7 @@ class Time:
         return "static" if self.recurrence == "static" else f"{self.recurrence}, T = {self.steps}"
 
 
-# %% ../../nbs/bridge/01_blueprint.ipynb #cell-025
+# %% ../../nbs/bridge/01_blueprint.ipynb #cell-026
 @dataclass(frozen=True)
 class Body:
     "What a body has by nature."
@@ -209,7 +209,7 @@ BODIES: dict[str, Body] = {
 }
 
 
-# %% ../../nbs/bridge/01_blueprint.ipynb #cell-026
+# %% ../../nbs/bridge/01_blueprint.ipynb #cell-027
 def _three(value: Any) -> tuple[int, int, int]:
     "Return the image's shape; raise `TypeError` for anything but three sizes."
     if not isinstance(value, tuple | list) or len(value) != 3:
@@ -249,7 +249,7 @@ def _part(name: str, value: Any, kind: type) -> Any:
     return instance("Blueprint", name, value, kind, hint)
 
 
-# %% ../../nbs/bridge/01_blueprint.ipynb #cell-028
+# %% ../../nbs/bridge/01_blueprint.ipynb #cell-029
 def _check_clock(body: Any, neuron: Neuron, time: Time, times: Any) -> None:
     "Raise `ValueError` for a time that a body or neuron has no use for."
     loops = not callable(body) and BODIES[body].times is not None
@@ -292,7 +292,7 @@ def least_steps(body: Any, time: Time) -> int:
     return 2 if body in ("cornet_r", "cornet_rt") else 1
 
 
-# %% ../../nbs/bridge/01_blueprint.ipynb #cell-029
+# %% ../../nbs/bridge/01_blueprint.ipynb #cell-030
 def _check_sizes(body: Any, neuron: Neuron, in_shape: tuple[int, int, int]) -> None:
     "Raise `ValueError` for images and norms that a body does not have."
     if body == "g2gnet" and (in_shape[1] % 4 or in_shape[2] % 4):
@@ -309,7 +309,7 @@ def _check_sizes(body: Any, neuron: Neuron, in_shape: tuple[int, int, int]) -> N
         )
 
 
-# %% ../../nbs/bridge/01_blueprint.ipynb #cell-030
+# %% ../../nbs/bridge/01_blueprint.ipynb #cell-031
 def _text(value: Any) -> Any:
     "Return a value as JSON and YAML have it: tuples as lists."
     if isinstance(value, Mapping):
@@ -333,7 +333,58 @@ def _known(who: str, name: str, kind: type) -> str:
 _PARTS: dict[str, type] = {"wiring": Wiring, "neuron": Neuron, "time": Time}
 
 
-# %% ../../nbs/bridge/01_blueprint.ipynb #cell-031
+# %% ../../nbs/bridge/01_blueprint.ipynb #cell-032
+def _check(blueprint: Any) -> None:
+    "Check the fields of a blueprint one by one and together."
+    if not callable(blueprint.body):
+        choice("Blueprint", "body", blueprint.body, BODIES)
+    for name, kind in _PARTS.items():
+        _keep(blueprint, **{name: _part(name, getattr(blueprint, name), kind)})
+    width, small = blueprint.width, blueprint.small_images
+    _keep(
+        blueprint,
+        width=None if width is None else whole("Blueprint", "width", width),
+        in_shape=_three(blueprint.in_shape),
+        classes=whole("Blueprint", "classes", blueprint.classes),
+        times=_passes(blueprint.body, blueprint.times),
+        small_images=None if small is None else flag("Blueprint", "small_images", small),
+    )
+    _check_clock(blueprint.body, blueprint.neuron, blueprint.time, blueprint.times)
+    _check_sizes(blueprint.body, blueprint.neuron, blueprint.in_shape)
+
+
+def _given(kind: type, data: Mapping[str, Any]) -> dict[str, Any]:
+    "Return the fields in plain data."
+    fresh: dict[str, Any] = {_known("from_dict", name, kind): data[name] for name in data}
+    for part in fresh.keys() & _PARTS.keys():
+        if isinstance(fresh[part], Mapping):
+            own = _PARTS[part]
+            fresh[part] = own(**{_known("from_dict", n, own): v for n, v in fresh[part].items()})
+    return fresh
+
+
+def _changes(blueprint: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    "Return the fields that settings by dotted name change."
+    fresh: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = {}
+    for name, value in settings.items():
+        part, dot, own = name.partition(".")
+        if dot and part not in _PARTS:
+            raise ValueError(
+                f"changed: {name!r} is no setting; {part!r} has no parts, those with parts are "
+                f"{', '.join(_PARTS)}"
+            )
+        if dot:
+            inner.setdefault(part, {})[_known("changed", own, _PARTS[part])] = value
+        else:
+            fresh[_known("changed", name, type(blueprint))] = value
+    for part, values in inner.items():
+        old = _part(part, fresh.get(part, getattr(blueprint, part)), _PARTS[part])
+        fresh[part] = dataclasses.replace(old, **values)
+    return fresh
+
+
+# %% ../../nbs/bridge/01_blueprint.ipynb #cell-033
 @dataclass(frozen=True)
 class Blueprint:
     """Describe a network; raises `TypeError` or `ValueError` for what no network can be.
@@ -372,21 +423,7 @@ class Blueprint:
     small_images: bool | None = None  # no early striding; None: where sides are below 64 pixels
 
     def __post_init__(self) -> None:
-        if not callable(self.body):
-            choice("Blueprint", "body", self.body, BODIES)
-        for name, kind in _PARTS.items():
-            _keep(self, **{name: _part(name, getattr(self, name), kind)})
-        _keep(
-            self,
-            width=None if self.width is None else whole("Blueprint", "width", self.width),
-            in_shape=_three(self.in_shape),
-            classes=whole("Blueprint", "classes", self.classes),
-            times=_passes(self.body, self.times),
-        )
-        if self.small_images is not None:
-            _keep(self, small_images=flag("Blueprint", "small_images", self.small_images))
-        _check_clock(self.body, self.neuron, self.time, self.times)
-        _check_sizes(self.body, self.neuron, self.in_shape)
+        _check(self)
 
     @property
     def body_name(self) -> str:
@@ -410,40 +447,19 @@ class Blueprint:
         -------
             with these settings, and all others as they are
         """
-        whole_parts = {n: _known("changed", n, Blueprint) for n in settings if "." not in n}
-        fresh = {name: settings[name] for name in whole_parts}
-        for part, kind in _PARTS.items():
-            inner = {
-                n.partition(".")[2]: v for n, v in settings.items() if n.startswith(f"{part}.")
-            }
-            if inner:
-                for name in inner:
-                    _known("changed", name, kind)
-                old = _part(part, fresh.get(part, getattr(self, part)), kind)
-                fresh[part] = dataclasses.replace(old, **inner)
-        for name in settings:
-            first = name.partition(".")[0]
-            if "." in name and first not in _PARTS:
-                raise ValueError(
-                    f"changed: {name!r} is no setting; {first!r} has no parts, those with parts "
-                    f"are {', '.join(_PARTS)}"
-                )
-        return dataclasses.replace(self, **fresh)
+        return dataclasses.replace(self, **_changes(self, settings))
 
-    def to_dict(
-        self,
-    ) -> dict[str, Any]:  # text, numbers, lists and dicts, as JSON and YAML have them
+    def to_dict(self) -> dict[str, Any]:  # text, numbers, lists and dicts
         """Return the settings as plain data; raises `ValueError` for a body of your own.
 
         Returns
         -------
-            text, numbers, lists and dicts, as JSON and YAML have them
+            text, numbers, lists and dicts
         """
         if callable(self.body):
             raise ValueError(
-                f"to_dict: body is the function {self.body_name}, which plain data cannot hold; "
-                "keep the function in a module, save blueprint.changed(body='convnet').to_dict(), "
-                "and put it back with changed(body=...)"
+                f"to_dict: body is the function {self.body_name}, which data cannot hold; save "
+                "blueprint.changed(body='convnet').to_dict(), and put it back by changed(body=...)"
             )
         return _text(dataclasses.asdict(self))
 
@@ -464,15 +480,9 @@ class Blueprint:
             equal to the one that `to_dict` was called on
         """
         instance("from_dict", "data", data, Mapping, "what to_dict() returned")
-        fresh: dict[str, Any] = {_known("from_dict", name, cls): data[name] for name in data}
-        for part, kind in _PARTS.items():
-            if isinstance(fresh.get(part), Mapping):
-                inner = {_known("from_dict", n, kind): v for n, v in fresh[part].items()}
-                fresh[part] = kind(**inner)
-        return cls(**fresh)
+        return cls(**_given(cls, data))
 
     def __str__(self) -> str:
         wide = "" if self.width is None else f" {self.width} wide"
-        size = "×".join(map(str, self.in_shape))
-        parts = " · ".join(map(str, (self.neuron, self.wiring, self.time)))
-        return f"{self.body_name}{wide}, {size} → {self.classes} · {parts}"
+        first = f"{self.body_name}{wide}, {'×'.join(map(str, self.in_shape))} → {self.classes}"
+        return " · ".join(map(str, (first, self.neuron, self.wiring, self.time)))

@@ -22,6 +22,7 @@ from neurobridge.bridge.parts import (
     StateArea,
     StemArea,
     Synapse,
+    TimeMean,
     neuron_maker,
     neuron_of,
     wire_layers,
@@ -105,23 +106,15 @@ class Composed(ModuleWithSettings):
         """
         flag("states", "average", average)
         _check_images(self, x)
-        found = self.by_area(x)
-        time = self.blueprint.time
-        if time.recurrence == "across":
-            last = max(map(len, found.values()))
-            states = {
-                (area, step + last - len(outputs)): each
-                for area, outputs in found.items()
-                for step, each in enumerate(outputs)
-            }
-            return dict(sorted(states.items(), key=lambda item: item[0][1]))
-        mean = average and _has_time(self.blueprint)
+        found, across = self.by_area(x), self.blueprint.time.recurrence == "across"
+        mean = average and not across and _has_time(self.blueprint)
+        last = max(map(len, found.values()))
         states = {
-            (area, step): each.mean(0) if mean else each
+            (area, step + across * (last - len(outputs))): each.mean(0) if mean else each
             for area, outputs in found.items()
             for step, each in enumerate(outputs)
         }
-        if self.blueprint.body in ("cornet_r", "cornet_rt"):
+        if across or self.blueprint.body in ("cornet_r", "cornet_rt"):
             return dict(sorted(states.items(), key=lambda item: item[0][1]))
         return states
 
@@ -138,6 +131,7 @@ def _followed(blueprint: Blueprint, net: TimeNet) -> Blueprint:
     return blueprint.changed(neuron=neuron, time=dataclasses.replace(time, steps=net.T))
 
 
+# %% ../../nbs/bridge/03_composition.ipynb #cell-014
 class FeedForward(Composed, TimeNet):
     "A `TimeNet` with named areas."
 
@@ -191,7 +185,7 @@ class FeedForward(Composed, TimeNet):
         return TimeNet.forward(self, x)
 
 
-# %% ../../nbs/bridge/03_composition.ipynb #cell-014
+# %% ../../nbs/bridge/03_composition.ipynb #cell-015
 PLANS: dict[str, tuple[tuple[str, int], ...]] = {
     "convnet": (("layer1", 0), ("layer2", 1), ("layer3", 1)),
     "resnet18": (("stem", 0), ("stage1", 2), ("stage2", 2), ("stage3", 2), ("stage4", 2)),
@@ -224,10 +218,7 @@ def _feed_forward(blueprint: Blueprint, neuron: Callable[[], nn.Module]) -> Feed
     return FeedForward(blueprint, net, PLANS[blueprint.body])
 
 
-# %% ../../nbs/bridge/03_composition.ipynb #cell-016
-_FORMS = {"dense": "dense", "masked": "masked", "ensembles": "ensembles", "random": "er"}
-
-
+# %% ../../nbs/bridge/03_composition.ipynb #cell-017
 class PatchNet(Composed, G2GNet):
     "A `G2GNet` with named areas, for images and frames."
 
@@ -242,19 +233,17 @@ class PatchNet(Composed, G2GNet):
             groups=wiring.groups,
             p_inter=wiring.p_inter,
             grouping=wiring.grouping,
-            form=cast(Any, _FORMS[wiring.kind] if own else "dense"),
+            form=cast(Any, {"random": "er"}.get(wiring.kind, wiring.kind) if own else "dense"),
             neuron=neuron,
             T=blueprint.time.steps if _has_time(blueprint) else None,
             seed=wiring.seed,
         )
-        self.blueprint = blueprint
-        places = range(len(self.layers) // 2)
-        self.areas = ("encoder", *(f"layer{i + 1}" for i in places))
-        self.area_layers = {"encoder": "encoder"} | {
-            f"layer{i + 1}": f"layers.{2 * i + 1}" for i in places
-        }
+        places = range(0, len(self.layers), 2)
+        inner = {f"layer{i // 2 + 1}": f"layers.{i + 1}" for i in places}
+        self.blueprint, self.area_layers = blueprint, {"encoder": "encoder"} | inner
+        self.areas = tuple(self.area_layers)
         if own and wiring.kind != "dense":
-            self.wired = tuple(f"layers.{2 * i}" for i in places)
+            self.wired = tuple(f"layers.{i}" for i in places)
 
     def settings_now(self) -> dict[str, Any]:
         return G2GNet.settings_now(self) | _flat(self.blueprint)
@@ -291,15 +280,16 @@ def _patch_net(blueprint: Blueprint, neuron: Callable[[], nn.Module]) -> PatchNe
     return PatchNet(blueprint, neuron)
 
 
-# %% ../../nbs/bridge/03_composition.ipynb #cell-019
-class AreaNet(Composed):
-    "Run areas in order and decode the last."
+# %% ../../nbs/bridge/03_composition.ipynb #cell-020
+class _Flow(Composed):
+    "Areas and decoder, and what an area reads from the one below."
 
     def __init__(self, blueprint: Blueprint, areas: Mapping[str, nn.Module], decoder: nn.Module):
         super().__init__()
         for name, area in areas.items():
             self.add_module(name, area)
         self.decoder: Any = decoder
+        self.time_mean = TimeMean()
         self.blueprint, self.areas = blueprint, tuple(areas)
         self.area_layers = {name: name for name in areas}
 
@@ -342,6 +332,16 @@ class AreaNet(Composed):
             return torch.stack(outputs[:-1] if self.late else outputs)
         return outputs[-1]
 
+
+# %% ../../nbs/bridge/03_composition.ipynb #cell-021
+class AreaNet(_Flow):
+    "Run areas in order and decode the last."
+
+    @property
+    def streams(self) -> bool:
+        "Whether memory is left to layers of neurons and to the mean over time."
+        return self.blueprint.time.recurrence == "inside"
+
     def by_area(self, x: Tensor) -> dict[str, list[Tensor]]:
         found: dict[str, list[Tensor]] = {}
         outputs: list[Tensor] = []
@@ -365,7 +365,7 @@ class AreaNet(Composed):
 
     def _rate(self, y: Float[Tensor, "T N C H W"]) -> Tensor:
         "Decode the mean over time, pooled before it."
-        mean = over_time(self.decoder.avgpool, y).flatten(2).mean(0)
+        mean = self.time_mean(over_time(self.decoder.avgpool, y).flatten(2))
         logits = self.decoder.linear(mean)
         return self.decoder.output(logits) if hasattr(self.decoder, "output") else logits
 
@@ -379,7 +379,7 @@ def _steps(name: str, outputs: list[Tensor]) -> list[Tensor]:
     return list(outputs[0].unbind(0))
 
 
-# %% ../../nbs/bridge/03_composition.ipynb #cell-020
+# %% ../../nbs/bridge/03_composition.ipynb #cell-022
 def _cornet(blueprint: Blueprint, neuron: Callable[[], nn.Module]) -> AreaNet:
     "Build the published network, and put its layers into areas with any neuron."
     time, body = blueprint.time, cast(str, blueprint.body)
@@ -425,7 +425,7 @@ def _own(blueprint: Blueprint, neuron: Callable[[], nn.Module]) -> AreaNet:
     return net
 
 
-# %% ../../nbs/bridge/03_composition.ipynb #cell-022
+# %% ../../nbs/bridge/03_composition.ipynb #cell-024
 def _start_norms(network: nn.Module, blueprint: Blueprint) -> None:
     "Set scale and shift of all norms where the blueprint has them."
     for module in network.modules():
@@ -436,7 +436,7 @@ def _start_norms(network: nn.Module, blueprint: Blueprint) -> None:
                 nn.init.constant_(module.bias, blueprint.neuron.bias)
 
 
-# %% ../../nbs/bridge/03_composition.ipynb #cell-023
+# %% ../../nbs/bridge/03_composition.ipynb #cell-025
 def compose(
     blueprint: Blueprint,  # what to build
     seed: int = 0,  # of the weights, as `torch.manual_seed(seed)` before an existing class

@@ -24,7 +24,7 @@ from ..g2g.layers import EnsembleConv2d, MaskedConv2d
 from ..g2g.net import Form, wired_linear
 from ..g2g.wiring import density, ensemble_mask
 from ..snn.kernels.fused_norm import norm_lif, watched
-from ..snn.layers import conv_norm, over_time
+from ..snn.layers import conv_norm, mean_so_far, over_time
 from ..snn.neuron import LIF
 from ..snn.surrogate import atan, gaussian, rectangle, sigmoid, triangle
 from ..transfer.sharpened import SharpenedReLU
@@ -167,6 +167,21 @@ class SharedConv(nn.Module):
 
 
 # %% ../../nbs/bridge/02_parts.ipynb #cell-021
+class TimeMean(nn.Module):
+    "Average over time; in a stream, over all steps so far."
+
+    def forward(
+        self,
+        y: Tensor,  # [T, N, ...]
+        state: dict[str, Tensor] | None = None,  # sum and number of the steps before
+        return_state: bool = False,
+    ) -> Any:  # [N, ...]; with the state where wanted
+        if state is None and not return_state:
+            return y.mean(0)
+        mean, left = mean_so_far("compose", y, state)
+        return (mean.to(y.dtype), left) if return_state else mean.to(y.dtype)
+
+
 def _adopt(area: nn.Module, published: nn.Module) -> None:
     "Register the layers of a published area under their names."
     for name, layer in published.named_children():
@@ -178,7 +193,18 @@ def _as_list(y: Tensor, across: bool) -> list[Tensor]:
     return list(y.unbind(0)) if across else [y]
 
 
-class PooledArea(nn.Module):
+class _Area(nn.Module):
+    "What all areas share: whether a stream may cut their time."
+
+    across: bool
+
+    @property
+    def streams(self) -> bool:
+        "Whether memory is left to layers of neurons; areas across time keep their own."
+        return not self.across
+
+
+class PooledArea(_Area):
     "Convolve, respond, pool: an area of CORnet-Z."
 
     conv: nn.Module
@@ -196,7 +222,7 @@ class PooledArea(nn.Module):
         return _as_list(self.output(each_step(self.pool, y)), self.across)
 
 
-class StemArea(nn.Module):
+class StemArea(_Area):
     "Respond twice: V1 of CORnet-S."
 
     conv1: nn.Module
@@ -219,7 +245,7 @@ class StemArea(nn.Module):
         return _as_list(self.output(y), self.across)
 
 
-# %% ../../nbs/bridge/02_parts.ipynb #cell-024
+# %% ../../nbs/bridge/02_parts.ipynb #cell-025
 def _tick(
     current: Tensor,  # [N, C, H, W], of one step
     neuron: nn.Module,
@@ -233,8 +259,9 @@ def _tick(
     return out[0]
 
 
-class LoopArea(nn.Module):
-    "Pass the state through the same convolutions: an area of CORnet-S with any neuron and time."
+# %% ../../nbs/bridge/02_parts.ipynb #cell-026
+class _Loop(_Area):
+    "The parts of an area of CORnet-S: layers of the published area, neurons of its own."
 
     conv_input: nn.Module
     skip: nn.Module
@@ -264,6 +291,11 @@ class LoopArea(nn.Module):
         if t == 0:
             return self.conv2
         return self.conv2_again or SharedConv(self.conv2, 1)  # frames on a clock of one step
+
+
+# %% ../../nbs/bridge/02_parts.ipynb #cell-027
+class LoopArea(_Loop):
+    "Pass the state through the same convolutions: an area of CORnet-S with any neuron and time."
 
     def _pass(self, layer: int, t: int, x: Tensor, added: Tensor | None = None) -> Tensor:
         return respond(x, self.part("norm", layer, t), self.part("neuron", layer, t), added)
@@ -308,8 +340,8 @@ class LoopArea(nn.Module):
         return _tick(y, self.part("neuron", layer, t), memory, layer)
 
 
-# %% ../../nbs/bridge/02_parts.ipynb #cell-028
-class StateArea(nn.Module):
+# %% ../../nbs/bridge/02_parts.ipynb #cell-032
+class StateArea(_Area):
     "Add input and state at every pass: an area of CORnet-R and RT with any neuron and time."
 
     conv_input: nn.Module
@@ -359,7 +391,7 @@ class StateArea(nn.Module):
         return [None] * late + list(sent.unbind(0))
 
 
-# %% ../../nbs/bridge/02_parts.ipynb #cell-031
+# %% ../../nbs/bridge/02_parts.ipynb #cell-035
 def _chosen_layers(
     network: nn.Module,  # a body with dense layers
     where: str,  # as in `Wiring`
@@ -394,7 +426,7 @@ def _wired_conv(
     return MaskedConv2d(mask, kernel, **same)
 
 
-# %% ../../nbs/bridge/02_parts.ipynb #cell-032
+# %% ../../nbs/bridge/02_parts.ipynb #cell-036
 _FORMS: dict[str, Form] = {"masked": "masked", "ensembles": "ensembles", "random": "er"}
 
 
@@ -440,7 +472,7 @@ def wire_layers(
     return tuple(names)
 
 
-# %% ../../nbs/bridge/02_parts.ipynb #cell-037
+# %% ../../nbs/bridge/02_parts.ipynb #cell-041
 class Synapse(nn.Module):
     "Convolve and normalise, images or a sequence of them."
 

@@ -153,9 +153,17 @@ def _neurons_row(
     name: str, rows: Mapping[str, np.ndarray], recording: Recording, published: bool
 ) -> dict[str, float | str]:
     "Score states by predictivity: each, and one chosen on other images."
-    row: dict[str, float | str] = {
-        f"{name}_{state}": neural_predictivity(own, recording).value for state, own in rows.items()
-    }
+    row: dict[str, float | str] = {}
+    for state, own in rows.items():
+        try:
+            row[f"{name}_{state}"] = neural_predictivity(own, recording).value
+        except ValueError as error:  # so few images excite it that predictions do not vary
+            if "not a number" not in str(error):
+                raise
+            warnings.warn(f"scorecard: {state} is left out of {name}: {error}", stacklevel=4)
+    rows = {state: own for state, own in rows.items() if f"{name}_{state}" in row}
+    if not rows:
+        return row
     y, pairs, predicted, chosen = nested_predictions(
         "scorecard", rows, recording, None, 10, 0.9, 1, 3, (25, 1e-6, None)
     )

@@ -21,7 +21,7 @@ from ..g2g.wiring import sources_mask
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../../nbs/bridge/04_weights.ipynb #cell-010
+# %% ../../nbs/bridge/04_weights.ipynb #cell-011
 Sparse = (MaskedLinear, MaskedConv2d, EnsembleLinear, EnsembleConv2d)
 
 
@@ -63,7 +63,7 @@ def dense_parts(
     return whole_weight.scatter_(1, places, weight), bias
 
 
-# %% ../../nbs/bridge/04_weights.ipynb #cell-011
+# %% ../../nbs/bridge/04_weights.ipynb #cell-012
 def put_dense(
     layer: Any,  # changed
     weight: Tensor,  # [n_out, n_in, ...]
@@ -89,7 +89,7 @@ def put_dense(
             layer.bias.copy_(bias)
 
 
-# %% ../../nbs/bridge/04_weights.ipynb #cell-015
+# %% ../../nbs/bridge/04_weights.ipynb #cell-016
 def _adopt_mask(new: Any, old: Any) -> None:
     "Give a masked layer the mask of an ensemble layer."
     masked = isinstance(new, MaskedLinear | MaskedConv2d)
@@ -127,7 +127,7 @@ def _moved(new: Any, old: Any, rescale: bool) -> dict[str, Any]:
     return {"what": "copied in part", "numbers": shared, "note": note}
 
 
-# %% ../../nbs/bridge/04_weights.ipynb #cell-017
+# %% ../../nbs/bridge/04_weights.ipynb #cell-018
 _LAYERS = (nn.Linear, nn.Conv2d, *Sparse)
 
 
@@ -168,7 +168,7 @@ def _rest(network: Composed, trained: Composed, done: set[str]) -> list[dict[str
     ]
 
 
-# %% ../../nbs/bridge/04_weights.ipynb #cell-018
+# %% ../../nbs/bridge/04_weights.ipynb #cell-019
 def transfer_weights(
     trained: Composed,  # from `compose`, trained; stays as it is
     blueprint: Blueprint,  # of the network to build

@@ -417,6 +417,15 @@ class RateReadout(_Readout):
         return over_time(self.linear, x)
 
 
+# %% ../../nbs/snn/03_layers.ipynb #cell-120
+def _start(linear: nn.Linear, x: Tensor, v0: Tensor | None) -> Tensor:
+    dtype = state_dtype(x.dtype)
+    shape = (x.shape[1], linear.bias.shape[0])
+    if v0 is None:
+        return torch.zeros(shape, dtype=dtype, device=x.device)
+    return state_part("MembraneReadout", "v0", v0, shape, dtype, x.device)
+
+
 # %% ../../nbs/snn/03_layers.ipynb #cell-019
 class MembraneReadout(_Readout):
     """Return the last membranes of leaky integrators, one per class, in float32 at least.
@@ -448,13 +457,6 @@ class MembraneReadout(_Readout):
     def settings_now(self) -> dict[str, Any]:
         return {"decay": self.decay}
 
-    def _start(self, x: Tensor, v0: Tensor | None) -> Tensor:
-        dtype = state_dtype(x.dtype)
-        shape = (x.shape[1], self.linear.bias.shape[0])
-        if v0 is None:
-            return torch.zeros(shape, dtype=dtype, device=x.device)
-        return state_part("MembraneReadout", "v0", v0, shape, dtype, x.device)
-
     def forward(
         self,
         x: Float[Tensor, "T N features"],  # spikes, or other features of every step
@@ -477,7 +479,7 @@ class MembraneReadout(_Readout):
             membranes; twice where wanted
         """
         self._check(x)
-        start = self._start(x, v0)
+        start = _start(self.linear, x, v0)
         steps = torch.arange(x.shape[0] - 1, -1, -1, device=x.device, dtype=start.dtype)
         weight = (self.decay**steps).view(-1, 1, 1)
         v = nn.functional.linear(
@@ -510,7 +512,7 @@ class MembraneReadout(_Readout):
             per step
         """
         self._check(x)
-        start = self._start(x, v0)
+        start = _start(self.linear, x, v0)
         t = torch.arange(x.shape[0], device=x.device, dtype=start.dtype)
         age = t[:, None] - t  # steps since the input came
         kernel = torch.where(age >= 0, self.decay ** age.clamp_min(0), 0)

@@ -54,6 +54,36 @@ def _steady(synapses: nn.Module) -> bool:
     return not any(isinstance(m, random) and m.training for m in synapses.modules())
 
 
+# %% ../../nbs/snn/13_recurrent.ipynb #cell-120
+def _start(layer: nn.Module, x: Tensor, state: Any) -> tuple[Tensor, Tensor | None]:
+    meta = all(weight.is_meta for weight in layer.parameters())
+    tensor("RecurrentLIF", "x", x, "[T, N, ...]", meta=meta, instead="time first, then batch")
+    parts = state_parts("RecurrentLIF", state, "membrane", "output")
+    if parts is None:
+        return torch.zeros_like(x[0]), None
+    types = {"membrane": state_dtype(x.dtype), "output": x.dtype}
+    v, output = (
+        state_part("RecurrentLIF", f"state[{name!r}]", parts[name], x.shape[1:], dtype, x.device)
+        for name, dtype in types.items()
+    )
+    return output, v
+
+
+def _again(layer: Any, x: Tensor, outputs: Tensor, state: Any) -> Tensor:
+    "Return the membranes of a call that has been made."
+    if not _steady(layer.synapses):
+        raise ValueError(
+            "RecurrentLIF: the membranes can't be computed again, since synapses are in training "
+            "mode with dropout or batch norm; call eval() before"
+        )
+    start, v = _start(layer, x, state)
+    pairs = zip(x, [start, *outputs[:-1]], strict=True)
+    unseen = view_of(layer.synapses, {}, hooks=False)  # what is counted is counted once
+    with _disable_current_modes():
+        current = torch.stack([x_t + _feedback(unseen, sent) for x_t, sent in pairs])
+    return lif(current, layer.decay_value(), output="membrane", v0=v, **layer.settings)[0]
+
+
 # %% ../../nbs/snn/13_recurrent.ipynb #cell-012
 class RecurrentLIF(LIF):
     """Run LIF neurons whose output feeds back through synapses; every call starts from rest.
@@ -122,7 +152,7 @@ class RecurrentLIF(LIF):
             spikes; with the state
         """
         flag("RecurrentLIF", "return_state", return_state)
-        output, v = self._start(x, state)
+        output, v = _start(self, x, state)
         kind: Literal["spike", "membrane"] = "spike" if self.output == "spike" else "membrane"
         decay, settings = self.decay_value(), self.settings
         outputs = []
@@ -134,21 +164,6 @@ class RecurrentLIF(LIF):
         sent = torch.stack(outputs)
         assert v is not None
         return (sent, {"membrane": v, "output": output}) if return_state else sent
-
-    def _start(self, x: Tensor, state: Any) -> tuple[Tensor, Tensor | None]:
-        meta = all(weight.is_meta for weight in self.parameters())
-        tensor("RecurrentLIF", "x", x, "[T, N, ...]", meta=meta, instead="time first, then batch")
-        parts = state_parts("RecurrentLIF", state, "membrane", "output")
-        if parts is None:
-            return torch.zeros_like(x[0]), None
-        types = {"membrane": state_dtype(x.dtype), "output": x.dtype}
-        v, output = (
-            state_part(
-                "RecurrentLIF", f"state[{name!r}]", parts[name], x.shape[1:], dtype, x.device
-            )
-            for name, dtype in types.items()
-        )
-        return output, v
 
     def membranes(
         self,
@@ -173,14 +188,4 @@ class RecurrentLIF(LIF):
         -------
             in units of the membrane
         """
-        if not _steady(self.synapses):
-            raise ValueError(
-                "RecurrentLIF: the membranes can't be computed again, since synapses are in "
-                "training mode with dropout or batch norm; call eval() before"
-            )
-        start, v = self._start(x, state)
-        pairs = zip(x, [start, *outputs[:-1]], strict=True)
-        unseen = view_of(self.synapses, {}, hooks=False)  # what is counted is counted once
-        with _disable_current_modes():
-            current = torch.stack([x_t + _feedback(unseen, sent) for x_t, sent in pairs])
-        return lif(current, self.decay_value(), output="membrane", v0=v, **self.settings)[0]
+        return _again(self, x, outputs, state)

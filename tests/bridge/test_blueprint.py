@@ -105,7 +105,7 @@ def small(body="cornet_s", **settings):
         (lambda: small().changed(depth=3), "'depth' is no setting of Blueprint"),
         (lambda: Blueprint.from_dict({"bodies": 1}), "'bodies' is no setting of Blueprint"),
         (lambda: Blueprint.from_dict({"time": {"T": 1}}), "'T' is no setting of Time"),
-        (lambda: Blueprint(lambda neuron, synapse: {}).to_dict(), "plain data cannot hold"),
+        (lambda: Blueprint(lambda neuron, synapse: {}).to_dict(), "which data cannot hold"),
     ],
 )
 def test_refused_by_the_name_of_the_setting(call, words):

@@ -15,7 +15,15 @@ from neurobridge.bridge import Blueprint, Neuron, Time, Wiring, compose
 from neurobridge.core import evaluating, fit, load_network, project_root, save_network
 from neurobridge.cornet import cornet_r, cornet_rt, cornet_s, cornet_z
 from neurobridge.g2g import G2GNet, Rewirer
-from neurobridge.snn import LIF, monitor, spiking_convnet, spiking_resnet18, spiking_vgg, synops
+from neurobridge.snn import (
+    LIF,
+    monitor,
+    spiking_convnet,
+    spiking_resnet18,
+    spiking_vgg,
+    streaming,
+    synops,
+)
 from neurobridge.snn.encode import direct
 from neurobridge.transfer import SharpenedReLU, copy_weights
 
@@ -598,3 +606,26 @@ def test_own_body():
         compose(half.changed(**{"time.recurrence": "across"}))
     with pytest.raises(TypeError, match="what body.neuron, synapse. returns"):
         compose(half.changed(body=lambda neuron, synapse: nn.Linear(1, 1)))
+
+
+@pytest.mark.parametrize("body", ["convnet", "resnet18", "cornet_z", "cornet_s", "cornet_r"])
+def test_a_composed_network_in_chunks_is_itself(body):
+    "Frames in pieces of 1, 2 and 3 steps: the answer so far, in float64."
+    blueprint = Blueprint(
+        body, width=32 if body == "cornet_r" else 4, in_shape=(1, 32, 32), classes=5
+    )
+    changes = {"neuron.kind": "lif", "time.recurrence": "inside", "time.steps": 6}
+    network = compose(blueprint.changed(**changes)).eval().double()
+    frames = torch.rand(6, 2, 1, 32, 32, dtype=torch.float64)
+    stream, state = streaming(network), None
+    for start, stop in ((0, 1), (1, 3), (3, 6)):
+        answer, state = stream(frames[start:stop], state)
+        torch.testing.assert_close(answer, network(frames[:stop]), rtol=0, atol=1e-12)
+    assert answer.abs().max() > 0
+
+
+def test_areas_across_time_keep_their_memory_and_are_not_cut():
+    blueprint = Blueprint("cornet_s", width=4, in_shape=(1, 8, 8), classes=5)
+    changes = {"neuron.kind": "lif", "time.recurrence": "across", "time.steps": 3}
+    with pytest.raises(ValueError, match="AreaNet can't be cut"):
+        streaming(compose(blueprint.changed(**changes)).eval())

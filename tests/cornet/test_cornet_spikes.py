@@ -185,7 +185,7 @@ def test_other_forms_are_refused_by_name():
         spikify(cornet_variant(gate="soft", **VARIANT))
     with pytest.raises(SpikifyError):
         spikify(for_training(lived("s").train()))
-    with pytest.raises(TypeError, match="Folded: it holds constants"):
+    with pytest.raises(TypeError, match="Folded: it contains constants"):
         spikify(for_inference(lived("s")))
 
 

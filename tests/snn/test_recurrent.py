@@ -310,7 +310,7 @@ def test_wrong_input_and_states_are_refused():
     for wrong in (x[0, 0], x[:0], x.long(), x.to("meta")):
         with pytest.raises((TypeError, ValueError), match="RecurrentLIF: x"):
             layer(wrong)
-    with pytest.raises(ValueError, match="x holds NaN"):
+    with pytest.raises(ValueError, match="x contains NaN"):
         layer(torch.full((3, 2, 4), float("nan")))
     with pytest.raises(ValueError, match="a current for each"):
         RecurrentLIF(nn.Linear(4, 1))(x)
