@@ -182,6 +182,7 @@ class TimeMean(nn.Module):
         return (mean.to(y.dtype), left) if return_state else mean.to(y.dtype)
 
 
+# %% ../../nbs/bridge/02_parts.ipynb #cell-200
 def _adopt(area: nn.Module, published: nn.Module) -> None:
     "Register the layers of a published area under their names."
     for name, layer in published.named_children():
@@ -204,6 +205,7 @@ class _Area(nn.Module):
         return not self.across
 
 
+# %% ../../nbs/bridge/02_parts.ipynb #cell-201
 class PooledArea(_Area):
     "Convolve, respond, pool: an area of CORnet-Z."
 

@@ -189,6 +189,7 @@ def _room(ctx: Any, rows: Tensor, x: Tensor) -> _Gradients:
     )
 
 
+# %% ../../../nbs/snn/kernels/04_fused_norm.ipynb #cell-100
 def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     if torch.is_grad_enabled():  # create_graph=True
         raise RuntimeError(
