@@ -353,7 +353,14 @@ def better(now: dict[str, int] | list[str], listed: dict[str, int] | list[str]) 
     return [name for name in listed if name not in now]
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize(
+    "rule",
+    [
+        pytest.param(rule, marks=[pytest.mark.long] if rule is heavy_imports else [])
+        for rule in RULES
+    ],
+    ids=lambda rule: rule.__name__,
+)
 def test_rule(rule):
     now, listed = rule(), json.loads(LISTED.read_text())[rule.__name__]
     assert not worse(now, listed), f"new offenders ({rule.__doc__})"

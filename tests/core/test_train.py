@@ -1119,6 +1119,7 @@ def test_two_processes_share_each_epochs_images(two):
 
 
 @needs_gloo
+@pytest.mark.long
 def test_two_processes_are_one_with_twice_the_batch(two):
     net = nn.Sequential(network()[0], nn.Tanh(), network()[4])
     alone = fit(net, TRAIN, VALID, epochs=3, lr=3e-2, batch_size=16, device="cpu")

@@ -152,6 +152,7 @@ def test_two_processes_hold_one_network(two, way, rule):
     assert all(torch.equal(state["seen"][name], other["seen"][name]) for name in state["seen"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(("way", "average"), [("ddp", 0.0), ("plain", 0.5)])
 def test_two_processes_decide_as_one_with_the_whole_batch(two, way, rule, average):
@@ -164,6 +165,7 @@ def test_two_processes_decide_as_one_with_the_whole_batch(two, way, rule, averag
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rule", RULES)
 def test_two_networks_are_refused_by_both_processes(two, rule):
     for found in two:
