@@ -1134,6 +1134,7 @@ def test_two_processes_are_one_with_twice_the_batch(two):
 
 
 @needs_gloo
+@pytest.mark.long
 def test_two_processes_count_every_validation_image_once(two):
     for n in (1, 2, 31, 33):
         net = nn.Sequential(network()[0], nn.Tanh(), network()[4])
@@ -1147,12 +1148,14 @@ def test_two_processes_count_every_validation_image_once(two):
 
 @needs_gloo
 @pytest.mark.parametrize("name", ["smooth", "norm", "saved", "norm_alone"])
+@pytest.mark.long
 def test_two_processes_end_with_equal_weights(two, name):
     for part in ("rows", "best", "weights"):
         assert two[0][name][part] == two[1][name][part], part
 
 
 @needs_gloo
+@pytest.mark.long
 def test_two_processes_draw_different_noise_but_write_one_checkpoint(two):
     first, second = (found["norm"]["noise"] for found in two)
     assert len({*first, *second}) == 24 and [found["saves"] for found in two] == [["late.pt"], []]
@@ -1165,12 +1168,14 @@ def test_two_processes_draw_different_noise_but_write_one_checkpoint(two):
 
 
 @needs_gloo
+@pytest.mark.long
 def test_when_fit_returns_the_checkpoint_is_there_for_every_process(two):
     assert [found["late"] for found in two] == [True, True]
 
 
 @needs_gloo
 @pytest.mark.parametrize("name", ["few", "fewer"])
+@pytest.mark.long
 def test_two_processes_train_on_few_images(two, name):
     for found in two:
         assert "error" not in found[name], found[name]["error"]
@@ -1179,6 +1184,7 @@ def test_two_processes_train_on_few_images(two, name):
 
 @needs_gloo
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU would be used")
+@pytest.mark.long
 def test_two_processes_without_a_gpu_find_each_other_unasked(two):
     assert [found["unasked"] for found in two] == [2, 2]
 
