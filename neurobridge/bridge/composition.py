@@ -8,6 +8,7 @@ __all__ = ["compose"]
 # %% ../../nbs/bridge/03_composition.ipynb #cell-005
 import dataclasses
 from collections import OrderedDict
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -91,9 +92,9 @@ class Composed(ModuleWithSettings):
     def extra_repr(self) -> str:
         return str(self.blueprint)
 
+    @abstractmethod
     def by_area(self, x: Tensor) -> dict[str, list[Tensor]]:
         "Return each area's outputs, one per pass; with `across` one per step of the clock."
-        raise NotImplementedError
 
     def states(
         self,

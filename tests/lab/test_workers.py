@@ -334,12 +334,12 @@ def test_jobs_that_die_at_once_stop_the_sweep_with_their_last_words(
     commands("broken", "echo 'no module named torch' >&2; exit 1")
     with pytest.raises(
         RunRefused,
-        match="[34] jobs in a row have ended before their worker has reported; .*no module named torch",
+        match="3 jobs in a row have ended before their worker has reported; .*no module named torch",
     ):
         run_sweep(
-            make(root, "grid: {n: [1, 2, 3]}"), workers=2, scheduler="slurm:queue=x,python=broken"
+            make(root, "grid: {n: [1, 2, 3]}"), workers=1, scheduler="slurm:queue=x,python=broken"
         )
-    assert len(list(batch_system.iterdir())) == 4
+    assert len(list(batch_system.iterdir())) == 3
 
 
 @pytest.mark.long
