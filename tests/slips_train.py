@@ -65,6 +65,7 @@ TRAINING = dict(
     loss=F.cross_entropy,
     augment=lambda x: x,
     on_epoch=lambda epoch, epochs: None,
+    after_epoch=lambda row: None,
     seed=0,
     workers=0,
     patience=2,

@@ -642,6 +642,7 @@ def _train(
     loss: Callable,
     augment: Callable | None,
     on_epoch: Callable[[int, int], None] | None,
+    after_epoch: Callable[[dict[str, float]], None] | None,
     progress: bool | None,
     path: Path | None,
 ) -> None:
@@ -657,6 +658,8 @@ def _train(
                 on_epoch(len(run.rows) + 1, epochs)
             _next_epoch(run, train, schedule, loss, augment, advance)
             _save(run, path)
+            if after_epoch:
+                after_epoch(dict(run.rows[-1]))
 
 
 # %% ../../nbs/core/14_train.ipynb #cell-054
@@ -706,7 +709,13 @@ def _check_schedule(schedule: str | Schedule, lr: float) -> Schedule:
 
 
 def _check_functions(
-    optimizer: Any, loss: Any, augment: Any, on_epoch: Any, progress: Any, held_out: bool
+    optimizer: Any,
+    loss: Any,
+    augment: Any,
+    on_epoch: Any,
+    after_epoch: Any,
+    progress: Any,
+    held_out: bool,
 ) -> None:
     instead = (
         "; give its class, as in partial(torch.optim.SGD, momentum=0.9)"
@@ -718,6 +727,7 @@ def _check_functions(
     for name, value, called in (
         ("augment", augment, "augment(x)"),
         ("on_epoch", on_epoch, "on_epoch(epoch, epochs)"),
+        ("after_epoch", after_epoch, "after_epoch(row)"),
     ):
         if value is not None:
             function("fit", name, value, called)
@@ -738,7 +748,8 @@ def fit(
     schedule: str | Schedule = "cosine",  # or "constant", or a function: share done -> factor
     loss: Callable = F.cross_entropy,  # called as loss(logits, y); on `valid`, reduction="none"
     augment: Callable[[Tensor], Tensor] | None = None,  # applied to each training batch
-    on_epoch: Callable[[int, int], None] | None = None,  # called as on_epoch(epoch, epochs)
+    on_epoch: Callable[[int, int], None] | None = None,  # called before: on_epoch(epoch, epochs)
+    after_epoch: Callable[[dict[str, float]], None] | None = None,  # called with the epoch's row
     optimizer_state: dict[str, Any] | None = None,  # of an earlier `History`: momentum, not rate
     patience: int | None = None,  # stop after so many epochs without a better `valid` accuracy
     seed: int = 0,  # of batches, augmentation and dropout
@@ -778,7 +789,9 @@ def fit(
     augment :
         applied to each training batch
     on_epoch :
-        called as on_epoch(epoch, epochs)
+        called before: on_epoch(epoch, epochs)
+    after_epoch :
+        called with the epoch's row
     optimizer_state :
         of an earlier `History`: momentum, not rate
     patience :
@@ -806,7 +819,7 @@ def fit(
         epochs, lr, batch_size, seed, patience, device, mixed_precision, workers, held_out
     )
     factors = _check_schedule(schedule, numbers["lr"])
-    _check_functions(optimizer, loss, augment, on_epoch, progress, held_out)
+    _check_functions(optimizer, loss, augment, on_epoch, after_epoch, progress, held_out)
     path = None if checkpoint is None else as_path("fit", "checkpoint", checkpoint, file=True)
     items = as_dataset("fit", "train", train)
     valid_items = None if valid is None else as_dataset("fit", "valid", valid)
@@ -820,6 +833,6 @@ def fit(
         }
     run = _begin(model, items, valid_items, optimizer, device, workers, numbers, contents)
     _carry_over(run, optimizer_state)
-    _train(run, items, factors, loss, augment, on_epoch, progress, path)
+    _train(run, items, factors, loss, augment, on_epoch, after_epoch, progress, path)
     _load_own_state(model, run.best_state)
     return History(run.rows, run.best_epoch, run.best_optimizer, len(run.loader))

@@ -425,6 +425,35 @@ def scripted(plan, valid=True, **given):
     return net, history, evaluate(net, ten)["accuracy"]
 
 
+def test_hook_after_an_epoch_gets_a_copy_of_its_row_when_the_checkpoint_is_written(tmp_path):
+    file, told = tmp_path / "net.pt", []
+
+    def spoil(row):
+        assert len(load_checkpoint(file)["rows"]) == row["epoch"]
+        told.append(dict(row))
+        row["train_loss"] = math.nan
+
+    history = short(network(), TRAIN, VALID, checkpoint=file, after_epoch=spoil)
+    assert told == history.rows
+    short(network(), TRAIN, VALID, checkpoint=file, after_epoch=spoil)
+    assert told == history.rows  # what the checkpoint contains is not told again
+
+
+def test_training_ended_by_the_hook_after_an_epoch_goes_on_exactly(tmp_path):
+    whole = short(network(), TRAIN, VALID, checkpoint=tmp_path / "whole.pt")
+
+    def end(row):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        short(network(), TRAIN, VALID, checkpoint=tmp_path / "net.pt", after_epoch=end)
+    again = short(network(), TRAIN, VALID, checkpoint=tmp_path / "net.pt")
+    for a, b in zip(whole.rows, again.rows, strict=True):
+        assert {k: v for k, v in a.items() if "seconds" not in k} == {
+            k: v for k, v in b.items() if "seconds" not in k
+        }
+
+
 plans = st.lists(st.integers(0, 10), min_size=1, max_size=8)
 
 

@@ -116,8 +116,10 @@ def _evt2_parts(file: BinaryIO, wide: bool, swapped: bool) -> Parts:
         is_high = kind == 8
         events = np.flatnonzero(kind < 2)
         time = high(is_high, _unwrapped(word[is_high] & 0xFFFFFFF, 28, high.last), events)
-        events = events[time >= 0]
-        time = time[time >= 0]
+        known = time >= 0  # the upper bits of its time were sent before
+        if not known.all():
+            events = events[known]
+            time = time[known]
         word = word[events]
         p = kind[events]
         t = time << 6 | (word >> 22 & 63).astype(np.int64)

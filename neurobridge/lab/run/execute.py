@@ -38,6 +38,7 @@ from neurobridge.lab.run.identity import (
     first_few,
     modules_beside,
     noted_places,
+    only_runs_pages,
     package_files,
     run_hash,
     source_hash,
@@ -696,7 +697,8 @@ def _noted(job: _Job, used: Mapping[str, Any] | None) -> dict[str, dict[str, str
     places = noted_places(job.path)
     found: dict[str, dict[str, str | None]] = {kind: {} for kind in NOTED}
     if used is None:
-        found["package"] = {name: content_hash(file) for name, file in package_files().items()}
+        files = {name: file for name, file in package_files().items() if not only_runs_pages(name)}
+        found["package"] = {name: content_hash(file) for name, file in files.items()}
         found["modules"] = {
             name: content_hash(file) for name, file in modules_beside(job.path.parent).items()
         }
@@ -708,6 +710,8 @@ def _noted(job: _Job, used: Mapping[str, Any] | None) -> dict[str, dict[str, str
         kind = "modules" if text in used["modules"] else "files"
         kind = "package" if within else kind
         name = file.relative_to(within.parent if within else places[kind]).as_posix()
+        if within and only_runs_pages(name):
+            continue
         found[kind][name] = (
             content_hash(file) if opened in (None, file.stat().st_mtime_ns) else None
         )

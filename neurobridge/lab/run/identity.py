@@ -66,6 +66,14 @@ def content_hash(file: Path) -> str | None:  # None if there is none
 NOTED = ("package", "modules", "files")
 """The mappings of a record: of the package, of the page's folder, and files read or declared."""
 
+_RUNNING = ("neurobridge/lab/run/", "neurobridge/lab/sweep/", "neurobridge/lab/cli.py")
+"""Modules that are not noted, because they run pages and compute none of their numbers."""
+
+
+def only_runs_pages(name: str) -> bool:
+    "Return whether a module of the package is one of those that run pages."
+    return name.startswith(_RUNNING)
+
 
 def noted_places(page: Path) -> dict[str, Path]:
     "Return the folders to which the names in a record are relative."
