@@ -7,6 +7,7 @@ __all__ = ["neuron_maker"]
 
 # %% ../../nbs/bridge/02_parts.ipynb #cell-005
 import copy
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
@@ -159,8 +160,6 @@ class SharedConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         conv = self.conv
-        if type(conv) is nn.Conv2d:
-            return F.conv2d(x, conv.weight, conv.bias, self.stride, conv.padding)
         again = copy.copy(conv)  # has the same weights
         again.stride = self.stride
         return type(conv).forward(again, x)
@@ -194,19 +193,41 @@ def _as_list(y: Tensor, across: bool) -> list[Tensor]:
     return list(y.unbind(0)) if across else [y]
 
 
-class _Area(nn.Module):
-    "What all areas share: whether a stream may cut their time."
+def tick(
+    current: Tensor,  # [N, C, H, W], of one step
+    neuron: nn.Module,
+    memory: dict[str, Tensor],  # of an area after the last step; changed
+    layer: str,  # name of the neurons in it
+    back: Tensor | None = None,  # [N, C, h, w], from the area above; repeated to the same size
+) -> Tensor:
+    "Return the response of one step, and keep the membrane."
+    if back is not None:
+        current = current + F.interpolate(back, current.shape[-2:])
+    if not isinstance(neuron, LIF):
+        return neuron(current)
+    out, memory[layer] = neuron(current[None], memory.get(layer), return_state=True)
+    return out[0]
+
+
+class Area(nn.Module):
+    "What all areas share: one step of the clock, and whether a stream may cut their time."
 
     across: bool
+    streams = True  # memory is left to layers of neurons, or to the clock
 
-    @property
-    def streams(self) -> bool:
-        "Whether memory is left to layers of neurons; areas across time keep their own."
-        return not self.across
+    @abstractmethod
+    def step(
+        self,
+        x: Tensor | None,  # what arrives, [N, C, H, W]; None: nothing
+        t: int,  # steps of this area before this one
+        memory: dict[str, Tensor],  # membranes, and the last output as "sent"; changed
+        back: Tensor | None = None,  # current from the area above
+    ) -> Tensor:  # [N, C, H, W]
+        "Return the output of one step, and keep what the next one needs."
 
 
 # %% ../../nbs/bridge/02_parts.ipynb #cell-201
-class PooledArea(_Area):
+class PooledArea(Area):
     "Convolve, respond, pool: an area of CORnet-Z."
 
     conv: nn.Module
@@ -223,8 +244,15 @@ class PooledArea(_Area):
         y = first_response(x, (self.conv, self.norm, self.neuron), self.steps)
         return _as_list(self.output(each_step(self.pool, y)), self.across)
 
+    def step(
+        self, x: Tensor | None, t: int, memory: dict[str, Tensor], back: Tensor | None = None
+    ) -> Tensor:
+        y = tick(self.conv(x), self.neuron, memory, "neuron", back)
+        memory["sent"] = self.output(self.pool(y))
+        return memory["sent"]
 
-class StemArea(_Area):
+
+class StemArea(Area):
     "Respond twice: V1 of CORnet-S."
 
     conv1: nn.Module
@@ -246,23 +274,17 @@ class StemArea(_Area):
         y = respond(each_step(self.conv2, x), self.norm2, self.neuron2)
         return _as_list(self.output(y), self.across)
 
-
-# %% ../../nbs/bridge/02_parts.ipynb #cell-025
-def _tick(
-    current: Tensor,  # [N, C, H, W], of one step
-    neuron: nn.Module,
-    memory: dict[int, Tensor],  # membrane of each layer after the last step
-    layer: int,
-) -> Tensor:
-    "Return the response of one step, and keep the membrane."
-    if not isinstance(neuron, LIF):
-        return neuron(current)
-    out, memory[layer] = neuron(current[None], memory.get(layer), return_state=True)
-    return out[0]
+    def step(
+        self, x: Tensor | None, t: int, memory: dict[str, Tensor], back: Tensor | None = None
+    ) -> Tensor:
+        y = self.pool(tick(self.norm1(self.conv1(x)), self.neuron1, memory, "neuron1"))
+        y = tick(self.norm2(self.conv2(y)), self.neuron2, memory, "neuron2", back)
+        memory["sent"] = self.output(y)
+        return memory["sent"]
 
 
 # %% ../../nbs/bridge/02_parts.ipynb #cell-026
-class _Loop(_Area):
+class _Loop(Area):
     "The parts of an area of CORnet-S: layers of the published area, neurons of its own."
 
     conv_input: nn.Module
@@ -317,33 +339,36 @@ class LoopArea(_Loop):
 
     def _clock(self, x: Float[Tensor, "T N C H W"]) -> list[Tensor]:
         seen = each_step(self.norm_skip, each_step(self.skip, x))
-        memory: dict[int, Tensor] = {}
-        outputs: list[Tensor] = []
-        for t in range(len(x)):
-            if t == 1:
-                memory.pop(1, None)  # its neurons saw the full image
-            joined = seen[t] + outputs[-1] if t else seen[0]
-            y = self._step(1, t, self.conv1(joined if t else x[0]), memory)
-            y = self._step(2, t, self.second(t)(y), memory)
-            y = self._step(3, t, self.conv3(y), memory, joined)
-            outputs.append(self.output(y))
-        return outputs
+        memory: dict[str, Tensor] = {}
+        return [self._beat((x[t], seen[t]), t, memory) for t in range(len(x))]
 
-    def _step(
-        self,
-        layer: int,
-        t: int,
-        x: Tensor,
-        memory: dict[int, Tensor],
-        added: Tensor | None = None,
+    def step(
+        self, x: Tensor | None, t: int, memory: dict[str, Tensor], back: Tensor | None = None
     ) -> Tensor:
-        y = self.part("norm", layer, t)(x)
-        y = y if added is None else y + added
-        return _tick(y, self.part("neuron", layer, t), memory, layer)
+        x = self.conv_input(x)
+        return self._beat((x, self.norm_skip(self.skip(x))), t, memory, back)
+
+    def _beat(
+        self,
+        given: tuple[Tensor, Tensor],  # input of this step, on the full image and on half its size
+        t: int,
+        memory: dict[str, Tensor],
+        back: Tensor | None = None,
+    ) -> Tensor:
+        x, seen = given
+        if t == 1:
+            memory.pop("neuron1", None)  # they saw the full image
+        joined = seen + memory["sent"] if t else seen
+        norm, neuron = partial(self.part, "norm", t=t), partial(self.part, "neuron", t=t)
+        y = tick(norm(1)(self.conv1(joined if t else x)), neuron(1), memory, "neuron1")
+        y = tick(norm(2)(self.second(t)(y)), neuron(2), memory, "neuron2")
+        y = tick(norm(3)(self.conv3(y)) + joined, neuron(3), memory, "neuron3", back)
+        memory["sent"] = self.output(y)
+        return memory["sent"]
 
 
 # %% ../../nbs/bridge/02_parts.ipynb #cell-032
-class StateArea(_Area):
+class StateArea(Area):
     "Add input and state at every pass: an area of CORnet-R and RT with any neuron and time."
 
     conv_input: nn.Module
@@ -361,17 +386,35 @@ class StateArea(_Area):
     def forward(self, inputs: Sequence[Tensor | None]) -> list[Tensor]:
         driven = self._driven(inputs)
         state = torch.zeros_like(next(each for each in driven if each is not None))
-        memory: dict[int, Tensor] = {}
+        memory: dict[str, Tensor] = {}
         outputs = []
         for each in driven:
             x = each_step(self.conv1, state if each is None else each + state)
             if self.across:
-                state = _tick(self.norm1(x), self.neuron1, memory, 1)
+                state = tick(self.norm1(x), self.neuron1, memory, "neuron1")
             else:
                 state = respond(x, self.norm1, self.neuron1)
             state = self.output(state)
             outputs.append(state)
         return outputs
+
+    def at_rest(self, x: Tensor) -> Tensor:
+        "Return the state before the first step, for inputs of a shape."
+        with torch.no_grad():
+            return torch.zeros_like(self.conv_input.forward(x))  # no call that hooks would count
+
+    def step(
+        self, x: Tensor | None, t: int, memory: dict[str, Tensor], back: Tensor | None = None
+    ) -> Tensor:
+        if x is None:
+            joined = memory["sent"]
+        else:
+            current = self.norm_input(self.conv_input(x))
+            driven = tick(current, self.neuron_input, memory, "neuron_input")
+            joined = driven + memory["sent"] if "sent" in memory else driven
+        y = tick(self.norm1(self.conv1(joined)), self.neuron1, memory, "neuron1", back)
+        memory["sent"] = self.output(y)
+        return memory["sent"]
 
     def _driven(self, inputs: Sequence[Tensor | None]) -> list[Tensor | None]:
         "Return the response of the input side in each pass; equal inputs are computed once."

@@ -624,8 +624,73 @@ def test_a_composed_network_in_chunks_is_itself(body):
     assert answer.abs().max() > 0
 
 
-def test_areas_across_time_keep_their_memory_and_are_not_cut():
-    blueprint = Blueprint("cornet_s", width=4, in_shape=(1, 8, 8), classes=5)
-    changes = {"neuron.kind": "lif", "time.recurrence": "across", "time.steps": 3}
-    with pytest.raises(ValueError, match="AreaNet can't be cut"):
-        streaming(compose(blueprint.changed(**changes)).eval())
+CLOCK = {"neuron": Neuron("lif", gain=0.8, bias=0.3), "time": Time(6, "across")}
+
+
+def on_a_clock(body, **time):
+    "A small network on one clock, its norms used, in float64."
+    settings = CLOCK if body != "cornet_z" else CLOCK | {"neuron": Neuron("lif", v_th=0.05)}
+    wide = 32 if body in ("cornet_r", "cornet_rt") else 4
+    half = Blueprint(body, width=wide, in_shape=(1, 16, 16), classes=5, **settings)
+    network = compose(half.changed(**{f"time.{name}": value for name, value in time.items()}))
+    return used(network, torch.rand(4, 1, 16, 16)).double()
+
+
+@pytest.mark.parametrize("feedback", [False, True])
+@pytest.mark.parametrize("body", CORNETS)
+@pytest.mark.parametrize("readout", ["mean", "last"])
+def test_a_network_on_a_clock_in_chunks_is_itself(body, feedback, readout):
+    "Pieces of 1, 2 and 3 steps: the answer so far to 1e-12, and the spikes of one call."
+    network = on_a_clock(body, feedback=feedback, readout=readout)
+    frames = torch.rand(6, 2, 1, 16, 16, dtype=torch.float64)
+    stream, state, found = streaming(network), None, []
+    with torch.no_grad():
+        for start, stop in ((0, 1), (1, 3), (3, 6)):
+            answer, state = stream(frames[start:stop], state)
+            torch.testing.assert_close(answer, network(frames[:stop]), rtol=0, atol=1e-12)
+        memory = {}
+        for frame in frames:
+            outputs, memory = network.stepped(frame[None], memory)
+            found.append(outputs)
+        for (area, t), want in network.states(frames).items():
+            assert torch.equal(found[t][area][0], want), (area, t)
+    spikes = found[-1]["IT"][0]
+    assert answer.abs().max() > 0 and 0.005 < spikes.mean() < 0.995
+    own = state["ClockNet"]
+    assert {"steps", "IT.sent"} <= set(own) and int(own["steps"]) == 6
+
+
+def test_an_area_that_nothing_has_reached_is_at_rest():
+    network = on_a_clock("cornet_s", through_time=True)
+    frames = torch.rand(6, 2, 1, 16, 16, dtype=torch.float64)
+    stream, state, answers = streaming(network), None, []
+    with torch.no_grad():
+        for frame in frames:
+            answer, state = stream(frame[None], state)
+            answers.append(answer)
+        for t in range(3):  # IT is reached at the fourth step
+            want = network.decoder.linear.bias.expand(2, -1)
+            torch.testing.assert_close(answers[t], want)
+            torch.testing.assert_close(network(frames[: t + 1]), want)
+        torch.testing.assert_close(answers[-1], network(frames), rtol=0, atol=1e-12)
+    assert not torch.equal(answers[-1], answers[0])
+
+
+def test_a_state_of_something_else_and_norms_in_training_are_refused():
+    network = on_a_clock("cornet_s")
+    frames = torch.rand(2, 2, 1, 16, 16, dtype=torch.float64)
+    stream = streaming(network)
+    with torch.no_grad():
+        _, state = stream(frames)
+        own = state["ClockNet"]
+        for wrong, words in [
+            ({"steps": own["steps"], "V9.sent": own["V1.sent"]}, "'V9.sent'; expected the st"),
+            ({"V1.sent": own["V1.sent"]}, "has no 'steps'"),
+            ({name: each[:1] if each.ndim else each for name, each in own.items()}, "2 recordi"),
+        ]:
+            with pytest.raises(ValueError, match=words):
+                stream(frames, {"ClockNet": wrong})
+        with pytest.raises(ValueError, match="expected frames"):
+            network(frames[0], return_state=True)
+    with pytest.raises(ValueError, match="call net.eval|expected net.eval"):
+        streaming(network.train())(frames)
