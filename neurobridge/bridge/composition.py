@@ -338,7 +338,10 @@ class _Flow(Composed):
 class AreaNet(_Flow):
     "Run areas in order and decode the last."
 
-    streams = True  # memory is left to layers of neurons and to the mean over time
+    @property
+    def streams(self) -> bool:
+        "Whether there is time to cut; memory is left to neurons and the mean, or to the clock."
+        return _has_time(self.blueprint)
 
     def by_area(self, x: Tensor) -> dict[str, list[Tensor]]:
         found: dict[str, list[Tensor]] = {}

@@ -193,7 +193,7 @@ def _as_list(y: Tensor, across: bool) -> list[Tensor]:
     return list(y.unbind(0)) if across else [y]
 
 
-def tick(
+def _tick(
     current: Tensor,  # [N, C, H, W], of one step
     neuron: nn.Module,
     memory: dict[str, Tensor],  # of an area after the last step; changed
@@ -247,7 +247,7 @@ class PooledArea(Area):
     def step(
         self, x: Tensor | None, t: int, memory: dict[str, Tensor], back: Tensor | None = None
     ) -> Tensor:
-        y = tick(self.conv(x), self.neuron, memory, "neuron", back)
+        y = _tick(self.conv(x), self.neuron, memory, "neuron", back)
         memory["sent"] = self.output(self.pool(y))
         return memory["sent"]
 
@@ -277,8 +277,8 @@ class StemArea(Area):
     def step(
         self, x: Tensor | None, t: int, memory: dict[str, Tensor], back: Tensor | None = None
     ) -> Tensor:
-        y = self.pool(tick(self.norm1(self.conv1(x)), self.neuron1, memory, "neuron1"))
-        y = tick(self.norm2(self.conv2(y)), self.neuron2, memory, "neuron2", back)
+        y = self.pool(_tick(self.norm1(self.conv1(x)), self.neuron1, memory, "neuron1"))
+        y = _tick(self.norm2(self.conv2(y)), self.neuron2, memory, "neuron2", back)
         memory["sent"] = self.output(y)
         return memory["sent"]
 
@@ -360,9 +360,9 @@ class LoopArea(_Loop):
             memory.pop("neuron1", None)  # they saw the full image
         joined = seen + memory["sent"] if t else seen
         norm, neuron = partial(self.part, "norm", t=t), partial(self.part, "neuron", t=t)
-        y = tick(norm(1)(self.conv1(joined if t else x)), neuron(1), memory, "neuron1")
-        y = tick(norm(2)(self.second(t)(y)), neuron(2), memory, "neuron2")
-        y = tick(norm(3)(self.conv3(y)) + joined, neuron(3), memory, "neuron3", back)
+        y = _tick(norm(1)(self.conv1(joined if t else x)), neuron(1), memory, "neuron1")
+        y = _tick(norm(2)(self.second(t)(y)), neuron(2), memory, "neuron2")
+        y = _tick(norm(3)(self.conv3(y)) + joined, neuron(3), memory, "neuron3", back)
         memory["sent"] = self.output(y)
         return memory["sent"]
 
@@ -391,7 +391,7 @@ class StateArea(Area):
         for each in driven:
             x = each_step(self.conv1, state if each is None else each + state)
             if self.across:
-                state = tick(self.norm1(x), self.neuron1, memory, "neuron1")
+                state = _tick(self.norm1(x), self.neuron1, memory, "neuron1")
             else:
                 state = respond(x, self.norm1, self.neuron1)
             state = self.output(state)
@@ -410,9 +410,9 @@ class StateArea(Area):
             joined = memory["sent"]
         else:
             current = self.norm_input(self.conv_input(x))
-            driven = tick(current, self.neuron_input, memory, "neuron_input")
+            driven = _tick(current, self.neuron_input, memory, "neuron_input")
             joined = driven + memory["sent"] if "sent" in memory else driven
-        y = tick(self.norm1(self.conv1(joined)), self.neuron1, memory, "neuron1", back)
+        y = _tick(self.norm1(self.conv1(joined)), self.neuron1, memory, "neuron1", back)
         memory["sent"] = self.output(y)
         return memory["sent"]
 

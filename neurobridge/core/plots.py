@@ -507,7 +507,7 @@ def pareto_front(
     points: ArrayLike,  # [rows, metrics], larger is better in each
 ) -> np.ndarray:  # bool [rows]; False for rows with a missing value
     "Mark the rows on the Pareto front: no other row is as good in all metrics and better in one."
-    known = np.asarray(points, dtype=float)
+    known: Any = np.asarray(points, dtype=float)
     as_good = (known[None] >= known[:, None]).all(2)
     better = (known[None] > known[:, None]).any(2)
     return ~(as_good & better).any(1) & ~np.isnan(known).any(1)
