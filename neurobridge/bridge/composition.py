@@ -463,33 +463,36 @@ class ClockNet(AreaNet):
         state: Mapping[str, Tensor],  # after the steps before; empty at rest
     ) -> tuple[dict[str, list[Tensor]], dict[str, Tensor]]:
         "Run one step after another; return each area's outputs, and the state after the last."
-        frames = x if x.ndim == 5 else x.expand(self.T, *x.shape)
+        first: Any = self.get_submodule(self.areas[0])
+        still = [first.drive(x)] * self.T if x.ndim == 4 else []  # an image's current, once
         memory = _by_name(self.areas, state)
         found: dict[str, list[Tensor]] = {name: [] for name in self.areas}
         start = int(state["steps"]) if state else 0
-        for t, frame in enumerate(frames, start):
-            for name, out in self._step(frame, t, memory).items():
+        for t, frame in enumerate(still or x, start):
+            driven = frame if still else first.drive(frame)
+            for name, out in self._step(driven, t, memory).items():
                 found[name].append(out)
         kept = {f"{area}.{part}": v for area, own in memory.items() for part, v in own.items()}
-        return found, kept | {"steps": torch.tensor(start + len(frames), device=x.device)}
+        return found, kept | {"steps": torch.tensor(start + len(still or x), device=x.device)}
 
     def _step(
-        self, frame: Tensor, t: int, memory: dict[str, dict[str, Tensor]]
+        self, driven: Tensor, t: int, memory: dict[str, dict[str, Tensor]]
     ) -> dict[str, Tensor]:
         "Run all areas that something has reached, from the first to the last."
         before = {name: memory[name].get("sent") for name in self.areas}
         sent: dict[str, Tensor] = {}
         rests = self.blueprint.body in ("cornet_r", "cornet_rt")  # areas run before input arrives
-        x: Tensor | None = frame
         for i, name in enumerate(self.areas):
             area: Any = self.get_submodule(name)
+            x: Any = driven
             if i:
                 below = self.areas[i - 1]
-                x = before[below] if self.late else sent.get(below)
-            if i and rests and t == 0:
-                x, memory[name]["sent"] = None, area.at_rest(sent[below])
-            elif x is None:
-                break
+                came = before[below] if self.late else sent[below]
+                if rests and t == 0:
+                    memory[name]["sent"] = area.at_rest(sent[below])
+                elif came is None:
+                    break
+                x = None if rests and t == 0 else area.drive(came)
             above = before[self.areas[i + 1]] if i + 1 < len(self.areas) else None
             back = None
             if self.blueprint.time.feedback and above is not None:

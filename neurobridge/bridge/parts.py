@@ -194,7 +194,7 @@ def _as_list(y: Tensor, across: bool) -> list[Tensor]:
 
 
 def _tick(
-    current: Tensor,  # [N, C, H, W], of one step
+    current: Any,  # [N, C, H, W], of one step
     neuron: nn.Module,
     memory: dict[str, Tensor],  # of an area after the last step; changed
     layer: str,  # name of the neurons in it
@@ -216,9 +216,13 @@ class Area(nn.Module):
     streams = True  # memory is left to layers of neurons, or to the clock
 
     @abstractmethod
+    def drive(self, x: Tensor) -> Tensor:
+        "Return what the first synapses make of an input [N, C, H, W]."
+
+    @abstractmethod
     def step(
         self,
-        x: Tensor | None,  # what arrives, [N, C, H, W]; None: nothing
+        driven: Tensor | None,  # what `drive` returned; None: nothing arrives
         t: int,  # steps of this area before this one
         memory: dict[str, Tensor],  # membranes, and the last output as "sent"; changed
         back: Tensor | None = None,  # current from the area above
@@ -244,10 +248,13 @@ class PooledArea(Area):
         y = first_response(x, (self.conv, self.norm, self.neuron), self.steps)
         return _as_list(self.output(each_step(self.pool, y)), self.across)
 
+    def drive(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
     def step(
-        self, x: Tensor | None, t: int, memory: dict[str, Tensor], back: Tensor | None = None
+        self, driven: Tensor | None, t: int, memory: dict[str, Tensor], back: Tensor | None = None
     ) -> Tensor:
-        y = _tick(self.conv(x), self.neuron, memory, "neuron", back)
+        y = _tick(driven, self.neuron, memory, "neuron", back)
         memory["sent"] = self.output(self.pool(y))
         return memory["sent"]
 
@@ -274,10 +281,13 @@ class StemArea(Area):
         y = respond(each_step(self.conv2, x), self.norm2, self.neuron2)
         return _as_list(self.output(y), self.across)
 
+    def drive(self, x: Tensor) -> Tensor:
+        return self.norm1(self.conv1(x))
+
     def step(
-        self, x: Tensor | None, t: int, memory: dict[str, Tensor], back: Tensor | None = None
+        self, driven: Tensor | None, t: int, memory: dict[str, Tensor], back: Tensor | None = None
     ) -> Tensor:
-        y = self.pool(_tick(self.norm1(self.conv1(x)), self.neuron1, memory, "neuron1"))
+        y = self.pool(_tick(driven, self.neuron1, memory, "neuron1"))
         y = _tick(self.norm2(self.conv2(y)), self.neuron2, memory, "neuron2", back)
         memory["sent"] = self.output(y)
         return memory["sent"]
@@ -342,11 +352,14 @@ class LoopArea(_Loop):
         memory: dict[str, Tensor] = {}
         return [self._beat((x[t], seen[t]), t, memory) for t in range(len(x))]
 
+    def drive(self, x: Tensor) -> Tensor:
+        return self.conv_input(x)
+
     def step(
-        self, x: Tensor | None, t: int, memory: dict[str, Tensor], back: Tensor | None = None
+        self, driven: Tensor | None, t: int, memory: dict[str, Tensor], back: Tensor | None = None
     ) -> Tensor:
-        x = self.conv_input(x)
-        return self._beat((x, self.norm_skip(self.skip(x))), t, memory, back)
+        assert driven is not None
+        return self._beat((driven, self.norm_skip(self.skip(driven))), t, memory, back)
 
     def _beat(
         self,
@@ -403,15 +416,17 @@ class StateArea(Area):
         with torch.no_grad():
             return torch.zeros_like(self.conv_input.forward(x))  # no call that hooks would count
 
+    def drive(self, x: Tensor) -> Tensor:
+        return self.norm_input(self.conv_input(x))
+
     def step(
-        self, x: Tensor | None, t: int, memory: dict[str, Tensor], back: Tensor | None = None
+        self, driven: Tensor | None, t: int, memory: dict[str, Tensor], back: Tensor | None = None
     ) -> Tensor:
-        if x is None:
+        if driven is None:
             joined = memory["sent"]
         else:
-            current = self.norm_input(self.conv_input(x))
-            driven = _tick(current, self.neuron_input, memory, "neuron_input")
-            joined = driven + memory["sent"] if "sent" in memory else driven
+            joined = _tick(driven, self.neuron_input, memory, "neuron_input")
+            joined = joined + memory["sent"] if "sent" in memory else joined
         y = _tick(self.norm1(self.conv1(joined)), self.neuron1, memory, "neuron1", back)
         memory["sent"] = self.output(y)
         return memory["sent"]

@@ -24,9 +24,9 @@ from neurobridge.brain import (
 )
 from neurobridge.bridge import pareto, scorecard
 from neurobridge.bridge.counting import cost_of, size_of
-from neurobridge.bridge.front import on_front
 from neurobridge.bridge.states import answers, features_of, recorded_states
 from neurobridge.core import data_root, evaluate, seed_everything
+from neurobridge.core.plots import pareto_front
 from neurobridge.cornet import (
     cornet_r,
     cornet_rt,
@@ -435,7 +435,7 @@ def test_speed_names_the_device(sets):
 @few_examples
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 2)), min_size=1))
 def test_the_front_by_its_definition(points):
-    found = on_front(np.array(points, dtype=float))
+    found = pareto_front(np.array(points, dtype=float))
     for one, own in zip(points, found, strict=True):
         beaten = any(
             all(a >= b for a, b in zip(other, one, strict=True)) and other != one
