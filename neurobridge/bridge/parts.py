@@ -536,6 +536,8 @@ def wire_layers(
 class Synapse(nn.Module):
     "Convolve and normalise, images or a sequence of them."
 
+    streams = True  # every step alike
+
     def __init__(self, n_in: int, n_out: int, kernel: int = 3, stride: int = 1):
         super().__init__()
         self.conv, self.norm = conv_norm(n_in, n_out, kernel, stride)
