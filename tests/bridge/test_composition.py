@@ -17,6 +17,7 @@ from neurobridge.cornet import cornet_r, cornet_rt, cornet_s, cornet_z
 from neurobridge.g2g import G2GNet, Rewirer
 from neurobridge.snn import (
     LIF,
+    RecurrentLIF,
     monitor,
     spiking_convnet,
     spiking_resnet18,
@@ -803,3 +804,36 @@ def test_feedback_is_counted_recorded_saved_trained_and_wired(tmp_path):
     assert again.blueprint == half and torch.equal(again(x), network(x))
     F.cross_entropy(network.train()(x), y).backward()
     assert all(layer.weight.grad.abs().sum() > 0 for layer in network.feedback.values())
+
+
+def across_loop(neuron, synapse):
+    def loop():
+        layer = neuron()
+        back = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        return RecurrentLIF(back, layer.decay, layer.v_th, layer.reset)
+
+    areas = {"V1": nn.Sequential(synapse(1, 8, stride=2), loop())}
+    return areas | {"IT": nn.Sequential(synapse(8, 16, stride=2), neuron())}
+
+
+def test_an_own_body_loops_across_time_by_a_recurrent_layer():
+    "Against a loop by hand; in chunks; counted."
+    half = Blueprint(across_loop, in_shape=(1, 16, 16), classes=5, **CLOCK)
+    network = used(compose(half), torch.rand(4, 1, 16, 16)).double()
+    x, w = torch.rand(6, 2, 1, 16, 16, dtype=torch.float64), network.state_dict()
+    v, s = torch.zeros(2, 8, 8, 8, dtype=torch.float64), torch.zeros(2, 8, 8, 8).double()
+    synapse = network.V1[0]
+    with torch.no_grad():
+        states = network.states(x)
+        for t in range(6):
+            current = synapse.norm(synapse.conv(x[t]))
+            h = 0.25 * v + current + F.conv2d(s, w["V1.1.synapses.weight"], padding=1)
+            s = (h > 0.5).double()
+            v = h * (1 - s)
+            assert torch.equal(s, states["V1", t]), t
+        stream, state = streaming(network), None
+        for chunk in (x[:1], x[1:3], x[3:]):
+            answer, state = stream(chunk, state)
+        torch.testing.assert_close(answer, network(x), rtol=0, atol=1e-12)
+        assert synops(network, x).AC["V1.1.synapses"] > 0
+    assert 0.01 < s.mean() < 0.99

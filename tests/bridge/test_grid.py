@@ -235,11 +235,14 @@ def test_an_interrupted_training_goes_on_exactly(index, tmp_path):
     history = fit(later, pairs, checkpoint=file, on_epoch=note, **settings)
     assert trained == [2]  # the first epoch came from the file
     columns = [name for name in whole.frame() if "seconds" not in name]
-    pd.testing.assert_frame_equal(history.frame()[columns], whole.frame()[columns], check_exact=True)
+    pd.testing.assert_frame_equal(
+        history.frame()[columns], whole.frame()[columns], check_exact=True
+    )
     found = later.state_dict()
     for name, value in straight.state_dict().items():
         assert torch.equal(found[name], value), name
-    assert any(not torch.equal(a, b) for a, b in zip(compose(half).parameters(), later.parameters()))
+    pairs = zip(compose(half).parameters(), later.parameters(), strict=True)
+    assert any(not torch.equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.long
