@@ -77,6 +77,7 @@ CALLS = {
             "recurrence": "across",
             "through_time": True,
             "readout": "mean",
+            "feedback": True,
         }
     ),
     "bridge.Blueprint": Call(

@@ -156,6 +156,8 @@ class Time:
         read the area below one step late; None: as the body does
     readout :
         of "across"; None: mean of spikes, else last
+    feedback :
+        of "across": what the area above sent a step before joins the current
     """
 
     steps: int = 1  # T, steps that a still image is shown for
@@ -163,6 +165,7 @@ class Time:
     _: KW_ONLY
     through_time: bool | None = None  # read the area below one step late; None: as the body does
     readout: Literal["mean", "last"] | None = None  # of "across"; None: mean of spikes, else last
+    feedback: bool = False  # of "across": what the area above sent a step before joins the current
 
     def __post_init__(self) -> None:
         late, readout = self.through_time, self.readout
@@ -176,15 +179,24 @@ class Time:
             readout=None
             if readout is None
             else choice("Time", "readout", readout, ("mean", "last")),
+            feedback=flag("Time", "feedback", self.feedback),
         )
         if self.recurrence == "static" and self.steps > 1:
             raise ValueError(
                 f"Time: steps is {self.steps} with recurrence 'static', which has one step; choose "
                 "'inside' or 'across', or steps = 1"
             )
+        if self.feedback and (self.recurrence != "across" or self.steps < 2):
+            raise ValueError(
+                f"Time: feedback is True with recurrence {self.recurrence!r} and {self.steps} "
+                "steps, but it arrives one step of a clock later; use recurrence 'across' with "
+                "steps = 2 or more, or feedback = False"
+            )
 
     def __str__(self) -> str:
-        return "static" if self.recurrence == "static" else f"{self.recurrence}, T = {self.steps}"
+        if self.recurrence == "static":
+            return "static"
+        return f"{self.recurrence}, T = {self.steps}{', feedback' if self.feedback else ''}"
 
 
 # %% ../../nbs/bridge/01_blueprint.ipynb #cell-026
@@ -268,6 +280,12 @@ def _check_clock(body: Any, neuron: Neuron, time: Time, times: Any) -> None:
         raise ValueError(
             f"Blueprint: time.through_time is True with time.recurrence {time.recurrence!r}, where "
             "cornet_s has no clock; use time.recurrence = 'across'"
+        )
+    if time.feedback and (callable(body) or not body.startswith("cornet")):
+        raise ValueError(
+            f"Blueprint: time.feedback is True, but body {shown(body)} has no areas that are "
+            "stepped one after another; leave it False, or choose cornet_z, cornet_s, cornet_r or "
+            "cornet_rt"
         )
     if isinstance(times, int) and time.recurrence == "across":
         raise ValueError(

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .blueprint import BODIES, Blueprint, Time
+from .blueprint import BODIES, Blueprint, Time, least_steps
 from neurobridge.bridge.parts import (
     LoopArea,
     PooledArea,
@@ -340,8 +340,8 @@ class AreaNet(_Flow):
 
     @property
     def streams(self) -> bool:
-        "Whether memory is left to layers of neurons and to the mean over time."
-        return self.blueprint.time.recurrence == "inside"
+        "Whether there is time to cut; memory is left to neurons and the mean, or to the clock."
+        return _has_time(self.blueprint)
 
     def by_area(self, x: Tensor) -> dict[str, list[Tensor]]:
         found: dict[str, list[Tensor]] = {}
@@ -357,18 +357,30 @@ class AreaNet(_Flow):
 
     def forward(self, x: Float[Tensor, "*T N C H W"]) -> Float[Tensor, "N classes"]:
         _check_images(self, x)
-        outputs = self.by_area(x)[self.areas[-1]]
-        time = self.blueprint.time
-        if time.recurrence == "across":
-            kind = time.readout or ("mean" if self.blueprint.neuron.spiking else "last")
-            return self._rate(torch.stack(outputs)) if kind == "mean" else self.decoder(outputs[-1])
-        return self._rate(outputs[-1]) if _has_time(self.blueprint) else self.decoder(outputs[-1])
+        return self.decoded(self.by_area(x)[self.areas[-1]])
 
-    def _rate(self, y: Float[Tensor, "T N C H W"]) -> Tensor:
-        "Decode the mean over time, pooled before it."
-        mean = self.time_mean(over_time(self.decoder.avgpool, y).flatten(2))
-        logits = self.decoder.linear(mean)
-        return self.decoder.output(logits) if hasattr(self.decoder, "output") else logits
+    def decoded(self, outputs: list[Tensor]) -> Tensor:
+        "Return the logits for the outputs of the last area."
+        if self.blueprint.time.recurrence == "across":
+            if self.readout == "last":
+                return self.decoder(outputs[-1])
+            return self.logits(self.time_mean(self.pooled(torch.stack(outputs))))
+        if _has_time(self.blueprint):
+            return self.logits(self.time_mean(self.pooled(outputs[-1])))
+        return self.decoder(outputs[-1])
+
+    @property
+    def readout(self) -> str:
+        "Which steps of a clock are decoded."
+        own = "mean" if self.blueprint.neuron.spiking else "last"
+        return self.blueprint.time.readout or own
+
+    def pooled(self, y: Float[Tensor, "T N C H W"]) -> Float[Tensor, "T N C"]:
+        return over_time(self.decoder.avgpool, y).flatten(2)
+
+    def logits(self, y: Float[Tensor, "N C"]) -> Float[Tensor, "N classes"]:
+        found = self.decoder.linear(y)
+        return self.decoder.output(found) if hasattr(self.decoder, "output") else found
 
 
 def _steps(name: str, outputs: list[Tensor]) -> list[Tensor]:
@@ -378,6 +390,147 @@ def _steps(name: str, outputs: list[Tensor]) -> list[Tensor]:
             "run across time; use time.recurrence = 'inside'"
         )
     return list(outputs[0].unbind(0))
+
+
+# %% ../../nbs/bridge/03_composition.ipynb #back-code
+def _feedback(areas: Mapping[str, nn.Module]) -> nn.ModuleDict:
+    "Return a 1×1 convolution from each area to the one below, named after that one."
+    names = list(areas)
+    channels = {
+        name: [m for m in area.modules() if isinstance(m, nn.Conv2d)][-1].out_channels
+        for name, area in areas.items()
+    }
+    pairs = zip(names[:-1], names[1:], strict=True)
+    return nn.ModuleDict(
+        {low: nn.Conv2d(channels[high], channels[low], 1, bias=False) for low, high in pairs}
+    )
+
+
+def _by_name(areas: tuple[str, ...], state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    "Return what each area, and the mean over time, remember."
+    found: dict[str, dict[str, Tensor]] = {name: {} for name in (*areas, "mean")}
+    for name, value in state.items():
+        area, _, part = name.partition(".")
+        if part:
+            found[area][part] = value
+    return found
+
+
+def _check_state(network: Any, x: Tensor, state: Any) -> None:
+    "Raise `TypeError` or `ValueError` for what is no state of this network and batch."
+    if any(isinstance(m, nn.BatchNorm2d) and m.training for m in network.modules()):
+        raise ValueError(
+            "ClockNet: batch norms in training mode would use the statistics of one step; expected "
+            "net.eval() for a network that is run in pieces"
+        )
+    if x.ndim != 5:
+        raise ValueError(f"ClockNet: x is {shown(x)}; expected frames [T, N, C, H, W] with a state")
+    if state is None:
+        return
+    instance("ClockNet", "state", state, Mapping, "what the call before returned, or None")
+    for name, value in state.items():
+        known = name == "steps" or name.partition(".")[0] in (*network.areas, "mean")
+        if not known or not isinstance(value, Tensor):
+            raise ValueError(f"ClockNet: state has {name!r}; expected the state of this network")
+        if value.ndim and len(value) != x.shape[1]:
+            raise ValueError(
+                f"ClockNet: state[{name!r}] is {shown(value)}, but x has {x.shape[1]} recordings"
+            )
+    if "steps" not in state:
+        raise ValueError("ClockNet: state has no 'steps'; expected the state of this network")
+
+
+# %% ../../nbs/bridge/03_composition.ipynb #clock-code
+class ClockNet(AreaNet):
+    "Areas on one clock: a whole sequence, a recording in pieces, feedback between areas."
+
+    def __init__(self, blueprint: Blueprint, areas: Mapping[str, nn.Module], decoder: nn.Module):
+        super().__init__(blueprint, areas, decoder)
+        if blueprint.time.feedback:
+            self.feedback = _feedback(areas)
+            self.area_layers = {name: f"{name}.output" for name in areas}
+
+    def by_area(self, x: Tensor) -> dict[str, list[Tensor]]:
+        time = self.blueprint.time
+        short = x.ndim == 5 and len(x) < least_steps(self.blueprint.body, time)
+        if time.feedback or short:
+            return self.stepped(x, {})[0]
+        return super().by_area(x)
+
+    def stepped(
+        self,
+        x: Float[Tensor, "*T N C H W"],
+        state: Mapping[str, Tensor],  # after the steps before; empty at rest
+    ) -> tuple[dict[str, list[Tensor]], dict[str, Tensor]]:
+        "Run one step after another; return each area's outputs, and the state after the last."
+        first: Any = self.get_submodule(self.areas[0])
+        still = [first.drive(x)] * self.T if x.ndim == 4 else []  # an image's current, once
+        memory = _by_name(self.areas, state)
+        found: dict[str, list[Tensor]] = {name: [] for name in self.areas}
+        start = int(state["steps"]) if state else 0
+        for t, frame in enumerate(still or x, start):
+            driven = frame if still else first.drive(frame)
+            for name, out in self._step(driven, t, memory).items():
+                found[name].append(out)
+        kept = {f"{area}.{part}": v for area, own in memory.items() for part, v in own.items()}
+        return found, kept | {"steps": torch.tensor(start + len(still or x), device=x.device)}
+
+    def _step(
+        self, driven: Tensor, t: int, memory: dict[str, dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        "Run all areas that something has reached, from the first to the last."
+        before = {name: memory[name].get("sent") for name in self.areas}
+        sent: dict[str, Tensor] = {}
+        rests = self.blueprint.body in ("cornet_r", "cornet_rt")  # areas run before input arrives
+        for i, name in enumerate(self.areas):
+            area: Any = self.get_submodule(name)
+            x: Any = driven
+            if i:
+                below = self.areas[i - 1]
+                came = before[below] if self.late else sent[below]
+                if rests and t == 0:
+                    memory[name]["sent"] = area.at_rest(sent[below])
+                elif came is None:
+                    break
+                x = None if rests and t == 0 else area.drive(came)
+            above = before[self.areas[i + 1]] if i + 1 < len(self.areas) else None
+            back = None
+            if self.blueprint.time.feedback and above is not None:
+                back = self.feedback[name](above)
+            own = t - i * (self.late and not rests)
+            sent[name] = area.step(x, own, memory[name], back)
+        return sent
+
+    def forward(
+        self,
+        x: Float[Tensor, "*T N C H W"],
+        state: dict[str, Tensor] | None = None,  # after the steps before; None: at rest
+        return_state: bool = False,
+    ) -> Any:  # logits of all steps so far; with the state where wanted
+        _check_images(self, x)
+        if state is None and not return_state:
+            outputs = self.by_area(x)[self.areas[-1]]
+            return self.decoded(outputs) if outputs else self._so_far(x, [], {})[0]
+        _check_state(self, x, state)
+        memory = _by_name(self.areas, state or {})
+        found, left = self.stepped(x, state or {})
+        logits, mean = self._so_far(x, found[self.areas[-1]], memory["mean"])
+        left |= {f"mean.{part}": value for part, value in mean.items()}
+        return (logits, left) if return_state else logits
+
+    def _so_far(
+        self, x: Tensor, outputs: list[Tensor], before: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        "Return the answer to all steps so far, and the state of their mean."
+        if not outputs:  # nothing has reached the last area
+            linear = self.decoder.linear
+            rest = torch.zeros(x.shape[-4], linear.in_features, dtype=x.dtype, device=x.device)
+            return self.logits(rest), {}
+        if self.readout == "last":
+            return self.decoder(outputs[-1]), {}
+        y = self.pooled(torch.stack(outputs))
+        mean, left = self.time_mean(y, before or None, return_state=True)
+        return self.logits(mean), left
 
 
 # %% ../../nbs/bridge/03_composition.ipynb #cell-022
@@ -406,7 +559,8 @@ def _cornet(blueprint: Blueprint, neuron: Callable[[], nn.Module]) -> AreaNet:
         else:
             kind = PooledArea if body == "cornet_z" else StateArea
             areas[name] = kind(old, neuron, time, steps)
-    return AreaNet(blueprint, areas, published.decoder)
+    kind_of_net = ClockNet if time.recurrence == "across" else AreaNet
+    return kind_of_net(blueprint, areas, published.decoder)
 
 
 def _own(blueprint: Blueprint, neuron: Callable[[], nn.Module]) -> AreaNet:

@@ -6,44 +6,19 @@
 __all__ = ["pareto"]
 
 # %% ../../nbs/bridge/08_front.ipynb #fron-005
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
-
 from ..core.checks import instance, shown
-from ..core.plots import PALETTE
+from ..core.plots import PALETTE, direction, pareto_front
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+
 # %% ../../nbs/bridge/08_front.ipynb #fron-009
-_LESS = frozenset(
-    "bytes parameters mac ac macs acs energy spikes latency seconds steps loss error".split()
-)
-
-
-def _direction(column: str) -> tuple[str, int]:
-    "Return the bare name of a column, and 1 where more is better, -1 where less is."
-    if column[:1] in "+-" and len(column) > 1:
-        return column[1:], 1 if column[0] == "+" else -1
-    words = re.split(r"[^a-z]+", column.lower())
-    return column, -1 if "ceiling" not in words and _LESS & set(words) else 1
-
-
-def on_front(
-    points: Float[np.ndarray, "rows metrics"],  # more is better in each
-) -> np.ndarray:  # True for rows that no other row dominates
-    "Mark the Pareto front."
-    known: Any = points
-    as_good = (known[None] >= known[:, None]).all(2)
-    better = (known[None] > known[:, None]).any(2)
-    return np.asarray(~(as_good & better).any(1))
-
-
 def _columns(table: Any, columns: Sequence[str], by: Any) -> list[str]:
     "Check the table, and return the columns of `by` as a list."
     import pandas as pd
@@ -147,10 +122,10 @@ def pareto(
         instance("pareto", name, value, str)
     if ax is not None:
         instance("pareto", "ax", ax, Axes)
-    (x, better_x), (y, better_y) = _direction(x), _direction(y)
+    (x, better_x), (y, better_y) = direction(x), direction(y)
     keys = _columns(table, [x, y, *([colour] if colour else [])], by)
     means, spread = _means(table, x, y, keys)
-    front = on_front(np.c_[better_x * means[x], better_y * means[y]])
+    front = pareto_front(np.c_[better_x * means[x], better_y * means[y]])
     ax = ax or plt.subplots()[1]
     on = means[front].sort_values([x, y])
     ax.plot(on[x], on[y], ":", color=PALETTE["gray"], zorder=1, label="_front")

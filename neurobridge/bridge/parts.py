@@ -7,6 +7,7 @@ __all__ = ["neuron_maker"]
 
 # %% ../../nbs/bridge/02_parts.ipynb #cell-005
 import copy
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
@@ -159,8 +160,6 @@ class SharedConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         conv = self.conv
-        if type(conv) is nn.Conv2d:
-            return F.conv2d(x, conv.weight, conv.bias, self.stride, conv.padding)
         again = copy.copy(conv)  # has the same weights
         again.stride = self.stride
         return type(conv).forward(again, x)
@@ -194,19 +193,45 @@ def _as_list(y: Tensor, across: bool) -> list[Tensor]:
     return list(y.unbind(0)) if across else [y]
 
 
-class _Area(nn.Module):
-    "What all areas share: whether a stream may cut their time."
+def _tick(
+    current: Any,  # [N, C, H, W], of one step
+    neuron: nn.Module,
+    memory: dict[str, Tensor],  # of an area after the last step; changed
+    layer: str,  # name of the neurons in it
+    back: Tensor | None = None,  # [N, C, h, w], from the area above; repeated to the same size
+) -> Tensor:
+    "Return the response of one step, and keep the membrane."
+    if back is not None:
+        current = current + F.interpolate(back, current.shape[-2:])
+    if not isinstance(neuron, LIF):
+        return neuron(current)
+    out, memory[layer] = neuron(current[None], memory.get(layer), return_state=True)
+    return out[0]
+
+
+class Area(nn.Module):
+    "What all areas share: one step of the clock, and whether a stream may cut their time."
 
     across: bool
+    streams = True  # memory is left to layers of neurons, or to the clock
 
-    @property
-    def streams(self) -> bool:
-        "Whether memory is left to layers of neurons; areas across time keep their own."
-        return not self.across
+    @abstractmethod
+    def drive(self, x: Tensor) -> Tensor:
+        "Return what the first synapses make of an input [N, C, H, W]."
+
+    @abstractmethod
+    def step(
+        self,
+        driven: Tensor | None,  # what `drive` returned; None: nothing arrives
+        t: int,  # steps of this area before this one
+        memory: dict[str, Tensor],  # membranes, and the last output as "sent"; changed
+        back: Tensor | None = None,  # current from the area above
+    ) -> Tensor:  # [N, C, H, W]
+        "Return the output of one step, and keep what the next one needs."
 
 
 # %% ../../nbs/bridge/02_parts.ipynb #cell-201
-class PooledArea(_Area):
+class PooledArea(Area):
     "Convolve, respond, pool: an area of CORnet-Z."
 
     conv: nn.Module
@@ -223,8 +248,18 @@ class PooledArea(_Area):
         y = first_response(x, (self.conv, self.norm, self.neuron), self.steps)
         return _as_list(self.output(each_step(self.pool, y)), self.across)
 
+    def drive(self, x: Tensor) -> Tensor:
+        return self.conv(x)
 
-class StemArea(_Area):
+    def step(
+        self, driven: Tensor | None, t: int, memory: dict[str, Tensor], back: Tensor | None = None
+    ) -> Tensor:
+        y = _tick(driven, self.neuron, memory, "neuron", back)
+        memory["sent"] = self.output(self.pool(y))
+        return memory["sent"]
+
+
+class StemArea(Area):
     "Respond twice: V1 of CORnet-S."
 
     conv1: nn.Module
@@ -246,23 +281,20 @@ class StemArea(_Area):
         y = respond(each_step(self.conv2, x), self.norm2, self.neuron2)
         return _as_list(self.output(y), self.across)
 
+    def drive(self, x: Tensor) -> Tensor:
+        return self.norm1(self.conv1(x))
 
-# %% ../../nbs/bridge/02_parts.ipynb #cell-025
-def _tick(
-    current: Tensor,  # [N, C, H, W], of one step
-    neuron: nn.Module,
-    memory: dict[int, Tensor],  # membrane of each layer after the last step
-    layer: int,
-) -> Tensor:
-    "Return the response of one step, and keep the membrane."
-    if not isinstance(neuron, LIF):
-        return neuron(current)
-    out, memory[layer] = neuron(current[None], memory.get(layer), return_state=True)
-    return out[0]
+    def step(
+        self, driven: Tensor | None, t: int, memory: dict[str, Tensor], back: Tensor | None = None
+    ) -> Tensor:
+        y = self.pool(_tick(driven, self.neuron1, memory, "neuron1"))
+        y = _tick(self.norm2(self.conv2(y)), self.neuron2, memory, "neuron2", back)
+        memory["sent"] = self.output(y)
+        return memory["sent"]
 
 
 # %% ../../nbs/bridge/02_parts.ipynb #cell-026
-class _Loop(_Area):
+class _Loop(Area):
     "The parts of an area of CORnet-S: layers of the published area, neurons of its own."
 
     conv_input: nn.Module
@@ -317,33 +349,39 @@ class LoopArea(_Loop):
 
     def _clock(self, x: Float[Tensor, "T N C H W"]) -> list[Tensor]:
         seen = each_step(self.norm_skip, each_step(self.skip, x))
-        memory: dict[int, Tensor] = {}
-        outputs: list[Tensor] = []
-        for t in range(len(x)):
-            if t == 1:
-                memory.pop(1, None)  # its neurons saw the full image
-            joined = seen[t] + outputs[-1] if t else seen[0]
-            y = self._step(1, t, self.conv1(joined if t else x[0]), memory)
-            y = self._step(2, t, self.second(t)(y), memory)
-            y = self._step(3, t, self.conv3(y), memory, joined)
-            outputs.append(self.output(y))
-        return outputs
+        memory: dict[str, Tensor] = {}
+        return [self._beat((x[t], seen[t]), t, memory) for t in range(len(x))]
 
-    def _step(
-        self,
-        layer: int,
-        t: int,
-        x: Tensor,
-        memory: dict[int, Tensor],
-        added: Tensor | None = None,
+    def drive(self, x: Tensor) -> Tensor:
+        return self.conv_input(x)
+
+    def step(
+        self, driven: Tensor | None, t: int, memory: dict[str, Tensor], back: Tensor | None = None
     ) -> Tensor:
-        y = self.part("norm", layer, t)(x)
-        y = y if added is None else y + added
-        return _tick(y, self.part("neuron", layer, t), memory, layer)
+        assert driven is not None
+        return self._beat((driven, self.norm_skip(self.skip(driven))), t, memory, back)
+
+    def _beat(
+        self,
+        given: tuple[Tensor, Tensor],  # input of this step, on the full image and on half its size
+        t: int,
+        memory: dict[str, Tensor],
+        back: Tensor | None = None,
+    ) -> Tensor:
+        x, seen = given
+        if t == 1:
+            memory.pop("neuron1", None)  # they saw the full image
+        joined = seen + memory["sent"] if t else seen
+        norm, neuron = partial(self.part, "norm", t=t), partial(self.part, "neuron", t=t)
+        y = _tick(norm(1)(self.conv1(joined if t else x)), neuron(1), memory, "neuron1")
+        y = _tick(norm(2)(self.second(t)(y)), neuron(2), memory, "neuron2")
+        y = _tick(norm(3)(self.conv3(y)) + joined, neuron(3), memory, "neuron3", back)
+        memory["sent"] = self.output(y)
+        return memory["sent"]
 
 
 # %% ../../nbs/bridge/02_parts.ipynb #cell-032
-class StateArea(_Area):
+class StateArea(Area):
     "Add input and state at every pass: an area of CORnet-R and RT with any neuron and time."
 
     conv_input: nn.Module
@@ -361,17 +399,37 @@ class StateArea(_Area):
     def forward(self, inputs: Sequence[Tensor | None]) -> list[Tensor]:
         driven = self._driven(inputs)
         state = torch.zeros_like(next(each for each in driven if each is not None))
-        memory: dict[int, Tensor] = {}
+        memory: dict[str, Tensor] = {}
         outputs = []
         for each in driven:
             x = each_step(self.conv1, state if each is None else each + state)
             if self.across:
-                state = _tick(self.norm1(x), self.neuron1, memory, 1)
+                state = _tick(self.norm1(x), self.neuron1, memory, "neuron1")
             else:
                 state = respond(x, self.norm1, self.neuron1)
             state = self.output(state)
             outputs.append(state)
         return outputs
+
+    def at_rest(self, x: Tensor) -> Tensor:
+        "Return the state before the first step, for inputs of a shape."
+        with torch.no_grad():
+            return torch.zeros_like(self.conv_input.forward(x))  # no call that hooks would count
+
+    def drive(self, x: Tensor) -> Tensor:
+        return self.norm_input(self.conv_input(x))
+
+    def step(
+        self, driven: Tensor | None, t: int, memory: dict[str, Tensor], back: Tensor | None = None
+    ) -> Tensor:
+        if driven is None:
+            joined = memory["sent"]
+        else:
+            joined = _tick(driven, self.neuron_input, memory, "neuron_input")
+            joined = joined + memory["sent"] if "sent" in memory else joined
+        y = _tick(self.norm1(self.conv1(joined)), self.neuron1, memory, "neuron1", back)
+        memory["sent"] = self.output(y)
+        return memory["sent"]
 
     def _driven(self, inputs: Sequence[Tensor | None]) -> list[Tensor | None]:
         "Return the response of the input side in each pass; equal inputs are computed once."
@@ -477,6 +535,8 @@ def wire_layers(
 # %% ../../nbs/bridge/02_parts.ipynb #cell-041
 class Synapse(nn.Module):
     "Convolve and normalise, images or a sequence of them."
+
+    streams = True  # every step alike
 
     def __init__(self, n_in: int, n_out: int, kernel: int = 3, stride: int = 1):
         super().__init__()

@@ -136,7 +136,11 @@ class _Brain:
         known = {n: s for n, s in states.items() if (s != s[:, :1]).any()}
         found = {name: features_of(state, self.features) for name, state in known.items()}
         if not found:
-            raise ValueError("scorecard: model: every state is the same for all recorded images")
+            raise ValueError(
+                "scorecard: model: every state is the same for all recorded images, as where "
+                "no neuron fires; train it, start its norms with a larger gain or bias, or leave "
+                "recordings and rdms out"
+            )
         if self.features != "reduced":
             return found
         others = recorded_states(model, data.reference, self.layers)

@@ -124,8 +124,8 @@ def _areas_net(model: Any, x: Tensor) -> list[Tensor]:
     states = model.states(x)
     last = list(states)[-1][0]
     own = [state for (area, _), state in states.items() if area == last]
-    if len(own[-1]) != len(x):  # the last pass has a time of its own
-        own = list(own[-1])
+    if len(own[-1]) != len(x):  # a pass has a time of its own; if that is one step, passes count
+        own = list(own[-1]) if len(own[-1]) > 1 else [state[0] for state in own]
     if len(own) < 2 or any(len(state) != len(x) for state in own):
         return []
     count = torch.arange(1, len(own) + 1, device=x.device)

@@ -13,6 +13,7 @@ __all__ = [
 ]
 
 # %% ../../nbs/core/05_plots.ipynb #cell-003
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -483,3 +484,30 @@ def bar_with_spread(
     )
     ax.set(ylabel=ylabel)
     return ax
+
+
+# %% ../../nbs/core/05_plots.ipynb #front-code
+_LESS = frozenset(
+    "loss error seconds time latency spikes energy synops cost mac ac macs acs parameters bytes "
+    "steps epochs".split()
+)
+
+
+def direction(
+    metric: str,  # a name, with or without a sign
+) -> tuple[str, int]:  # the bare name; 1 if more is better, -1 if less is
+    "Return which direction of a metric is better: by its sign, else by its name."
+    if metric[:1] in ("+", "-"):
+        return metric[1:], 1 if metric[0] == "+" else -1
+    words = set(re.split(r"[^a-z]+", metric.lower()))
+    return metric, -1 if words & _LESS and "ceiling" not in words else 1
+
+
+def pareto_front(
+    points: ArrayLike,  # [rows, metrics], larger is better in each
+) -> np.ndarray:  # bool [rows]; False for rows with a missing value
+    "Mark the rows on the Pareto front: no other row is as good in all metrics and better in one."
+    known: Any = np.asarray(points, dtype=float)
+    as_good = (known[None] >= known[:, None]).all(2)
+    better = (known[None] > known[:, None]).any(2)
+    return ~(as_good & better).any(1) & ~np.isnan(known).any(1)

@@ -17,6 +17,7 @@ from neurobridge.cornet import cornet_r, cornet_rt, cornet_s, cornet_z
 from neurobridge.g2g import G2GNet, Rewirer
 from neurobridge.snn import (
     LIF,
+    RecurrentLIF,
     monitor,
     spiking_convnet,
     spiking_resnet18,
@@ -624,8 +625,215 @@ def test_a_composed_network_in_chunks_is_itself(body):
     assert answer.abs().max() > 0
 
 
-def test_areas_across_time_keep_their_memory_and_are_not_cut():
-    blueprint = Blueprint("cornet_s", width=4, in_shape=(1, 8, 8), classes=5)
-    changes = {"neuron.kind": "lif", "time.recurrence": "across", "time.steps": 3}
-    with pytest.raises(ValueError, match="AreaNet can't be cut"):
-        streaming(compose(blueprint.changed(**changes)).eval())
+CLOCK = {"neuron": Neuron("lif", gain=0.8, bias=0.3), "time": Time(6, "across")}
+
+
+def on_a_clock(body, **time):
+    "A small network on one clock, its norms used, in float64."
+    settings = CLOCK if body != "cornet_z" else CLOCK | {"neuron": Neuron("lif", v_th=0.05)}
+    wide = 32 if body in ("cornet_r", "cornet_rt") else 4
+    half = Blueprint(body, width=wide, in_shape=(1, 16, 16), classes=5, **settings)
+    network = compose(half.changed(**{f"time.{name}": value for name, value in time.items()}))
+    return used(network, torch.rand(4, 1, 16, 16)).double()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("feedback", [False, True])
+@pytest.mark.parametrize("body", CORNETS)
+@pytest.mark.parametrize("readout", ["mean", "last"])
+def test_a_network_on_a_clock_in_chunks_is_itself(body, feedback, readout):
+    "Pieces of 1, 2 and 3 steps: the answer so far to 1e-12, and the spikes of one call."
+    network = on_a_clock(body, feedback=feedback, readout=readout)
+    frames = torch.rand(6, 2, 1, 16, 16, dtype=torch.float64)
+    stream, state, found = streaming(network), None, []
+    with torch.no_grad():
+        for start, stop in ((0, 1), (1, 3), (3, 6)):
+            answer, state = stream(frames[start:stop], state)
+            torch.testing.assert_close(answer, network(frames[:stop]), rtol=0, atol=1e-12)
+        memory = {}
+        for frame in frames:
+            outputs, memory = network.stepped(frame[None], memory)
+            found.append(outputs)
+        for (area, t), want in network.states(frames).items():
+            assert torch.equal(found[t][area][0], want), (area, t)
+    spikes = found[-1]["IT"][0]
+    assert answer.abs().max() > 0 and 0.005 < spikes.mean() < 0.995
+    own = state["ClockNet"]
+    assert {"steps", "IT.sent"} <= set(own) and int(own["steps"]) == 6
+
+
+def test_an_area_that_nothing_has_reached_is_at_rest():
+    network = on_a_clock("cornet_s", through_time=True)
+    frames = torch.rand(6, 2, 1, 16, 16, dtype=torch.float64)
+    stream, state, answers = streaming(network), None, []
+    with torch.no_grad():
+        for frame in frames:
+            answer, state = stream(frame[None], state)
+            answers.append(answer)
+        for t in range(3):  # IT is reached at the fourth step
+            want = network.decoder.linear.bias.expand(2, -1)
+            torch.testing.assert_close(answers[t], want)
+            torch.testing.assert_close(network(frames[: t + 1]), want)
+        torch.testing.assert_close(answers[-1], network(frames), rtol=0, atol=1e-12)
+    assert not torch.equal(answers[-1], answers[0])
+
+
+def test_a_state_of_something_else_and_norms_in_training_are_refused():
+    network = on_a_clock("cornet_s")
+    frames = torch.rand(2, 2, 1, 16, 16, dtype=torch.float64)
+    stream = streaming(network)
+    with torch.no_grad():
+        _, state = stream(frames)
+        own = state["ClockNet"]
+        for wrong, words in [
+            ({"steps": own["steps"], "V9.sent": own["V1.sent"]}, "'V9.sent'; expected the st"),
+            ({"V1.sent": own["V1.sent"]}, "has no 'steps'"),
+            ({name: each[:1] if each.ndim else each for name, each in own.items()}, "2 recordi"),
+        ]:
+            with pytest.raises(ValueError, match=words):
+                stream(frames, {"ClockNet": wrong})
+        with pytest.raises(ValueError, match="expected frames"):
+            network(frames[0], return_state=True)
+    with pytest.raises(ValueError, match="call net.eval|expected net.eval"):
+        streaming(network.train())(frames)
+
+
+# Feedback between areas
+
+
+@pytest.mark.parametrize("body", CORNETS)
+def test_feedback_with_zero_weights_is_the_network_without(body):
+    with_it, without = on_a_clock(body, feedback=True), on_a_clock(body)
+    names = {name for name in with_it.state_dict() if name.startswith("feedback.")}
+    assert names == {f"feedback.{area}.weight" for area in ("V1", "V2", "V4")}
+    kept = {n: v for n, v in without.state_dict().items() if n != "_extra_state"}
+    frames = torch.rand(6, 2, 1, 16, 16, dtype=torch.float64)
+    with torch.no_grad():
+        fed = with_it.states(frames)
+        with_it.load_state_dict(kept, strict=False)
+        for name in names:
+            with_it.get_parameter(name).zero_()
+        found, want = with_it.states(frames), without.states(frames)
+        assert list(found) == list(want)
+        assert all(torch.equal(found[key], want[key]) for key in want)
+        torch.testing.assert_close(with_it(frames), without(frames), rtol=0, atol=1e-12)
+    assert any(not torch.equal(fed[key], want[key]) for key in want)
+
+
+def test_the_same_seed_has_the_same_weights_with_and_without_feedback():
+    half = blueprint(neuron="lif", time=Time(3, "across"))
+    one, two = compose(half, 3), compose(half.changed(**{"time.feedback": True}), 3)
+    b = two.state_dict()
+    for name, value in one.state_dict().items():
+        assert name == "_extra_state" or torch.equal(b[name], value), name
+
+
+def test_feedback_against_a_loop_written_by_hand():
+    "CORnet-Z: convolve, add what the area above sent a step before, fire, pool."
+    network = on_a_clock("cornet_z", feedback=True)
+    w = {name: value.detach() for name, value in network.state_dict().items()}
+    x = torch.rand(6, 2, 1, 16, 16, dtype=torch.float64)
+    areas = ("V1", "V2", "V4", "IT")
+    v, sent = dict.fromkeys(areas, 0.0), {}
+    with torch.no_grad():
+        states = network.states(x)
+        for t in range(6):
+            before, below = dict(sent), x[t]
+            for area, above in zip(areas, (*areas[1:], None), strict=True):
+                stride, padding = (2, 3) if area == "V1" else (1, 1)
+                u = F.conv2d(
+                    below, w[f"{area}.conv.weight"], w[f"{area}.conv.bias"], stride, padding
+                )
+                if above in before:
+                    kernel = w[f"feedback.{area}.weight"][:, :, 0, 0]
+                    back = torch.einsum("oc,nchw->nohw", kernel, before[above])
+                    ys = torch.arange(u.shape[2]) * back.shape[2] // u.shape[2]
+                    xs = torch.arange(u.shape[3]) * back.shape[3] // u.shape[3]
+                    u = u + back[:, :, ys][:, :, :, xs]
+                h = 0.25 * v[area] + u
+                spikes = (h > 0.05).double()
+                v[area] = h * (1 - spikes)
+                sent[area] = below = F.max_pool2d(spikes, 3, 2, 1)
+                assert torch.equal(below, states[area, t]), (area, t)
+        rate = torch.stack([states["IT", t] for t in range(6)]).mean(0).mean((2, 3))
+        logits = rate @ w["decoder.linear.weight"].T + w["decoder.linear.bias"]
+        torch.testing.assert_close(network(x), logits, rtol=0, atol=1e-12)
+    assert all(0.005 < float(states[area, 5].mean()) < 0.995 for area in areas)
+
+
+def test_what_an_area_feeds_back_arrives_one_step_later_and_nowhere_else():
+    "Exchange the weights from IT: V4 changes from the step after IT's first spikes, V2 one later."
+    network = on_a_clock("cornet_s", feedback=True)
+    frames = torch.rand(6, 2, 1, 16, 16, dtype=torch.float64)
+    with torch.no_grad():
+        one = network.states(frames)
+        network.feedback["V4"].weight.mul_(-20)
+        two = network.states(frames)
+    first = next(t for t in range(6) if one["IT", t].any())
+    differ = {key for key in one if not torch.equal(one[key], two[key])}
+    assert min(t for area, t in differ if area == "V4") == first + 1
+    assert min((t for area, t in differ if area == "V2"), default=6) >= first + 2
+    assert not [key for key in differ if key[0] == "IT" and key[1] <= first]
+
+
+def test_feedback_is_counted_recorded_saved_trained_and_wired(tmp_path):
+    half = blueprint(
+        neuron=Neuron("lif", gain=0.8, bias=0.3),
+        time=Time(3, "across", feedback=True),
+        wiring=Wiring("ensembles", groups=2, where="pointwise"),
+    )
+    x, y = images(4), torch.arange(4)
+    network = used(compose(half), x)
+    assert {f"feedback.{area}" for area in ("V1", "V2", "V4")} < set(network.wired)
+    dense = used(compose(half.changed(wiring="dense")), x)
+    with torch.no_grad():
+        sent, cost = dense.states(x), synops(dense, x)
+    for low, high in (("V1", "V2"), ("V2", "V4"), ("V4", "IT")):
+        # each spike of the first two steps reaches all channels of the area below
+        spikes = sum(float(sent[high, t].sum()) for t in range(2))
+        channels = dense.feedback[low].out_channels
+        assert cost.loc[f"feedback.{low}"].AC == pytest.approx(spikes * channels / len(x))
+        assert cost.loc[f"feedback.{low}"].MAC == 0
+    recorded = record_layers(network, x, list(network.area_layers.values()))
+    states = network.states(x)
+    for area, layer in network.area_layers.items():
+        steps = torch.stack([states[key] for key in states if key[0] == area])
+        assert torch.equal(torch.from_numpy(recorded[layer]), steps)
+    save_network(network, tmp_path / "net.safetensors")
+    again = load_network(tmp_path / "net.safetensors")
+    assert again.blueprint == half and torch.equal(again(x), network(x))
+    F.cross_entropy(network.train()(x), y).backward()
+    assert all(layer.weight.grad.abs().sum() > 0 for layer in network.feedback.values())
+
+
+def across_loop(neuron, synapse):
+    def loop():
+        layer = neuron()
+        back = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        return RecurrentLIF(back, layer.decay, layer.v_th, layer.reset)
+
+    areas = {"V1": nn.Sequential(synapse(1, 8, stride=2), loop())}
+    return areas | {"IT": nn.Sequential(synapse(8, 16, stride=2), neuron())}
+
+
+def test_an_own_body_loops_across_time_by_a_recurrent_layer():
+    "Against a loop by hand; in chunks; counted."
+    half = Blueprint(across_loop, in_shape=(1, 16, 16), classes=5, **CLOCK)
+    network = used(compose(half), torch.rand(4, 1, 16, 16)).double()
+    x, w = torch.rand(6, 2, 1, 16, 16, dtype=torch.float64), network.state_dict()
+    v, s = torch.zeros(2, 8, 8, 8, dtype=torch.float64), torch.zeros(2, 8, 8, 8).double()
+    synapse = network.V1[0]
+    with torch.no_grad():
+        states = network.states(x)
+        for t in range(6):
+            current = synapse.norm(synapse.conv(x[t]))
+            h = 0.25 * v + current + F.conv2d(s, w["V1.1.synapses.weight"], padding=1)
+            s = (h > 0.5).double()
+            v = h * (1 - s)
+            assert torch.equal(s, states["V1", t]), t
+        stream, state = streaming(network), None
+        for chunk in (x[:1], x[1:3], x[3:]):
+            answer, state = stream(chunk, state)
+        torch.testing.assert_close(answer, network(x), rtol=0, atol=1e-12)
+        assert synops(network, x).AC["V1.1.synapses"] > 0
+    assert 0.01 < s.mean() < 0.99

@@ -6,6 +6,7 @@ import itertools
 import random
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import nn
 from neurobridge.brain import record_layers
 from neurobridge.bridge import Blueprint, Neuron, Time, Wiring, compose
 from neurobridge.bridge.blueprint import BODIES
-from neurobridge.core import evaluating, load_network, save_network
+from neurobridge.core import evaluating, fit, load_network, save_network
 from neurobridge.snn import synops
 from neurobridge.snn.encode import direct
 
@@ -209,6 +210,39 @@ def test_a_small_network(index, tmp_path):
         np.testing.assert_allclose(by_step, steps, rtol=1e-5, atol=1e-5)
 
     assert export(network, images) in ("NIRGraph", "refused")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("index", range(len(ARRAY)), ids=lambda i: "-".join(ARRAY[i].values()))
+def test_an_interrupted_training_goes_on_exactly(index, tmp_path):
+    half = described(ARRAY[index])
+    generator = torch.Generator().manual_seed(index)
+    pairs = torch.randn(12, 1, SIDE, SIDE, generator=generator), torch.arange(12) % 10
+    settings = {"epochs": 2, "lr": 1e-3, "batch_size": 6, "device": "cpu"}
+    straight, broken, later = compose(half), compose(half), compose(half)
+    whole = fit(straight, pairs, **settings)
+    file, trained = tmp_path / "at.pt", []
+
+    def stop(epoch, epochs):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    def note(epoch, epochs):
+        trained.append(epoch)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(broken, pairs, checkpoint=file, on_epoch=stop, **settings)
+    history = fit(later, pairs, checkpoint=file, on_epoch=note, **settings)
+    assert trained == [2]  # the first epoch came from the file
+    columns = [name for name in whole.frame() if "seconds" not in name]
+    pd.testing.assert_frame_equal(
+        history.frame()[columns], whole.frame()[columns], check_exact=True
+    )
+    found = later.state_dict()
+    for name, value in straight.state_dict().items():
+        assert torch.equal(found[name], value), name
+    pairs = zip(compose(half).parameters(), later.parameters(), strict=True)
+    assert any(not torch.equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.long

@@ -22,11 +22,11 @@ from neurobridge.brain import (
     reliability,
     robustness,
 )
-from neurobridge.bridge import pareto, scorecard
+from neurobridge.bridge import Blueprint, Neuron, Time, compose, pareto, scorecard
 from neurobridge.bridge.counting import cost_of, size_of
-from neurobridge.bridge.front import on_front
-from neurobridge.bridge.states import answers, features_of, recorded_states
+from neurobridge.bridge.states import answers, features_of, recorded_states, steps_of
 from neurobridge.core import data_root, evaluate, seed_everything
+from neurobridge.core.plots import pareto_front
 from neurobridge.cornet import (
     cornet_r,
     cornet_rt,
@@ -333,6 +333,50 @@ def test_steps_to_answer(sets, scaled):
     assert row["steps_to_answer"] == expected + 1
 
 
+SMALL_S = Blueprint("cornet_s", width=4, in_shape=(1, 8, 8), classes=10)
+
+
+def test_with_one_step_inside_the_passes_are_the_steps(scaled):
+    "ReLU shown for one step is `static`, and so are its answers: one after each pass of IT."
+    x, y = scaled["test"]
+    static = compose(SMALL_S)
+    for kind in ("relu", "lif"):
+        start = Neuron(kind, gain=0.8, bias=0.3) if kind == "lif" else Neuron(kind)
+        one = compose(SMALL_S.changed(neuron=start, time=Time(1, "inside"))).eval()
+        row = steps_of(one, x, y, 64)
+        assert [*row] == ["accuracy_step_1", "accuracy_step_2", "steps_to_answer"]
+        assert row["accuracy_step_2"] == evaluate(one, (x, y))["accuracy"]
+        if kind == "relu":
+            assert row == steps_of(static.eval(), x, y, 64)
+        with torch.no_grad():
+            for n in (1, 2, 3):  # as many images as steps among them
+                assert answers(one, x[:n]).shape == (2, n, 10)
+    more = compose(SMALL_S.changed(neuron=start, time=Time(3, "inside")))
+    assert "accuracy_step_3" in steps_of(more, x[:8], y[:8], 8)  # its own steps, not the passes
+
+
+@pytest.mark.parametrize("time", [Time(3, "inside"), Time(3, "across", feedback=True)])
+def test_a_silent_network_has_a_row_but_no_likeness(time, scaled, sets, brain):
+    "No neuron fires: every image has the same answer, nothing is accumulated, and V4 is refused."
+    silent = Neuron("lif", gain=0.01, bias=0.0)
+    network = compose(SMALL_S.changed(neuron=silent, time=time)).eval()
+    x, y = scaled["test"]
+    with torch.no_grad():
+        assert not any(each.any() for each in network.states(x[:5]).values())
+        answer = int(network(x[:1]).argmax())
+    row = scorecard(network, {"test": (x, y)}, speed=False)
+    assert row["spikes"] == row["ac"] == 0 < row["mac"]
+    assert row["energy"] == pytest.approx(4.6e-3 * row["mac"])
+    share = float((y == answer).double().mean())
+    same = [value for name, value in row.items() if name.startswith("accuracy")]
+    assert len(same) == 1 + 3 + 4 and set(same) == {pytest.approx(share)}
+    assert row["steps_to_answer"] == 1
+    neurons, people = brain
+    for known in ({"recordings": neurons}, {"rdms": people}):
+        with pytest.raises(ValueError, match="no neuron fires; train it"):
+            scorecard(network, sets, speed=False, robust=False, steps=False, **known)
+
+
 # States
 
 
@@ -435,7 +479,7 @@ def test_speed_names_the_device(sets):
 @few_examples
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 2)), min_size=1))
 def test_the_front_by_its_definition(points):
-    found = on_front(np.array(points, dtype=float))
+    found = pareto_front(np.array(points, dtype=float))
     for one, own in zip(points, found, strict=True):
         beaten = any(
             all(a >= b for a, b in zip(other, one, strict=True)) and other != one

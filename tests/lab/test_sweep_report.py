@@ -16,6 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from typer.testing import CliRunner
 
 from neurobridge.core import write_json
+from neurobridge.core.plots import direction, pareto_front
 from neurobridge.lab import (
     RunRefused,
     Sweep,
@@ -26,7 +27,6 @@ from neurobridge.lab import (
     write_sweep_report,
 )
 from neurobridge.lab.cli import app
-from neurobridge.lab.report.sweep_figures import direction, pareto_front
 from neurobridge.lab.report.sweep_report import _list_runs, swept
 from neurobridge.lab.run.page import page_hash
 from neurobridge.lab.run.parameters import read_page

@@ -6,7 +6,6 @@
 __all__ = ["draw_effect", "draw_pareto", "draw_curves"]
 
 # %% ../../../nbs/lab/report/06_sweep_figures.ipynb #figures-imports
-import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,35 +104,6 @@ def draw_effect(
     return fig
 
 
-# %% ../../../nbs/lab/report/06_sweep_figures.ipynb #cell-017
-_LESS = frozenset(
-    "loss error seconds time spikes energy synops cost macs acs parameters steps epochs".split()
-)
-
-
-@checked
-def direction(
-    metric: str,  # a name, with or without a sign
-) -> tuple[str, int]:  # the bare name; 1 if more is better, -1 if less is
-    "Return which direction of a metric is better: by its sign, else by its name."
-    if metric.startswith(("+", "-")):
-        return metric[1:], 1 if metric[0] == "+" else -1
-    less = any(word in _LESS for word in re.split(r"[^a-z]+", metric.lower()))
-    return metric, -1 if less else 1
-
-
-# %% ../../../nbs/lab/report/06_sweep_figures.ipynb #pareto-code
-@checked
-def pareto_front(
-    values: "pd.DataFrame",  # one column per metric, larger is better
-) -> "pd.Series":  # true for rows that no other row dominates
-    "Mark the rows on the Pareto front."
-    points = values.to_numpy(dtype=float)
-    as_good = (points[None] >= points[:, None]).all(2)
-    better = (points[None] > points[:, None]).any(2)
-    return ~(as_good & better).any(1) & values.notna().all(axis=1)
-
-
 # %% ../../../nbs/lab/report/06_sweep_figures.ipynb #cell-019
 @checked
 def draw_pareto(
@@ -160,13 +130,14 @@ def draw_pareto(
         of matplotlib
     """
     import matplotlib.pyplot as plt
-    import pandas as pd
+
+    from neurobridge.core.plots import direction, pareto_front
 
     y, better_y = direction(up)
     x, better_x = direction(right)
     done = runs[runs["status"].isin(FINISHED)].assign(runs=1)
     means = (group_runs(runs, settings) if settings else done).dropna(subset=[x, y])
-    best = pareto_front(pd.DataFrame({x: better_x * means[x], y: better_y * means[y]}))
+    best = pareto_front(means[[x, y]] * [better_x, better_y])
     front = means[best].sort_values([x, y])
     fig, ax = plt.subplots(figsize=(4.5, 3))
     ax.plot(front[x], front[y], ":", color="gray", zorder=1)

@@ -28,7 +28,7 @@ from neurobridge.lab.report.recorded import (
     values_key,
 )
 from ..run.run_report import REPORT_STYLE, html_page
-from .sweep_figures import direction, draw_curves, draw_effect, draw_pareto
+from .sweep_figures import draw_curves, draw_effect, draw_pareto
 from .tables import group_runs, metric_columns, value_key, value_text
 from ..run.run_record import FINISHED, column_name, read_record, run_status
 from ..run.lock import refuse_links
@@ -107,6 +107,8 @@ def swept(
 # %% ../../../nbs/lab/report/07_sweep_report.ipynb #cell-029
 def _choose(runs: "pd.DataFrame", metrics: Sequence[str]) -> list[str]:
     "Return the metrics to draw; raise `RunRefused` for one that no run has."
+    from neurobridge.core.plots import direction
+
     there = [name for name in metric_columns(runs) if runs[name].notna().any()]
     for name in metrics:
         if direction(name)[0] not in there:
@@ -194,6 +196,8 @@ def _sections(
     sweep: Sweep, runs: "pd.DataFrame", metrics: Sequence[str], file: Path
 ) -> list[_Section]:
     "Return the sections of a report."
+    from neurobridge.core.plots import direction
+
     asked = [column_name(name, taken=TABLE_COLUMNS) for name in swept(sweep)]
     names = [*asked, *(name for name in ("page", "version") if name in runs)]
     bare = [direction(name)[0] for name in metrics]
