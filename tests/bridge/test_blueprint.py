@@ -106,8 +106,34 @@ def small(body="cornet_s", **settings):
         (lambda: Blueprint.from_dict({"bodies": 1}), "'bodies' is no setting of Blueprint"),
         (lambda: Blueprint.from_dict({"time": {"T": 1}}), "'T' is no setting of Time"),
         (lambda: Blueprint(lambda neuron, synapse: {}).to_dict(), "which data cannot hold"),
+        (lambda: Time(4, "inside", feedback=True), "'inside' and 4 steps.*use recurrence 'across'"),
+        (lambda: Time(feedback=True), "feedback is True with recurrence 'static'"),
+        (lambda: Time(1, "across", feedback=True), "'across' and 1 steps.*steps = 2 or more"),
+        (lambda: Time(4, "across", feedback=1), "feedback is 1; expected True or False"),
+        (
+            lambda: small("cornet_z", time=Time(3, "across", feedback=True)).changed(body="g2gnet"),
+            "time.feedback is True, but body 'g2gnet' has no areas.*leave it False, or choose cor",
+        ),
+        (
+            lambda: small(lambda neuron, synapse: {}, time=Time(3, "across", feedback=True)),
+            "time.feedback is True, but body",
+        ),
     ],
 )
 def test_refused_by_the_name_of_the_setting(call, words):
     with pytest.raises((TypeError, ValueError), match=words):
         call()
+
+
+@pytest.mark.parametrize("body", ["cornet_z", "cornet_s", "cornet_r", "cornet_rt"])
+def test_feedback_is_a_setting_like_any_other(body):
+    one = small(body, time=Time(5, "across"))
+    two = one.changed(**{"time.feedback": True})
+    assert (
+        two != one and two.time.feedback and "feedback" in str(two) and "feedback" not in str(one)
+    )
+    assert Blueprint.from_dict(json.loads(json.dumps(two.to_dict()))) == two
+    assert two.changed(**{"time.feedback": False}) == one
+    without = one.to_dict()
+    del without["time"]["feedback"]  # as it was written before there was any
+    assert Blueprint.from_dict(without) == one
