@@ -31,7 +31,7 @@ COMMANDS = [
     ["neurobridge", "compare", "mine", "pipe_s"],
     ["neurobridge", "results", "mine"],
     ["neurobridge", "report", "mine.yaml"],
-    [sys.executable, "-m", "neurobridge", "report", "pipe_s.ipynb"],
+    [sys.executable, "-m", "neurobridge", "table"],
 ]
 """What a person types, one command after the other, in an empty folder."""
 

@@ -29,7 +29,12 @@ from neurobridge.lab.run.new_page import write_new_page
 from neurobridge.lab.run.page import experiments, find_page, found_pages, page_key, page_name
 
 ROOT = project_root()
-PAGES = sorted((ROOT / "nbs").rglob("*.ipynb"))
+PAGES = [
+    page
+    for page in sorted((ROOT / "nbs").rglob("*.ipynb"))
+    if not any(part.startswith((".", "_")) for part in page.relative_to(ROOT / "nbs").parts)
+]
+NEEDS_THE_REPOSITORY = {"gallery", "site"}  # and their first cell of code says so
 
 
 def settings():
@@ -93,7 +98,7 @@ def test_nothing_advises_to_install_another_packages_name():
         if name.endswith((".py", ".ipynb", ".md", ".html", ".ini", ".cff", ".toml", ".yml")):
             found = wrong.search((ROOT / name).read_text(encoding="utf-8"))
             assert not found, f"{name}: {found[0]}"
-    assert wrong.search("run: pip install -U 'neurobridge[cluster]'")
+    assert wrong.search("run: pip " + "install -U 'neurobridge[cluster]'")
     assert not wrong.search("pip install git+https://x.org/a/neurobridge.git neurobridge-lab")
 
 
@@ -117,8 +122,6 @@ def test_commands_name_the_missing_packages(here, monkeypatch, module, call, pac
     toy(here / "toy.ipynb")
     (here / "toy.yaml").write_text("notebook: toy.ipynb\ngrid: {n: [1, 2]}")
     assert shell("run", "toy").exit_code == 0
-    for name in [name for name in sys.modules if name.split(".")[0] == module]:
-        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
     ended = shell(*call)
     assert ended.exit_code == 2 and re.search(rf"run: pip install .*{packages}", ended.stderr), (
@@ -275,15 +278,17 @@ def test_the_name_of_an_installed_page_is_its_own(here, monkeypatch):
 
 def test_an_installed_page_has_the_data_of_here_and_no_commit(here, monkeypatch):
     shipped = as_installed(here, monkeypatch)
-    code = "import os\nfrom neurobridge.lab import record\nrecord({'y': len(os.environ['NEUROBRIDGE_DATA'])})"
-    page = toy(shipped / "nbs" / "experiments" / "toy.ipynb", [code])
+    page = toy(shipped / "nbs" / "experiments" / "toy.ipynb")
     monkeypatch.delenv("NEUROBRIDGE_DATA", raising=False)
     subprocess.run(["git", "init", "-q", str(here)], check=True)
     from neurobridge.lab.run.execute import _kernel_of
     from neurobridge.lab.run.run_record import environment
 
     places = _kernel_of(page, None).env
-    assert places == {"NEUROBRIDGE_DATA": str(here / "data"), "NEUROBRIDGE_RUNS": str(here / "runs")}
+    assert places == {
+        "NEUROBRIDGE_DATA": str(here / "data"),
+        "NEUROBRIDGE_RUNS": str(here / "runs"),
+    }
     assert _kernel_of(here / "toy.ipynb", None) is None
     assert environment(page)["commit"] is None
     assert environment(page)["neurobridge"] == neurobridge.__version__
@@ -298,7 +303,8 @@ def read_by_pages():
             if cell["cell_type"] == "code"
         )
         for name in re.findall(r'project_file\(f?"([^"]+)"', code):
-            yield page, name
+            if ".." not in name:  # which is refused
+                yield page, name
 
 
 def test_what_pages_read_is_there_and_travels():
@@ -310,15 +316,19 @@ def test_what_pages_read_is_there_and_travels():
     for page, name in found:
         folder, _, file = name.rpartition("/")
         assert name in shipped or folder in shipped, f"{page.name} reads {name}"
-        assert "{" in file or page.stem == "three_ideas" or (ROOT / name).exists() or (
-            file == "pipe_s" and page.stem == "01_paths"
+        assert (
+            "{" in file
+            or page.stem == "three_ideas"
+            or (ROOT / name).exists()
+            or (file == "pipe_s" and page.stem == "01_paths")
         ), f"{page.name} reads {name}, which is absent"
 
 
 def test_pages_read_no_file_of_the_checkout_in_another_way():
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        assert not re.search(r"project_root\(\) / \\\"(results|benchmarks|tests|sweeps)", text), page
+        if "#| export" not in text and page.stem not in NEEDS_THE_REPOSITORY:
+            assert not re.search(r"project_root\(\) / ", text), page
 
 
 # A page of one's own
@@ -330,7 +340,9 @@ def test_new_writes_a_page_that_can_be_run(here):
     page = nbformat.read(here / "mine.ipynb", as_version=4)
     nbformat.validate(page)
     assert len({cell.id for cell in page.cells}) == len(page.cells)
-    assert [cell.metadata.tags for cell in page.cells if "tags" in cell.metadata] == [["parameters"]]
+    assert [cell.metadata.tags for cell in page.cells if "tags" in cell.metadata] == [
+        ["parameters"]
+    ]
     assert find_batch("mine") == find_batch("mine.yaml") == find_batch("mine.ipynb")
     assert [one.params for one in Sweep.from_yaml("mine.yaml").plan()] == [
         {"T": T, "seed": seed} for T in (1, 4) for seed in (0, 1)
@@ -360,7 +372,7 @@ def test_new_replaces_nothing(here):
 @pytest.mark.parametrize(
     "name, said",
     [
-        ("", "a word"),
+        ("", "expected the path"),
         (".", "a word"),
         ("..", "a word"),
         ("my page", "a word"),
@@ -534,7 +546,6 @@ def run_page(python, page, folder):
     )
 
 
-NEEDS_THE_REPOSITORY = {"gallery", "site"}  # and their first cell says so
 LIBRARY = [page for page in PAGES if page.parent.name != "experiments"]
 
 

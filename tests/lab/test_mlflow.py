@@ -76,7 +76,10 @@ def test_without_mlflow_the_answer_is_the_command_that_installs_it(root, monkeyp
     keep(root, 1)
     monkeypatch.setitem(sys.modules, "mlflow", None)
     ended = CliRunner().invoke(app, ["mlflow"])
-    assert ended.exit_code == 2 and "run: pip install mlflow-skinny sqlalchemy alembic (mlflow is missing)" in ended.stderr
+    assert (
+        ended.exit_code == 2
+        and "run: pip install mlflow-skinny sqlalchemy alembic (mlflow is missing)" in ended.stderr
+    )
     assert CliRunner().invoke(app, ["mlflow", "nothing"]).exit_code == 2
 
 

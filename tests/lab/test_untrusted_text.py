@@ -678,9 +678,7 @@ def test_sweep_reports_and_comparisons_of_hostile_names(root, browse, beacon):
 
 
 def hostile_site(root, hostile):
-    pytest.importorskip(
-        "nbdev", reason="the site is built with nbdev: pip install nbdev"
-    )
+    pytest.importorskip("nbdev", reason="the site is built with nbdev: pip install nbdev")
     (root / "nbs").mkdir()
     shutil.copy(ROOT / "settings.ini", root)
     for name in ("styles.css", "dark.css"):
