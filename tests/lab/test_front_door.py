@@ -427,7 +427,8 @@ def test_sweep_file_page_and_name_are_taken_alike(batch):
         runs = {5, 1, 2} if not name.endswith(".yaml") else {1, 2}
         assert {int(line.split(",")[0]) for line in _columns(shown.stdout, "n")} == runs
         reported = shell("report", name, "--out", batch / "report.html")
-        assert reported.exit_code == 0 and "2 runs" in (batch / "report.html").read_text()
+        text = (batch / "report.html").read_text()
+        assert reported.exit_code == 0 and text.count("/notebook.ipynb") == 2
         last = find_run(name)
         assert last.params["n"] == (2 if name.endswith(".yaml") else 5)
         assert shell("sweep", name, "--dry-run").exit_code == 0
@@ -444,7 +445,8 @@ def _columns(text, *names):
 def test_a_page_without_a_sweep_file_is_reported_by_its_runs(batch):
     (batch / "toy.yaml").unlink()
     reported = shell("report", "toy", "--out", batch / "report.html")
-    assert reported.exit_code == 0 and "3 runs" in (batch / "report.html").read_text()
+    text = (batch / "report.html").read_text()
+    assert reported.exit_code == 0 and text.count("/notebook.ipynb") == 3
     ended = shell("sweep", "toy")
     assert ended.exit_code == 2 and "0 sweep files" in ended.stderr and "new" in ended.stderr
     for command in ("report", "results", "table"):
@@ -516,7 +518,7 @@ def test_from_an_empty_folder_to_a_report(python, tmp_path):
     own = [read_json(file) for file in (tmp_path / "runs" / "mine").glob("*/run.json")]
     assert len(own) == 4 and {one["status"] for one in own} == {"done"}
     assert all(one["metrics"]["accuracy"] > 0.5 for one in own)
-    assert sum(one["seconds"] for one in own) < 60
+    assert sum(one["core_seconds"] for one in own) < 60  # of a busy machine, too
     assert sorted(pd.read_csv(tmp_path / "results" / "mine.csv")["T"]) == [1, 1, 4, 4]
     assert "<img" in (tmp_path / "runs" / "mine" / "mine.html").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -546,12 +548,17 @@ def run_page(python, page, folder):
     )
 
 
-LIBRARY = [page for page in PAGES if page.parent.name != "experiments"]
+READING = [
+    page
+    for page in PAGES
+    if of_the_repository(page)
+    and (page.parent.name != "experiments" or page.stem == "similarity")
+]
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "page", [page for page in LIBRARY if of_the_repository(page)], ids=lambda page: page.stem
+    "page", READING, ids=lambda page: page.stem
 )
 def test_a_page_that_reads_files_of_the_project_runs_with_the_wheel_alone(python, tmp_path, page):
     ended = run_page(python, page, tmp_path)
