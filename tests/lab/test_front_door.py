@@ -3,12 +3,10 @@
 import importlib.metadata
 import io
 import json
-import os
 import re
 import subprocess
 import sys
 from configparser import ConfigParser
-from pathlib import Path
 
 import front_door
 import nbformat
@@ -25,7 +23,6 @@ from neurobridge.core.paths import shipped_root
 from neurobridge.lab import RunRefused, Sweep, find_run, run_notebook
 from neurobridge.lab.cli import app
 from neurobridge.lab.report.recorded import find_batch
-from neurobridge.lab.run.new_page import write_new_page
 from neurobridge.lab.run.page import experiments, find_page, found_pages, page_key, page_name
 
 ROOT = project_root()
@@ -551,15 +548,12 @@ def run_page(python, page, folder):
 READING = [
     page
     for page in PAGES
-    if of_the_repository(page)
-    and (page.parent.name != "experiments" or page.stem == "similarity")
+    if of_the_repository(page) and (page.parent.name != "experiments" or page.stem == "similarity")
 ]
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    "page", READING, ids=lambda page: page.stem
-)
+@pytest.mark.parametrize("page", READING, ids=lambda page: page.stem)
 def test_a_page_that_reads_files_of_the_project_runs_with_the_wheel_alone(python, tmp_path, page):
     ended = run_page(python, page, tmp_path)
     if page.stem in NEEDS_THE_REPOSITORY:
