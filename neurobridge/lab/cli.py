@@ -11,6 +11,7 @@ import importlib.metadata
 import math
 import os
 import re
+import shlex
 import signal
 import sys
 import time
@@ -164,7 +165,8 @@ class _Pairs(TyperCommand):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         "Print the help of the command, and the parameters of the page that was named."
         super().format_help(ctx, formatter)
-        if isinstance(name := ctx.meta.get("page"), str):
+        name = ctx.meta.get("page")
+        if isinstance(name, str):
             with _user_errors():
                 _show_parameters(name)
 
@@ -322,14 +324,17 @@ def _show_parameters(name: str) -> None:
     page = read_page(find_page(name))
     _say("\n".join(["", *filter(None, page_head(page)), ""]))
     rows = []
-    for parameter in page_parameters(page).values():
+    takes = page_parameters(page)
+    for parameter in takes.values():
         default = repr(parameter.default)
         kind = str(parameter).removeprefix(f"{parameter.name}: ").removesuffix(f" = {default}")
         rows.append((parameter.name, kind, default, parameter.meaning))
     if not rows:
         return _say("The page has no parameters.")
     _print_texts(("parameter", "type", "default", "meaning"), rows)
-    _say(f"\nfor instance: neurobridge run {name} -p {rows[0][0]} {rows[0][2]}\n")
+    first = next(iter(takes.values()))
+    value = shlex.quote(str(first.default))
+    _say(f"\nfor instance: neurobridge run {name} -p {first.name} {value}")
 
 
 def _say_where() -> None:

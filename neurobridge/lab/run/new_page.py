@@ -55,7 +55,7 @@ data = nb.data.standardised(sets)
 nb.core.seed_everything(seed)
 shape = dict(in_channels=sets["train"].x.shape[1], classes=len(sets["train"].classes))
 net = nb.snn.spiking_convnet(nb.snn.LIF, T=T, width=width, **shape)
-sum(weights.numel() for weights in net.parameters())
+{{"parameters": sum(weights.numel() for weights in net.parameters())}}
 """
 
 # %% ../../../nbs/lab/run/15_new_page.ipynb #new-10
