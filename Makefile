@@ -4,6 +4,7 @@
 # make docs   the site into _docs/, without Quarto and without a network; make quarto renders it with Quarto
 # make lab    JupyterLab on the tutorials, or on PAGE=snn/02_neuron.ipynb; LAB='--no-browser --port 9000' hands it more options
 # make check  the quick part of make test        make export  notebooks -> package, README
+# make dist   a release into dist/: sdist and wheel, checked by twine
 # make clean  what these commands made (not runs/)
 #
 # Everything is installed into .venv on first use. PYTHON=python3.12 picks the interpreter. TORCH_ARGS is handed to
@@ -18,12 +19,13 @@ PAGE ?= tutorials/01_spiking_neuron.ipynb
 LAB ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test test-all docs quarto lab check export clean pages pytest
+.PHONY: run test test-all docs quarto lab check export dist clean pages pytest
 .DEFAULT_GOAL := run
 
 $(READY): settings.ini setup.py pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "neurobridge needs Python 3.11 or newer: make clean, then make PYTHON=python3.12"; exit 1; }
+	@$(BIN)/python -m pip uninstall --quiet --yes neurobridge 2>/dev/null || true  # this package's name before 0.2.0, and another package's
 	$(BIN)/python -m pip install --quiet torch torchvision $(TORCH_ARGS)
 	$(BIN)/python -m pip install --quiet --editable '.[dev,docs]'
 	@touch $@
@@ -72,6 +74,11 @@ export: $(READY)
 	$(BIN)/ruff format --quiet nbs tests benchmarks tools docsite setup.py
 	$(BIN)/python tools/export.py
 	$(BIN)/python -m docsite --readme
+
+dist: $(READY)
+	rm -rf build dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
 
 clean:
 	rm -rf .venv _docs _proc build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

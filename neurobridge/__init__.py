@@ -9,7 +9,7 @@ A room is loaded when it is first used, and a module of it when one of its names
 
 import lazy_loader
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __getattr__, __dir__, _rooms = lazy_loader.attach_stub(__name__, __file__)
 __all__ = [*_rooms, "__version__"]

@@ -76,6 +76,7 @@ TRAINING = dict(
 
 CALLS = {
     "core.project_root": Call(lambda folder: {"start": folder}),
+    "core.project_file": Call(lambda folder: {"name": "results/pipe_s.csv"}),
     "core.data_root": Call(lambda folder: {"root": folder}),
     "core.write_json": Call(lambda folder: {"path": folder / "new", "value": {"a": 1}}, legitimate={"value": "lists, text and numbers are JSON too"}),
     "core.read_json": Call(lambda folder: {"path": saved(folder, write_json, {"a": 1})}),

@@ -34,6 +34,7 @@ ROOMS = [
     {"brain"},
     {"bridge"},
     {"lab"},
+    {"__main__"},
 ]  # imports go downwards only
 
 

@@ -24,7 +24,7 @@ import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
-PLAIN = ["__init__.py", "__init__.pyi", "py.typed", "data/manifest.toml"]
+PLAIN = ["__init__.py", "__init__.pyi", "__main__.py", "py.typed", "data/manifest.toml"]
 """Files under neurobridge/ that are written by hand."""
 
 PLAIN_KINDS = (".c",)

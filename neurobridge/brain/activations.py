@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .behavior import fit_readout
 from .layers import check_layers, one_batch, record_layers, stacked_images
 from .timing import nearest_step
-from ..core.checks import flag, function, instance, number, shown, whole
+from ..core.checks import flag, function, instance, needs, number, shown, whole
 from ..core.files import byte_budget, open_regular
 from ..core.evaluation import evaluating
 from ..cornet.weights import unwrapped
@@ -218,8 +218,7 @@ def _labelled(
         import xarray
     except ImportError as error:
         raise ImportError(
-            "look_at needs xarray: pip install 'neurobridge[brain]'; record_layers returns plain "
-            "arrays without it"
+            f"{needs('look_at', 'xarray')}; record_layers returns plain arrays without it"
         ) from error
     return xarray.DataArray(values, dims=list(dims), coords=dict(labels))
 

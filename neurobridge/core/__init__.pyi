@@ -12,6 +12,7 @@ from .identity import differences as differences
 from .networks import load_network as load_network
 from .networks import save_network as save_network
 from .paths import data_root as data_root
+from .paths import project_file as project_file
 from .paths import project_root as project_root
 from .paths import runs_root as runs_root
 from .plots import PALETTE as PALETTE

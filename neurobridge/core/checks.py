@@ -6,10 +6,12 @@
 __all__ = []
 
 # %% ../../nbs/core/04_checks.ipynb #28700726
+import importlib.metadata
 import numbers
 import operator
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -366,3 +368,21 @@ def as_array(
             f"infinite, of {array.size:,}; remove or replace them first"
         )
     return array
+
+
+# %% ../../nbs/core/04_checks.ipynb #needs-code
+def _is_installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package.partition("[")[0])
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def needs(
+    what: str,  # what can't be done without them, such as "reading HDF5 files"
+    *packages: str,  # the packages, as pip takes them
+) -> str:  # for an error
+    "Return the message for missing packages, with the command that installs them."
+    missing = [name for name in packages if not _is_installed(name)] or list(packages)
+    return f"{what} needs {' and '.join(missing)}; run: pip install {shlex.join(missing)}"

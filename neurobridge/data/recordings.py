@@ -21,7 +21,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ..core.archives import check_hdf5, npz_arrays
-from ..core.checks import instance, number, shown
+from ..core.checks import instance, needs, number, shown
 from ..core.files import BUDGET, byte_budget, open_regular, over_budget
 from ..core.paths import data_root
 from .images import open_image
@@ -424,9 +424,7 @@ def read_brainio(
         import h5py
         import xarray
     except ImportError as error:
-        raise ImportError(
-            "read_brainio needs xarray and h5netcdf: pip install 'neurobridge[brain]'"
-        ) from error
+        raise ImportError(needs("read_brainio", "xarray", "h5netcdf", "h5py")) from error
     try:
         with open_regular(path, follow=True) as plain:
             with h5py.File(plain, "r") as book:

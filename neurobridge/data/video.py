@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from ..core.archives import npz_arrays
-from ..core.checks import choice, instance, number, shown, whole
+from ..core.checks import choice, instance, needs, number, shown, whole
 from ..core.files import atomic_write, byte_budget, open_regular, over_budget
 from .events import Events, sensor_problem
 from .manifest import DataError
@@ -37,9 +37,7 @@ def _pyav() -> Any:
     try:
         import av
     except ImportError as error:
-        raise ImportError(
-            "read_video needs PyAV: pip install 'neurobridge[events]', or pip install av"
-        ) from error
+        raise ImportError(needs("read_video", "av")) from error
     return av
 
 

@@ -350,7 +350,7 @@ def outside(tmp_path, monkeypatch):
     return tmp_path
 
 
-def checkout(folder, text="[DEFAULT]\nlib_name = neurobridge\n"):
+def checkout(folder, text="[DEFAULT]\nlib_path = neurobridge\n"):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "settings.ini").write_text(text)
     return folder.resolve()
@@ -379,10 +379,10 @@ def test_the_nearest_checkout_upwards_wins(outside, monkeypatch):
 @pytest.mark.parametrize(
     "text",
     [
-        "[DEFAULT]\nlib_name = other\n",
+        "[DEFAULT]\nlib_path = other\n",
         "",
-        "lib_name = neurobridge_fork\n",
-        "lib_name = my_neurobridge\n# neurobridge",
+        "lib_path = neurobridge_fork\n",
+        "lib_path = my_neurobridge\n# neurobridge",
     ],
 )
 def test_settings_of_another_project_are_passed_over(outside, text):

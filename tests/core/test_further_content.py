@@ -224,7 +224,7 @@ def test_pictures_with_quotation_marks_are_put_into_the_page(tmp_path):
     "Attributes with a quotation mark stand between apostrophes: such pictures were left as addresses."
     report = pytest.importorskip(
         "neurobridge.lab.run.run_report",
-        reason="reports need nbconvert: pip install 'neurobridge[docs]'",
+        reason="reports need nbconvert: pip install nbconvert 'bleach[css]' latex2mathml",
     )
     (tmp_path / "x.png").write_bytes(b"a picture")
     for text in (
@@ -269,7 +269,7 @@ def test_a_page_of_the_project_is_no_way_out_for_markdown(tmp_path):
     "References, footnotes, titles and autolinks of Markdown reach the list as well."
     report = pytest.importorskip(
         "neurobridge.lab.run.run_report",
-        reason="reports need nbconvert: pip install 'neurobridge[docs]'",
+        reason="reports need nbconvert: pip install nbconvert 'bleach[css]' latex2mathml",
     )
     for text in (
         "[a][b]\n\n[b]: javascript:1 'x'",
@@ -308,7 +308,7 @@ def test_search_entries_of_a_hostile_heading_are_text(tmp_path):
 def test_attachments_of_a_cell_are_pictures(tmp_path):
     report = pytest.importorskip(
         "neurobridge.lab.run.run_report",
-        reason="reports need nbconvert: pip install 'neurobridge[docs]'",
+        reason="reports need nbconvert: pip install nbconvert 'bleach[css]' latex2mathml",
     )
     folder = tmp_path / "run"
     folder.mkdir()

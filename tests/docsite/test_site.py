@@ -16,9 +16,7 @@ import pytest
 from neurobridge.core import project_root
 from neurobridge.lab.formulas import mathml
 
-pytest.importorskip(
-    "nbdev", reason="the site is built with the docs extra: pip install 'neurobridge[docs]'"
-)
+pytest.importorskip("nbdev", reason="the site is built with nbdev: pip install nbdev")
 from bs4 import BeautifulSoup  # noqa: E402  (part of the docs extra too)
 from pygments.styles import get_style_by_name  # noqa: E402
 

@@ -196,7 +196,7 @@ def checkout(tmp_path):
     (place := above / "project").mkdir()
     for name in ("nbs/experiments", "neurobridge/core"):
         (place / name).mkdir(parents=True)
-    (place / "settings.ini").write_text("lib_name = neurobridge\n")
+    (place / "settings.ini").write_text("lib_path = neurobridge\n")
     source = Path(neurobridge.__file__).parent
     for name in (
         "__init__.py",
@@ -241,7 +241,7 @@ def test_root_in_a_container_works_in_another_users_checkout(checkout):
 def test_a_project_planted_inside_the_own_checkout_is_not_taken(checkout, monkeypatch):
     planted = checkout / "nbs" / "shared"
     planted.mkdir()
-    (planted / "settings.ini").write_text("lib_name = neurobridge\n")
+    (planted / "settings.ini").write_text("lib_path = neurobridge\n")
     planted.chmod(0o777)
     monkeypatch.setattr(neurobridge, "__file__", str(checkout / "neurobridge" / "__init__.py"))
     paths._warn_once.cache_clear()

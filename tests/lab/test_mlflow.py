@@ -76,7 +76,10 @@ def test_without_mlflow_the_answer_is_the_command_that_installs_it(root, monkeyp
     keep(root, 1)
     monkeypatch.setitem(sys.modules, "mlflow", None)
     ended = CliRunner().invoke(app, ["mlflow"])
-    assert ended.exit_code == 2 and "pip install 'neurobridge[mlflow]'" in ended.stderr
+    assert (
+        ended.exit_code == 2
+        and "run: pip install mlflow-skinny sqlalchemy alembic (mlflow is missing)" in ended.stderr
+    )
     assert CliRunner().invoke(app, ["mlflow", "nothing"]).exit_code == 2
 
 
@@ -93,7 +96,7 @@ def test_without_mlflow_the_answer_is_the_command_that_installs_it(root, monkeyp
 def test_where_nothing_can_be_handed_over(root, uri):
     "One line, whoever of MLflow, its database and the system refuses."
     pytest.importorskip(
-        "mlflow", reason="MLflow is not installed: pip install 'neurobridge[mlflow]'"
+        "mlflow", reason="MLflow is not installed: pip install mlflow-skinny sqlalchemy alembic"
     )
     keep(root, 1)
     (root / "junk.db").write_text("junk" * 1000)
@@ -112,7 +115,7 @@ def test_where_nothing_can_be_handed_over(root, uri):
 def test_hand_over_to_sqlite(root):
     "Everything arrives; twice is once; what changed is renewed, what died half-way made whole, what is in progress left out."
     pytest.importorskip(
-        "mlflow", reason="MLflow is not installed: pip install 'neurobridge[mlflow]'"
+        "mlflow", reason="MLflow is not installed: pip install mlflow-skinny sqlalchemy alembic"
     )
     from mlflow import MlflowClient
 
@@ -207,7 +210,7 @@ def test_names_are_paths_that_mlflow_takes(root):
 def test_a_record_without_a_date_is_named(root):
     "So is a table that is none; and what MLflow has of the run stays there."
     pytest.importorskip(
-        "mlflow", reason="MLflow is not installed: pip install 'neurobridge[mlflow]'"
+        "mlflow", reason="MLflow is not installed: pip install mlflow-skinny sqlalchemy alembic"
     )
     folder = keep(root, 1)
     assert export_to_mlflow(load_runs())["new"] == 1
@@ -238,7 +241,7 @@ def test_a_record_without_a_date_is_named(root):
 def test_runs_that_go_meanwhile(root):
     "Cleaned away, or begun again, between the table and the hand-over."
     pytest.importorskip(
-        "mlflow", reason="MLflow is not installed: pip install 'neurobridge[mlflow]'"
+        "mlflow", reason="MLflow is not installed: pip install mlflow-skinny sqlalchemy alembic"
     )
     gone, again = keep(root, 1), keep(root, 2)
     frame = load_runs()
@@ -312,7 +315,7 @@ def server():
 def test_hand_over_to_a_server(root, server, monkeypatch):
     "Over HTTP, files too; what died half-way is made whole; what the server refuses is one line."
     pytest.importorskip(
-        "mlflow", reason="MLflow is not installed: pip install 'neurobridge[mlflow]'"
+        "mlflow", reason="MLflow is not installed: pip install mlflow-skinny sqlalchemy alembic"
     )
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     folder, words = (
@@ -358,7 +361,7 @@ def test_hand_over_to_a_server(root, server, monkeypatch):
 def test_a_run_that_diverged_looks_like_one(root):
     "NaN and infinity arrive and are named; so is what stays behind; two names that MLflow would take for one stay two."
     pytest.importorskip(
-        "mlflow", reason="MLflow is not installed: pip install 'neurobridge[mlflow]'"
+        "mlflow", reason="MLflow is not installed: pip install mlflow-skinny sqlalchemy alembic"
     )
     from mlflow import MlflowClient
 

@@ -345,7 +345,7 @@ def test_what_was_asked_is_not_hidden_by_what_is_added(root):
 
 
 def test_sweeps_of_a_page_with_a_longer_name_are_not_its_own(root, monkeypatch):
-    (root / "settings.ini").write_text("lib_name = neurobridge\n")
+    (root / "settings.ini").write_text("lib_path = neurobridge\n")
     (root / "sweeps").mkdir()
     (root / "other.ipynb").write_text((root / "toy.ipynb").read_text())
     for name, page in (("toy_deep", "other"), ("toy_wide", "toy")):

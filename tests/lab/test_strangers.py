@@ -119,7 +119,7 @@ def keep(root, number, status="done", **other):
 
 def plant(folder):
     (folder / "nbs" / "experiments").mkdir(parents=True)
-    (folder / "settings.ini").write_text("lib_name = neurobridge\n")
+    (folder / "settings.ini").write_text("lib_path = neurobridge\n")
     make_page(folder / "nbs" / "experiments" / "planted.ipynb")
     return folder
 
@@ -228,12 +228,12 @@ def test_the_search_ends_where_another_file_system_begins(tmp_path, monkeypatch)
 def test_settings_that_are_no_small_file_are_none(tmp_path, kind):
     settings = tmp_path / "settings.ini"
     if kind == "giant":
-        settings.write_text("lib_name = neurobridge\n")
+        settings.write_text("lib_path = neurobridge\n")
         os.truncate(settings, 8 * 10**9)
     elif kind == "pipe":
         os.mkfifo(settings)
     else:
-        (tmp_path / "other").write_text("lib_name = neurobridge\n")
+        (tmp_path / "other").write_text("lib_path = neurobridge\n")
         settings.symlink_to(tmp_path / "other")
     assert project_root(tmp_path) == ROOT
 
@@ -721,7 +721,7 @@ def test_a_record_leads_nowhere(root, field, name):
 
 def test_mlflow_writes_nothing_where_a_record_says(root, monkeypatch):
     pytest.importorskip(
-        "mlflow", reason="MLflow is not installed: pip install 'neurobridge[mlflow]'"
+        "mlflow", reason="MLflow is not installed: pip install mlflow-skinny sqlalchemy alembic"
     )
     keep(root, 1, experiment=str(root / "abs")), keep(root, 2, experiment="../../up"), keep(root, 3)
     ended = shell("mlflow")
@@ -735,7 +735,7 @@ def test_mlflow_writes_nothing_where_a_record_says(root, monkeypatch):
 
 def test_mlflow_follows_no_links(root):
     pytest.importorskip(
-        "mlflow", reason="MLflow is not installed: pip install 'neurobridge[mlflow]'"
+        "mlflow", reason="MLflow is not installed: pip install mlflow-skinny sqlalchemy alembic"
     )
     folder = keep(root, 1)
     for name in ("report.html", "notebook.ipynb", "curves.csv"):

@@ -313,9 +313,7 @@ def test_parquet(root):
 
 def test_parquet_takes_long_whole_numbers(root):
     "A seed of 128 bits is one, and Parquet's numbers have 64."
-    pytest.importorskip(
-        "pyarrow", reason="Parquet needs pyarrow: pip install 'neurobridge[tables]'"
-    )
+    pytest.importorskip("pyarrow", reason="Parquet needs pyarrow: pip install pyarrow")
     for number, seed in enumerate((2**127 + 1, -3, 5)):
         keep(root, number, {"seed": seed, "k": number}, {"loss": 0.5})
     back = pd.read_parquet(io.BytesIO(format_table(load_runs(), "parquet")))

@@ -181,7 +181,7 @@ def test_passwords_are_masked(address, shown):
 )
 def test_mlflow_prints_no_password(root, uri, monkeypatch):
     pytest.importorskip(
-        "mlflow", reason="handing over needs MLflow: pip install 'neurobridge[mlflow]'"
+        "mlflow", reason="handing over needs MLflow: pip install mlflow-skinny sqlalchemy alembic"
     )
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     keep(root, 1)
@@ -343,7 +343,7 @@ def foreign(root):
     (place := root / "foreign").mkdir()
     git(place, "init", "-q")
     page = a_page(place, new_code_cell("1"))
-    (place / "settings.ini").write_text("[DEFAULT]\nlib_name = neurobridge\n")
+    (place / "settings.ini").write_text("[DEFAULT]\nlib_path = neurobridge\n")
     (place / "data.bin").write_text("one")
     git(place, "add", "."), git(place, "commit", "-qm", "x")
     (place / "act.sh").write_text(f"#!/bin/sh\necho $0 >> {root}/acted\ncat\n")
@@ -563,7 +563,7 @@ def test_a_report_of_a_hostile_page(root, browse, beacon):
     "Every member of the kind as Markdown, as an output, as a raw cell, as SVG and LaTeX, in names and in errors, in one report."
     report = pytest.importorskip(
         "neurobridge.lab.run.run_report",
-        reason="reports need nbconvert: pip install 'neurobridge[docs]'",
+        reason="reports need nbconvert: pip install nbconvert 'bleach[css]' latex2mathml",
     )
     hostile = [text.replace("BEACON", beacon[0]) for text in HOSTILE.values()]
     outputs = [new_output("display_data", {"text/html": text}) for text in hostile] + [
@@ -603,7 +603,7 @@ def test_the_policy_holds_where_the_list_fails(root, browse, beacon, monkeypatch
     "The same report, with nothing taken out: the browser still runs and loads nothing."
     report = pytest.importorskip(
         "neurobridge.lab.run.run_report",
-        reason="reports need nbconvert: pip install 'neurobridge[docs]'",
+        reason="reports need nbconvert: pip install nbconvert 'bleach[css]' latex2mathml",
     )
     monkeypatch.setattr(report, "safe_html", lambda text: text)
     folder = keep(root, 1)
@@ -678,9 +678,7 @@ def test_sweep_reports_and_comparisons_of_hostile_names(root, browse, beacon):
 
 
 def hostile_site(root, hostile):
-    pytest.importorskip(
-        "nbdev", reason="the site is built with the docs extra: pip install 'neurobridge[docs]'"
-    )
+    pytest.importorskip("nbdev", reason="the site is built with nbdev: pip install nbdev")
     (root / "nbs").mkdir()
     shutil.copy(ROOT / "settings.ini", root)
     for name in ("styles.css", "dark.css"):
@@ -751,7 +749,7 @@ def test_pictures_that_are_links_are_left_out(root):
 def test_a_report_embeds_no_links(root):
     report = pytest.importorskip(
         "neurobridge.lab.run.run_report",
-        reason="reports need nbconvert: pip install 'neurobridge[docs]'",
+        reason="reports need nbconvert: pip install nbconvert 'bleach[css]' latex2mathml",
     )
     (root / "id_rsa").write_text("PRIVATE KEY")
     (pages := root / "pages").mkdir()

@@ -27,7 +27,7 @@ from neurobridge.snn import (
 )
 from neurobridge.transfer import convert
 
-nir = pytest.importorskip("nir", reason="needs pip install 'neurobridge[exchange]'")
+nir = pytest.importorskip("nir", reason="NIR needs nir: pip install nir")
 
 
 def normal(*shape, seed=0):
@@ -677,7 +677,7 @@ def test_without_the_package(monkeypatch):
         lambda: module["to_nir"](nn.Sequential(LIF()), torch.rand(2, 1, 3)),
         lambda: module["from_nir"](None),
     ):
-        with pytest.raises(ImportError, match=r"pip install 'neurobridge\[exchange\]'"):
+        with pytest.raises(ImportError, match=r"a NIR graph needs nir; run: pip install nir$"):
             call()
 
 

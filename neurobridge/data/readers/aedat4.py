@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ...core.checks import needs
 from ..manifest import DataError
 from .records import Parts, Sensor, bytes_left
 
@@ -74,10 +75,8 @@ def _unfold(data: bytes, method: int, budget: int) -> bytes:
     try:
         data, ended = _unpacked(data, method, most)
     except ImportError as error:
-        raise ImportError(
-            f"this AEDAT 4 file is compressed, and {error.name} is not installed: pip install "
-            "'neurobridge[events]'"
-        ) from error
+        package = (error.name or "lz4").partition(".")[0]
+        raise ImportError(needs("a compressed AEDAT 4 file", package)) from error
     except Exception as error:  # the two packages have errors of their own
         raise DataError(f"a packet can't be unfolded ({error}): the file is damaged") from error
     if method and not ended:

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ...core.archives import check_blocks, hdf5_attribute, hdf5_part
+from ...core.checks import needs
 from ...core.files import over_budget
 from ..manifest import DataError
 from .records import BLOCK, Parts, Sensor
@@ -32,7 +33,7 @@ def decode_hdf5(file: BinaryIO, sensor: Sensor, budget: int) -> tuple[Sensor, Pa
     try:
         import h5py
     except ImportError as error:
-        raise ImportError("HDF5 files need h5py: pip install 'neurobridge[events]'") from error
+        raise ImportError(needs("reading HDF5 files", "h5py")) from error
     book = h5py.File(file.name, "r")
     places: Iterator[Any] = (hdf5_part(book, name) for name in ("CD/events", "events", "CD", "/"))
     for group in places:

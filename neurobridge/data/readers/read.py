@@ -212,7 +212,7 @@ def read_events(
     Raises `DataError` for a file that is missing, empty, cut off, damaged, too large or of another
     sensor, `TypeError` and `ValueError` for wrong arguments before the file is opened, and
     `ImportError` where HDF5, one of its filters, LZ4 or Zstandard is needed and not installed
-    (`pip install 'neurobridge[events]'`).
+    (`pip install h5py hdf5plugin lz4 zstandard`).
 
     Parameters
     ----------

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.files import atomic_write, read_regular
 from ...core.paths import runs_root
+from .recorded import experiment_name, finished, is_sweep_file
 from ..run.run_report import REPORT_STYLE, html_page
 from .tables import value_key
 from ..run.identity import NOTED
 from ..run.run_record import Run, all_records, read_record
 from ..run.html import html_head, plain_text, without_home
 from ..run.parameters import RunRefused, checked, own_path
+from ..sweep.sweep_file import Sweep
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,14 +31,16 @@ if TYPE_CHECKING:
 # %% ../../../nbs/lab/report/05_comparison.ipynb #cell-007
 @checked
 def find_run(
-    name: str | Path,  # a run's folder, its id, or the first digits of that
+    name: str | Path,  # a run's folder, its id, the first digits of that; or an experiment
 ) -> Run:  # with its record
-    """Find a run; raise `RunRefused` where there is none, or several begin with these digits.
+    """Find a run; of an experiment, its page or sweep file the last that is done.
+
+    Raises `RunRefused` where there is none, or several begin with these digits.
 
     Parameters
     ----------
     name :
-        a run's folder, its id, or the first digits of that
+        a run's folder, its id, the first digits of that; or an experiment
 
     Returns
     -------
@@ -45,7 +49,7 @@ def find_run(
     folder = own_path("a run", name).resolve() if str(name) else Path("no run")
     if record := read_record(folder):
         return Run(folder, record, fresh=False)
-    place = _the_one(str(name))
+    place = _the_one(str(name).rstrip("/"))
     record = read_record(place)
     if record is None:
         raise RunRefused(
@@ -60,11 +64,11 @@ def _the_one(text: str) -> Path:
     if re.fullmatch(r"[\w.-]+", text):
         places = [file.parent for file in all_records()]
         found = sorted(place for place in places if place.name.startswith(text))
-    found = [place for place in found if place.name == text] or found
+    found = [place for place in found if place.name == text] or found or _last_done(text)
     if not found:
         raise RunRefused(
-            f"there is no run {text!r}; expected a run's folder, or the id of a run below "
-            f"{runs_root()} (neurobridge table lists them)"
+            f"there is no run {text!r}; expected a run's folder, the id of a run below "
+            f"{runs_root()} (neurobridge table lists them), or an experiment with a finished run"
         )
     if len(found) > 1:
         raise RunRefused(
@@ -73,6 +77,19 @@ def _the_one(text: str) -> Path:
             "more digits, or the folder"
         )
     return found[0]
+
+
+def _last_done(text: str) -> list[Path]:
+    "Return the folder of the last finished run of an experiment, a page or a sweep file."
+    try:
+        experiment = experiment_name(text)
+        runs = [folder for folder, _ in finished(experiment)]
+        if is_sweep_file(text):
+            planned = {one.folder for one in Sweep.from_yaml(text).plan()}
+            runs = [folder for folder in runs if folder in planned]
+    except RunRefused:
+        return []
+    return runs[-1:]
 
 
 # %% ../../../nbs/lab/report/05_comparison.ipynb #cell-013

@@ -20,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...core.checks import needs
 from ...core.paths import runs_root
 from ..run.identity import NOTED
 from ..run.run_record import read_record, read_table, run_status
@@ -323,10 +324,8 @@ def _mlflow() -> "tuple[type[MlflowClient], tuple[type[Exception], ...]]":
             logging.getLogger(name).setLevel(logging.WARNING)
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     except ModuleNotFoundError as error:
-        raise RunRefused(
-            f"handing over needs MLflow ({error.name} is missing): pip install "
-            "'neurobridge[mlflow]'"
-        ) from error
+        needed = needs("handing runs over", "mlflow-skinny", "sqlalchemy", "alembic")
+        raise RunRefused(f"{needed} ({error.name} is missing)") from error
     refused: list[type[Exception]] = [MlflowException, OSError, ImportError]
     with contextlib.suppress(ModuleNotFoundError):  # MLflow's small edition has no databases
         from sqlalchemy.exc import SQLAlchemyError

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.files import atomic_write
-from ...core.paths import project_root, runs_root
+from ...core.paths import project_file, project_root, runs_root
 from neurobridge.lab.run.identity import (
     same_versions,
     content_hash,
@@ -36,7 +36,14 @@ from neurobridge.lab.run.run_record import (
 )
 from ..run.lock import refuse_links
 from ..run.page import find_page, page_hash, page_name
-from ..run.parameters import RunRefused, checked, own_path, read_page
+from neurobridge.lab.run.parameters import (
+    RunRefused,
+    checked,
+    own_path,
+    page_parameters,
+    read_page,
+    resolve,
+)
 from ..sweep.results_file import versions_file
 from ..sweep.sweep_file import Sweep
 
@@ -70,7 +77,7 @@ def finished(
 
 
 def experiment_name(
-    experiment: str,  # a name, or the path of a page
+    experiment: str,  # a name, or the path of a page or of a sweep file
 ) -> str:
     "Return the name of an experiment; raise `RunRefused` for what can't be one."
     if not isinstance(experiment, str) or not experiment.strip():
@@ -78,14 +85,21 @@ def experiment_name(
             f"experiment is {experiment!r}; expected the name of an experiment, or the path of a "
             "notebook"
         )
+    if is_sweep_file(experiment):
+        return Sweep.from_yaml(experiment).experiment
     if experiment.endswith(".ipynb"):
         return page_name(find_page(experiment))
     if "/" in experiment:
         raise RunRefused(
             f"experiment is {experiment!r}; expected the name of an experiment, or the path of a "
-            "notebook (ending in .ipynb)"
+            "notebook (ending in .ipynb) or of a sweep file (.yaml)"
         )
     return experiment
+
+
+def is_sweep_file(text: str) -> bool:
+    "Return whether a text names a sweep file."
+    return text.endswith((".yaml", ".yml"))
 
 
 # %% ../../../nbs/lab/report/04_recorded.ipynb #same-code
@@ -365,15 +379,61 @@ def _with_facts(
 @checked
 def recorded_sweeps(
     experiment: str,  # its name
+    page: Path | None = None,  # its notebook; default: the one of this name
 ) -> list[Sweep]:  # empty where it has none
-    "Read the sweep files of an experiment's batch in the project's folder `sweeps`."
-    folder = project_root() / "sweeps"
+    "Read the sweep files of an experiment's batch: in the project's `sweeps`, or beside the page."
+    folder = project_file("sweeps")
     files = (
         [folder / f"{experiment}.yaml"]
         if (folder / f"{experiment}.yaml").exists()
         else sorted(folder.glob(f"{experiment}_*.yaml"))
     )
-    return [sweep for sweep in map(Sweep.from_yaml, files) if sweep.experiment == experiment]
+    found = [sweep for sweep in map(Sweep.from_yaml, files) if sweep.experiment == experiment]
+    page = page or _page_of(experiment)
+    if found or page is None:
+        return found
+    beside = [page.with_suffix(ending) for ending in (".yaml", ".yml")]
+    sweeps = [Sweep.from_yaml(file) for file in beside if file.is_file()]
+    return [sweep for sweep in sweeps if sweep.experiment == experiment]
+
+
+def _page_of(experiment: str) -> Path | None:
+    "Return the page that can be run by the name of an experiment, and whose runs have that name."
+    try:
+        page = find_page(experiment)
+    except RunRefused:
+        return None
+    return page if page_name(page) == experiment else None
+
+
+# %% ../../../nbs/lab/report/04_recorded.ipynb #batch-code
+def find_batch(
+    text: str,  # a sweep file, the path of a page, or the name of an experiment
+) -> tuple[str, list[Sweep]]:  # the experiment, and the sweeps of its batch
+    "Return an experiment and its batch; raise `RunRefused` for a text that can't be its name."
+    if is_sweep_file(text):
+        sweep = Sweep.from_yaml(text)
+        return sweep.experiment, [sweep]
+    experiment = experiment_name(text)
+    page = find_page(text) if text.endswith(".ipynb") else None
+    return experiment, recorded_sweeps(experiment, page)
+
+
+def finished_settings(
+    text: str,  # the path of a page, or the name of an experiment
+) -> Sweep | None:  # None if there is no page, or no run that is done
+    "Return the settings of a page's finished runs as a sweep."
+    experiment = experiment_name(text)
+    page = find_page(text) if text.endswith(".ipynb") else _page_of(experiment)
+    if page is None:
+        return None
+    takes = page_parameters(page)
+    settings: dict[str, dict[str, Any]] = {}
+    for _, record in finished(experiment):
+        with contextlib.suppress(RunRefused):  # made before the page had these parameters
+            full = resolve(takes, record["params"])
+            settings[json.dumps(full)] = full
+    return Sweep(experiment, page, tuple(settings.values())) if settings else None
 
 
 # %% ../../../nbs/lab/report/04_recorded.ipynb #write-results

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...core.checks import needs
 from ...core.files import atomic_write
 from ..run.run_record import FINISHED, FIRST_COLUMNS
 from ..run.html import plain_text
@@ -206,7 +207,7 @@ def format_table(
         _one_type(frame).to_parquet(file, index=False)
         return file.getvalue()
     except ImportError as error:
-        raise RunRefused("Parquet needs pyarrow: pip install 'neurobridge[tables]'") from error
+        raise RunRefused(needs("Parquet", "pyarrow")) from error
 
 
 def _markdown_table(frame: "pd.DataFrame") -> str:

@@ -16,11 +16,12 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import neurobridge
+from ...core.checks import needs
 from neurobridge.core.files import (
     atomic_write,
     is_marked,
@@ -29,7 +30,7 @@ from neurobridge.core.files import (
     read_json,
     write_json,
 )
-from ...core.paths import local_path, runs_root
+from ...core.paths import data_root, local_path, runs_root, shipped_root
 from .html import plain_text, without_home
 from neurobridge.lab.run.identity import (
     NOTED,
@@ -607,7 +608,7 @@ def _execute(
         "on_cell": on_cell,
         "on_failure": failures.append,
         "on_end": told.update,
-        "kernel": kernel,
+        "kernel": _kernel_of(job.path, kernel),
         "slow": job.slow,
         "shown_as": without_home(page_key(job.path)),
     }
@@ -634,6 +635,18 @@ def _execute(
     if broken or failures:
         raise RunFailed(run) from broken
     return run
+
+
+# %% ../../../nbs/lab/run/07_execute.ipynb #kernel-of-code
+def _kernel_of(page: Path, kernel: "KernelSettings | None") -> "KernelSettings | None":
+    "Return the settings of a page's kernel; the data of an installed page are where it was called."
+    if not page.is_relative_to(shipped_root()):
+        return kernel
+    from neurobridge.lab.run.engine import KernelSettings
+
+    kernel = kernel or KernelSettings()
+    places = {"NEUROBRIDGE_DATA": str(data_root()), "NEUROBRIDGE_RUNS": str(runs_root())}
+    return replace(kernel, env={**places, **kernel.env})
 
 
 # %% ../../../nbs/lab/run/07_execute.ipynb #cell-053
@@ -760,8 +773,8 @@ def _papermill(job: _Job, settings: dict[str, Any]) -> None:
 
 def _report(job: _Job, record: dict[str, Any]) -> str:
     "Write the HTML report; return its name, or why there is none."
-    if not importlib.util.find_spec("nbconvert"):
-        return "not written: nbconvert is not installed (pip install 'neurobridge[docs]')"
+    if not all(map(importlib.util.find_spec, ("nbconvert", "bleach", "latex2mathml"))):
+        return f"not written: {needs('a report', 'nbconvert', 'bleach[css]', 'latex2mathml')}"
     from neurobridge.lab.run.run_report import write_report
 
     try:

@@ -16,13 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from ...core.files import read_regular
-from ...core.paths import is_project_root, foreign, project_root, runs_root
-from .parameters import RunRefused, checked, own_path
+from neurobridge.core.paths import (
+    foreign,
+    is_project_root,
+    project_file,
+    project_root,
+    runs_root,
+    shipped_root,
+)
+from .parameters import RunRefused, checked, own_path, read_page
 
 
 # %% ../../../nbs/lab/run/02_page.ipynb #page-10
 def experiments() -> list[str]:  # sorted
-    """List the names of the project's experiment pages, `nbs/experiments/*.ipynb`.
+    """List the names of the experiment pages: the checkout's, or the installed package's.
 
     Returns
     -------
@@ -30,7 +37,7 @@ def experiments() -> list[str]:  # sorted
     """
     return sorted(
         page.stem
-        for page in (project_root() / "nbs" / "experiments").glob("*.ipynb")
+        for page in project_file("nbs/experiments").glob("*.ipynb")
         if not page.name.startswith((".", "_"))
     )
 
@@ -38,37 +45,54 @@ def experiments() -> list[str]:  # sorted
 # %% ../../../nbs/lab/run/02_page.ipynb #page-11
 @checked
 def find_page(
-    name: str | Path,  # an experiment's name, or a notebook's path
+    name: str | Path,  # an experiment's name, a notebook's name or its path
     beside: str | Path | None = None,  # looked in first; then the working directory, the project
 ) -> Path:  # absolute path
     "Return the file of a page; raise `RunRefused`, with the names there are, for any other name."
     name = own_path("a page", name)
-    places = _places_of(name, beside)
+    places = _places_of(name, own_path("beside", beside or "."))
     for place in places:
         if place.is_file():
             return check_page_name(place.resolve())
-    is_relative = name.suffix == ".ipynb" and not name.is_absolute()
-    looked = f" (looked for {', '.join(map(str, places))})" if is_relative else ""
-    known = ", ".join(experiments()) or f"none in {project_root() / 'nbs' / 'experiments'}"
-    raise RunRefused(
-        f"there is no page {str(name)!r}{looked}; expected the path of a notebook (ending in "
-        f".ipynb) or the name of an experiment: {known}"
-    )
-
-
-def _places_of(name: Path, beside: str | Path | None) -> list[Path]:
-    "List the files where a page of this name or path may be."
-    if name.suffix == ".ipynb":
-        folders = (own_path("beside", beside or "."), ".", project_root())
-        places = [Path(folder).resolve() / name.expanduser() for folder in folders]
-        return list(dict.fromkeys(places))
     root = project_root()
-    if why := foreign(root):
+    if name.suffix != ".ipynb" and (why := foreign(root)):
         raise RunRefused(
             f"there is no project whose page {str(name)!r} could be run: {root} is not taken "
             f"for one, because {why}; give the path of a notebook"
         )
-    return [root / "nbs" / "experiments" / f"{name}.ipynb"]
+    place = project_file("nbs/experiments")
+    known = f"the experiments in {place} are {', '.join(experiments())}"
+    looked = f" (looked for {', '.join(map(str, places))})" if places else ""
+    if name.is_absolute():
+        looked = ""
+    raise RunRefused(
+        f"there is no page {str(name)!r}{looked}; expected the path of a notebook (ending in "
+        ".ipynb), the name of one in this folder, or of an experiment: "
+        f"{known if experiments() else f'there are none in {place}'}"
+    )
+
+
+def _places_of(name: Path, beside: Path) -> list[Path]:
+    "List the files where a page of this name or path may be."
+    if name.suffix == ".ipynb":
+        folders = (beside, ".", project_root())
+        return list(dict.fromkeys(Path(folder).resolve() / name for folder in folders))
+    if not name.name:  # "." and "/"
+        return []
+    file = name.with_name(f"{name.name}.ipynb")
+    here = list(dict.fromkeys(Path(folder).resolve() / file for folder in (beside, ".")))
+    if len(file.parts) > 1:
+        return here  # a path without its ending
+    experiment = project_file("nbs/experiments") / file
+    if experiment.is_file():
+        return [experiment]
+    for place in here:
+        if place.is_file() and (why := foreign(place.parent)):
+            raise RunRefused(
+                f"{place} is not run by its name alone, because {why}; if you trust it, give its "
+                f"path: ./{file}"
+            )
+    return [experiment, *here]
 
 
 def check_page_name(page: Path) -> Path:
@@ -79,6 +103,36 @@ def check_page_name(page: Path) -> Path:
             "runs stand in a folder of that name: rename it"
         )
     return page
+
+
+# %% ../../../nbs/lab/run/02_page.ipynb #list-code
+def page_head(page: Mapping[str, Any]) -> tuple[str, str]:
+    "Return the title and the subtitle of a page; empty texts where it has none."
+    first = next((cell for cell in page["cells"] if cell["cell_type"] == "markdown"), None)
+    text = first["source"] if first else ""
+    found = [re.search(rf"(?m)^{mark}\s+(.+)$", text) for mark in ("#", ">")]
+    title, subtitle = (one[1].strip() if one else "" for one in found)
+    return title, subtitle
+
+
+def found_pages() -> list[tuple[str, str, str]]:  # name, title, subtitle
+    "List the pages of the working directory, and the experiments."
+    known = experiments()
+    here = Path.cwd()
+    by_name = not foreign(here)
+    own = [page for page in sorted(here.glob("*.ipynb")) if not page.name.startswith((".", "_"))]
+    names = {page: page.stem if by_name and page.stem not in known else page.name for page in own}
+    place = project_file("nbs/experiments")
+    names |= {place / f"{name}.ipynb": name for name in known}
+    return [(name, *_head_or_reason(page)) for page, name in names.items()]
+
+
+def _head_or_reason(page: Path) -> tuple[str, str]:
+    "Return title and subtitle of a notebook's file, or why it can't be read."
+    try:
+        return page_head(read_page(page))
+    except RunRefused as error:
+        return "", str(error)
 
 
 # %% ../../../nbs/lab/run/02_page.ipynb #page-14
@@ -150,8 +204,9 @@ def page_hash(
 # %% ../../../nbs/lab/run/02_page.ipynb #name-code
 def page_key(page: Path) -> str:
     "Return the place of a page: its path in its project, or absolute if it is in none."
-    root = project_root(page.parent)
-    inside = is_project_root(root) and page.is_relative_to(root)
+    shipped = page.is_relative_to(shipped_root())  # of the installed package
+    root = shipped_root() if shipped else project_root(page.parent)
+    inside = shipped or (is_project_root(root) and page.is_relative_to(root))
     return (page.relative_to(root) if inside else page).as_posix()
 
 
@@ -161,7 +216,7 @@ def page_name(
 ) -> str:
     "Return the name under which the runs of a page are kept; no other page has it."
     page = check_page_name(Path(page).resolve())
-    key, own = page_key(page), project_root() / "nbs" / "experiments" / page.name
+    key, own = page_key(page), project_file("nbs/experiments") / page.name
     if page == own or key == f"nbs/experiments/{page.name}":
         return page.stem
     holder = name_holder(page.stem) or key

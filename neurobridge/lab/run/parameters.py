@@ -188,9 +188,11 @@ def page_parameters(
     cells = [
         cell for cell in page["cells"] if cell["cell_type"] == "code" and "parameters" in tags(cell)
     ]
-    if len(cells) != 1:
+    if not cells:
+        return {}
+    if len(cells) > 1:
         raise RunRefused(
-            f"the page has {len(cells)} cells tagged `parameters`; a page that is run has exactly "
+            f"the page has {len(cells)} cells tagged `parameters`; a page that is run has at most "
             "one (JupyterLab: right side bar, cell tags)"
         )
     try:
@@ -367,9 +369,10 @@ def resolve(
         if name not in parameters:
             near = difflib.get_close_matches(str(name), parameters, n=1)
             hint = f"; did you mean `{near[0]}`?" if near else ";"
+            takes = ", ".join(map(str, parameters.values()))
             raise RunRefused(
                 f"the page has no parameter `{name}`{hint} It takes: "
-                f"{', '.join(map(str, parameters.values())) or 'none'}"
+                f"{takes or 'none, as no cell is tagged `parameters`'}"
             )
     return {
         name: convert(parameter, given[name]) if name in given else parameter.default

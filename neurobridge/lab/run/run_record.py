@@ -22,8 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import neurobridge
 from ...core.files import UnsafeFile, owned_by_another, open_regular, read_json
-from ...core.paths import project_root, runs_root
+from ...core.paths import project_root, runs_root, shipped_root
 from .identity import NOTED, versions
 from .lock import in_progress
 from .parameters import RunRefused, checked, own_path
@@ -256,10 +257,11 @@ def environment(
 ) -> dict[str, Any]:  # commit, dirty, python, versions, platform, host, cpus, device
     "Return the commit, the versions and the machine of a run."
     facts: dict[str, Any] = {"commit": None, "dirty": None}
+    root = project_root(Path(page).parent if page else None)
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        git = _git(project_root(Path(page).parent if page else None))
+        git = _git(root)
         head = git("rev-parse", "HEAD")
-        if head.returncode == 0:
+        if head.returncode == 0 and not root.is_relative_to(shipped_root()):
             flags = ("--porcelain", "--untracked-files=no", "--ignore-submodules=all")
             changed = git("status", *flags, "--", ":(top)", ":(top,exclude)results/*.csv")
             unknown = False
@@ -270,7 +272,8 @@ def environment(
                 "commit": head.stdout.strip(),
                 "dirty": unknown or bool(changed.stdout.strip()),
             }
-    found = {name: _version(name) for name in ("neurobridge", "torch", "numpy")}
+    found = {"neurobridge": neurobridge.__version__}
+    found |= {name: _version(name) for name in ("torch", "numpy")}
     return {
         **facts,
         "python": platform.python_version(),

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...core.checks import needs
 from ...core.files import UnsafeFile, private_folder, read_end
 from ...core.paths import runs_root
 from ..run.parameters import RunRefused, checked, own_path
@@ -80,9 +81,8 @@ def _batch_kind(text: str) -> Any:
     try:
         import dask_jobqueue
     except ModuleNotFoundError as error:
-        raise RunRefused(
-            f"{text.partition(':')[0]} needs dask-jobqueue: pip install 'neurobridge[cluster]'"
-        ) from error
+        what = f"a sweep in {text.partition(':')[0]} jobs"
+        raise RunRefused(needs(what, "distributed", "dask-jobqueue", "cryptography")) from error
     finally:
         # the import has made Ctrl-C end this program as if all were well
         signal.signal(signal.SIGINT, before)
@@ -139,9 +139,7 @@ def _new_keys(folder: Path) -> "Security":
     try:
         made = Security.temporary()
     except ImportError as error:
-        raise RunRefused(
-            "jobs need the library cryptography: pip install 'neurobridge[cluster]'"
-        ) from error
+        raise RunRefused(needs("a sweep in jobs", "cryptography")) from error
     cert = str(_write_private(folder / "cert.pem", made.tls_scheduler_cert))
     key = str(_write_private(folder / "key.pem", made.tls_scheduler_key))
     files = {

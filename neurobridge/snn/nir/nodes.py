@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...core.checks import needs
 from ..neuron import LIF
 
 if TYPE_CHECKING:
@@ -30,9 +31,7 @@ def import_nir() -> ModuleType:
     try:
         import nir
     except ImportError as error:
-        raise ImportError(
-            "NIR graphs need the package nir; run: pip install 'neurobridge[exchange]'"
-        ) from error
+        raise ImportError(needs("a NIR graph", "nir")) from error
     if tuple(int(part) for part in re.findall(r"\d+", nir.__version__)[:3]) < _NEEDED:
         raise ImportError(
             f"NIR graphs need nir {'.'.join(map(str, _NEEDED))} or newer, {nir.__version__} is "
