@@ -408,8 +408,8 @@ def test_errors_are_in_the_table_on_one_line(root):
     [
         (["--best", "3"], "--by METRIC"),
         (["--by", "loss"], "--best N"),
-        (["--best", "0", "--by", "loss"], "0"),
-        (["--limit", "-1"], "-1"),
+        (["--best", "0", "--by", "loss"], "'--best'"),
+        (["--limit", "-1"], "'--limit'"),
         (["--sort", "los"], "did you mean loss?"),
         (["--best", "3", "--by", "los"], "there are seconds, loss, accuracy"),
         (["--best", "3", "--by", "loss", "--sort", "lr"], "give one of them"),
