@@ -194,6 +194,22 @@ def _followed(path: str, package: tuple[str, ...], folder: str, apart: tuple[str
     return path if inside or path.startswith(package) else ""
 
 
+# %% ../../../nbs/lab/run/09_engine.ipynb #versions-code
+def _versions() -> dict[str, str]:
+    "Return the versions of the libraries that are imported."
+    import sys
+
+    kind = type(sys)
+    loaded = {name: module for name, module in list(sys.modules.items()) if "." not in name}
+    # not by `getattr`, for which a module may import others
+    named = {
+        name: vars(module).get("__version__")
+        for name, module in loaded.items()
+        if isinstance(module, kind)
+    }
+    return {name: str(text) for name, text in sorted(named.items()) if isinstance(text, str)}
+
+
 # %% ../../../nbs/lab/run/09_engine.ipynb #follow-code
 def _follow(package: tuple[str, ...], folder: str, apart: tuple[str, ...], since: int) -> Any:
     """Listen in the kernel; return a function that returns what was used so far.
@@ -224,14 +240,6 @@ def _follow(package: tuple[str, ...], folder: str, apart: tuple[str, ...], since
         except Exception:
             return
 
-    def versions() -> dict[str, str]:
-        kind = type(sys)
-        loaded = {name: sys.modules[name] for name in list(sys.modules) if "." not in name}
-        loaded = {name: module for name, module in loaded.items() if isinstance(module, kind)}
-        # not by `getattr`, for which a module may import others
-        named = {name: vars(module).get("__version__") for name, module in loaded.items()}
-        return {name: str(text) for name, text in sorted(named.items()) if isinstance(text, str)}
-
     def used() -> dict[str, Any]:
         names = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
         modules = {path for name in names if isinstance(name, str) and (path := followed(name))}
@@ -243,7 +251,7 @@ def _follow(package: tuple[str, ...], folder: str, apart: tuple[str, ...], since
             "opened": {path: first.get(path) for path in known if os.path.isfile(path)},
             "modules": sorted(modules),
             "declared": getattr(runs, "declared", {}),
-            "versions": versions(),
+            "versions": _versions(),
             "core_seconds": round(sum(os.times()[:4]), 3),  # of this process and its children
         }
 
@@ -272,11 +280,9 @@ def _handing_over(what: Followed) -> str:
         tuple(f"{path}{os.sep}" if path.is_dir() else str(path) for path in apart),
         what.since,
     ]
-    functions = (
-        f"from typing import Any\n{inspect.getsource(_followed)}\n{inspect.getsource(_follow)}"
-    )
+    functions = "\n".join(map(inspect.getsource, (_followed, _versions, _follow)))
     call = f"import IPython\nIPython.get_ipython()._neurobridge_used = _follow(*{words!r})"
-    inner = f"{functions}\n{call}"
+    inner = f"from typing import Any\n{functions}\n{call}"
     return f"exec({inner!r}, {{'__name__': 'neurobridge_follow'}})"
 
 
@@ -469,8 +475,7 @@ class PageClient(PapermillNotebookClient):
         "Pass on what is printed, and note whether the kernel has left output out."
         self.output_cut |= CUT in message["metadata"]
         output = super().process_message(message, *rest, **settings)
-        if output and self.on_output:
-            self.on_output(_text_of(output))
+        _pass_on(output, self.on_output)
         return output
 
     async def async_execute_cell(self, *cell: Any, **settings: Any) -> Any:
@@ -496,6 +501,12 @@ def _text_of(output: Mapping[str, Any]) -> str:
         return "".join(output["text"])
     text = "".join(output.get("data", {}).get("text/plain", ""))
     return f"{text}\n" if text else ""
+
+
+def _pass_on(output: Mapping[str, Any] | None, to: Callable[[str], None] | None) -> None:
+    "Hand an output over as text, if somebody wants it."
+    if output and to:
+        to(_text_of(output))
 
 
 @contextlib.asynccontextmanager

@@ -710,19 +710,12 @@ def _execute(
     told: dict[str, Any] = {}
     broken = None
     live = Live(job.folder, **hooks)
-    settings = {
-        "folder": job.folder,
-        "workdir": job.path.parent,
+    settings = _settings(job, live) | {
         "limit": timeout,
         "lock": lock,
-        "on_cell": live.begin_cell,
-        "on_output": live.add_output,
-        "on_tick": live.tick,
+        "kernel": kernel,
         "on_failure": failures.append,
         "on_end": told.update,
-        "kernel": kernel,
-        "slow": job.slow,
-        "shown_as": without_home(page_key(job.path)),
     }
     try:
         _papermill(job, settings)
@@ -734,13 +727,10 @@ def _execute(
         live.end()
     record["environment"] |= record.pop("torch", {})
     record |= {
-        "skipped": told.get("skipped", []),
-        "output_cut": told.get("output_cut", False),
+        **_told(told),
         **_noted(job, told.get("used")),
         "status": "failed" if failures else "done",
-        "versions": (told.get("used") or {}).get("versions", {}),
         "seconds": round(time.monotonic() - started, 3),
-        "core_seconds": (told.get("used") or {}).get("core_seconds"),
         "error": failures[0] if failures else None,
     }
     record["report"] = None if broken else _report(job, record)
@@ -753,6 +743,30 @@ def _execute(
 
 
 # %% ../../../nbs/lab/run/07_execute.ipynb #cell-053
+def _settings(job: _Job, live: Any) -> dict[str, Any]:
+    "Return the arguments of the engine that follow from a job."
+    return {
+        "folder": job.folder,
+        "workdir": job.path.parent,
+        "on_cell": live.begin_cell,
+        "on_output": live.add_output,
+        "on_tick": live.tick,
+        "slow": job.slow,
+        "shown_as": without_home(page_key(job.path)),
+    }
+
+
+def _told(told: Mapping[str, Any]) -> dict[str, Any]:
+    "Return for the record what the engine has told of a run."
+    used = told.get("used") or {}
+    return {
+        "skipped": told.get("skipped", []),
+        "output_cut": told.get("output_cut", False),
+        "versions": used.get("versions", {}),
+        "core_seconds": used.get("core_seconds"),
+    }
+
+
 def _failure_of(error: Exception) -> dict[str, Any]:
     "Describe an error outside of the page's cells, in the form of a failed cell."
     return {
