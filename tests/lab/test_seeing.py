@@ -153,6 +153,7 @@ def test_saving_takes_a_twentieth_of_the_time(tmp_path):
     assert (tmp_path / "nb.ipynb").stat().st_mtime_ns != written
 
 
+@pytest.mark.long
 def test_a_full_disk_in_the_timer_does_not_end_a_cell(root, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -256,6 +257,7 @@ def test_a_state_is_written_every_two_seconds_and_removed(tmp_path, monkeypatch)
 # Errors
 
 
+@pytest.mark.long
 def test_the_own_line_is_in_every_traceback(root):
     "Also under a long way down and a message of many lines; and the end is there, too."
     page = make_page(
@@ -276,6 +278,7 @@ def test_the_own_line_is_in_every_traceback(root):
     assert "deep(30)" in (caught.value.run.folder / "report.html").read_text()
 
 
+@pytest.mark.long
 def test_a_long_error_is_printed_once_and_briefly(root):
     page = make_page(root / "p.ipynb", "raise ValueError('x' * 100_000)")
     ended = shell("run", page)
@@ -291,6 +294,7 @@ def test_a_long_error_is_printed_once_and_briefly(root):
 # NaN
 
 
+@pytest.mark.long
 def test_a_metric_that_is_not_finite_is_kept_and_marked(root):
     "A diverged run keeps its other numbers, and is told apart from one that has not measured."
     page = make_page(
@@ -459,6 +463,7 @@ def test_a_recorded_run_is_repeated_with_its_own_source(root):
     assert shell("run", "--like", "ffff").exit_code == 2
 
 
+@pytest.mark.long
 def test_what_cannot_be_repeated(root, monkeypatch):
     page = make_page(root / "p.ipynb", "record({'y': n})")
     first = run_notebook(page, {"n": 3})
@@ -512,6 +517,7 @@ def test_cleaning_by_condition(root):
     assert "removed 1 of 1" in shell("clean", "--yes").stdout  # the failed one, as ever
 
 
+@pytest.mark.long
 def test_old_versions_go_and_present_ones_stay(root):
     (root / "helper.py").write_text("A = 1")
     page = make_page(root / "p.ipynb", "import helper\nrecord({'y': n})")
@@ -546,6 +552,7 @@ def test_a_chosen_run_that_is_another_by_now_stays(root):
 # Reports
 
 
+@pytest.mark.long
 def test_a_late_report_of_a_run_that_is_done(root, monkeypatch):
     "Row L21: nbconvert was missing, and is installed."
     page = make_page(root / "p.ipynb", "record({'y': n})")
@@ -566,6 +573,7 @@ def test_a_late_report_of_a_run_that_is_done(root, monkeypatch):
     assert read_json(first.folder / "run.json") == before | {"report": "report.html"}
 
 
+@pytest.mark.long
 def test_late_reports_of_a_sweep(root):
     make_page(root / "p.ipynb", "record({'y': n})")
     (root / "p.yaml").write_text("notebook: p.ipynb\ngrid: {n: [1, 2]}")
@@ -576,6 +584,7 @@ def test_late_reports_of_a_sweep(root):
     assert run_sweep(batch).equals(found) and all(report.exists() for report in reports)
 
 
+@pytest.mark.long
 def test_the_report_begins_with_the_run_itself(root):
     "Row L13: its parameters, metrics and curves come before the page, which shows another batch."
     page = make_page(
@@ -638,6 +647,7 @@ def test_a_report_that_can_be_mailed(root):
     assert str(Path.home()) not in text or str(Path.home()) == "/"
 
 
+@pytest.mark.long
 def test_runs_are_not_committed(root):
     "A new runs folder ignores itself; one that is there already is left as it is."
     git = ["git", "-C", str(root)]
