@@ -7,22 +7,18 @@ __all__ = []
 
 # %% ../../nbs/lab/01_cli.ipynb #cell-003
 import contextlib
-import importlib.metadata
 import math
-import os
 import re
-import shlex
 import signal
 import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import click
 import typer
 from rich import box
 from rich.console import Console
@@ -30,14 +26,22 @@ from rich.table import Table
 from typer.core import TyperCommand
 
 import neurobridge
-from ..core.paths import project_file, project_root, runs_root
+from ..core.paths import runs_root
 from .report.summary import short, spread, summarise
 from .run.execute import RunFailed, run_notebook
 from .run.html import plain_text, without_passwords
+from .run.kernel import shorten
+from .run.live import live_text, seconds_text
 from .run.lock import RunBusy
-from .run.page import find_page, found_pages, page_head
-from .run.parameters import RunRefused, page_parameters, read_page
-from .run.run_record import Run, load_runs, no_runs_of
+from .run.page import find_page
+from .run.parameters import RunRefused
+from neurobridge.lab.run.run_record import (
+    Run,
+    all_metrics,
+    load_runs,
+    marks_text,
+    no_runs_of,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,16 +93,6 @@ def _print_table(frame: "pd.DataFrame", caption: str = "") -> None:
     _console().print(table)
 
 
-def _print_texts(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    "Print a table of texts, to the left."
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for name in names:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*map(plain_text, row))
-    _console().print(table)
-
-
 def _cell(value: Any, exact: bool = False) -> str:
     "Return an entry as text; a parameter with all digits, so that settings never look alike."
     missing = value is None or (isinstance(value, float) and math.isnan(value))
@@ -107,8 +101,8 @@ def _cell(value: Any, exact: bool = False) -> str:
 
 # %% ../../nbs/lab/01_cli.ipynb #cell-014
 @contextlib.contextmanager
-def _progress(name: str, page: str = "") -> Iterator[Callable]:
-    "Yield a callback for `run_notebook` that shows the page and the section that is running."
+def _progress(name: str, page: str = "", log_output: bool = False) -> Iterator[dict[str, Any]]:
+    "Yield callbacks for `run_notebook` that show the page, its section, and what it does."
     started = time.monotonic()
     seen = [""]
     name = plain_text(name)
@@ -129,13 +123,52 @@ def _progress(name: str, page: str = "") -> Iterator[Callable]:
         if status is not None:
             status.update(f"{name}: cell {index + 1} of {len(nb.cells)}, {seen[0]}")
 
+    show = _live_status(name, status)
+    lines = _Lines(console)
     with status or contextlib.nullcontext():
-        yield on_cell
+        yield {"on_cell": on_cell, "on_live": show, "on_output": lines.add if log_output else None}
+        lines.end()
+
+
+# %% ../../nbs/lab/01_cli.ipynb #live-code
+def _live_status(name: str, status: Any) -> Callable[[dict[str, Any]], None]:
+    "Return a callback that shows what a run does: in its line on a terminal, or in a log."
+    last = [time.monotonic()]
+
+    def show(state: dict[str, Any]) -> None:
+        text = f"{name}: {live_text(state)} ({seconds_text(state['seconds'])})"
+        if status is not None:
+            status.update(text)
+        elif time.monotonic() - last[0] > 60:
+            last[0] = time.monotonic()
+            _say(text)
+
+    return show
+
+
+class _Lines:
+    "Print what a page prints, in whole lines."
+
+    def __init__(self, console: Console):
+        self._console = console
+        self._rest = ""
+
+    def add(self, text: str) -> None:
+        "Print the lines that are whole by now."
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            shown = plain_text(without_passwords(line.rstrip("\r").rpartition("\r")[2]))
+            self._console.print(shown, soft_wrap=True)
+
+    def end(self) -> None:
+        "Print the last line if it has no end."
+        if self._rest:
+            self.add("\n")
 
 
 # %% ../../nbs/lab/01_cli.ipynb #cell-017
 class _Pairs(TyperCommand):
-    "A command whose option -p takes a key and a value, and whose help shows a page's parameters."
+    "A command whose option -p takes a key and a value."
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         "Join the key and the value of -p, then parse."
@@ -152,23 +185,7 @@ class _Pairs(TyperCommand):
                 joined.append(f"{rest.pop(0)}={rest.pop(0)}")
             elif word in ("-p", "--param") and rest:
                 joined.append(rest.pop(0))
-        if "--help" in joined:
-            ctx.meta["page"] = self._page(ctx, [word for word in joined if word != "--help"])
         return super().parse_args(ctx, joined + rest)
-
-    def _page(self, ctx: Any, args: list[str]) -> Any:
-        "Return the name of the page in a command, if there is one."
-        with contextlib.suppress(click.UsageError):
-            return self.make_parser(ctx).parse_args(args)[0].get("name")
-        return None
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        "Print the help of the command, and the parameters of the page that was named."
-        super().format_help(ctx, formatter)
-        name = ctx.meta.get("page")
-        if isinstance(name, str):
-            with _user_errors():
-                _show_parameters(name)
 
 
 def _stop(message: str, code: int) -> NoReturn:
@@ -221,7 +238,8 @@ def _user_errors() -> Iterator[None]:
     except RunRefused as error:
         _stop(str(error), 2)
     except RunFailed as error:
-        _say("\n".join(["", *error.run.record["error"]["traceback"], ""]), err=True)
+        lines = [shorten(line, 2000) for line in error.run.record["error"]["traceback"]]
+        _say("\n".join(["", *lines, ""]), err=True)
         _say(f"run folder:\n{error.run.folder}", err=True)
         _stop(str(error), 1)
     except RunBusy as error:
@@ -239,8 +257,8 @@ def run(
     name: Annotated[
         str,
         typer.Argument(
-            help="An experiment's name, or the name or path of a notebook; neurobridge list shows "
-            "them. With a name, --help shows its parameters."
+            help="An experiment's name, or the path of a notebook; that of a recorded run repeats "
+            "the run."
         ),
     ],
     param: Annotated[
@@ -265,15 +283,26 @@ def run(
     slow: Annotated[
         bool, typer.Option("--slow", help="Run the cells marked slow, gpu or notest too.")
     ] = False,
+    like: Annotated[
+        bool,
+        typer.Option(
+            "--like",
+            help="NAME is a recorded run, its id or its folder: run its source again, with its "
+            "values where -p gives no others.",
+        ),
+    ] = False,
+    log_output: Annotated[
+        bool, typer.Option("--log-output", help="Show what the page prints while it runs.")
+    ] = False,
 ) -> None:
     "Run a page in a folder of its own and print what it found; what is done is not run again."
     with _user_errors():
         given = _given(param)
-        _say_where()
-        with _progress(Path(name).stem, name) as on_cell:
-            done = run_notebook(
-                name, given, out=out, force=force, timeout=timeout, on_cell=on_cell, slow=slow
-            )
+        settings: dict[str, Any] = {"out": out, "force": force, "timeout": timeout}
+        if recorded := _recorded(name, like):
+            return _run_like(recorded, given, log_output, slow, settings)
+        with _progress(Path(name).stem, name, log_output) as hooks:
+            done = run_notebook(name, given, slow=slow, **settings, **hooks)
         _tell(done)
         _say(f"page:\n{find_page(name)}")
 
@@ -290,7 +319,9 @@ def _tell(done: Run) -> None:
     elif done.metrics:
         import pandas as pd
 
-        values = [short(value) for value in done.metrics.values()]
+        values = [
+            short(value) if math.isfinite(value) else str(value) for value in done.metrics.values()
+        ]
         _print_table(pd.DataFrame({done.experiment: list(done.metrics), "value": values}))
     when = (
         f"done in {done.record['seconds']:.1f} s"
@@ -300,7 +331,15 @@ def _tell(done: Run) -> None:
     _say(f"\n{done.experiment} {done.id}: {when}\nrun folder:\n{done.folder}")
     for line in _remarks(done.record):
         _say(line)
-    _say(f"report:\n{done.report}" if done.report else f"report {done.record['report']}")
+    said = f"report:\n{done.report}\n{_size(done.report)}" if done.report else ""
+    _say(said or f"report {done.record['report']}")
+
+
+def _size(file: Path) -> str:
+    "Return the size of a report."
+    size = file.stat().st_size
+    text = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{max(1, size // 1000)} kB"
+    return f"{text} in one file, its figures inside; it loads nothing"
 
 
 def _remarks(record: dict[str, Any]) -> list[str]:
@@ -313,114 +352,177 @@ def _remarks(record: dict[str, Any]) -> list[str]:
         said.append("--slow runs the cells marked slow, gpu or notest too")
     if record.get("output_cut"):
         said.append("output left out: the page printed more than NEUROBRIDGE_MAX_OUTPUTS allows")
-    if not record["metrics"] and not record["rows"]:
+    if marks := marks_text(record):
+        said.append(f"not finite: {marks}; look for what diverged")
+    if not all_metrics(record) and not record["rows"]:
         said.append("recorded nothing: the page ended without a call of record")
     return said
 
 
-# %% ../../nbs/lab/01_cli.ipynb #help-code
-def _show_parameters(name: str) -> None:
-    "Print a page's title, and its parameters: name, type, default, meaning."
-    page = read_page(find_page(name))
-    _say("\n".join(["", *filter(None, page_head(page)), ""]))
-    rows = []
-    takes = page_parameters(page)
-    for parameter in takes.values():
-        default = repr(parameter.default)
-        kind = str(parameter).removeprefix(f"{parameter.name}: ").removesuffix(f" = {default}")
-        rows.append((parameter.name, kind, default, parameter.meaning))
-    if not rows:
-        return _say("The page has no parameters.")
-    _print_texts(("parameter", "type", "default", "meaning"), rows)
-    first = next(iter(takes.values()))
-    value = shlex.quote(str(first.default))
-    _say(f"\nfor instance: neurobridge run {name} -p {first.name} {value}")
+# %% ../../nbs/lab/01_cli.ipynb #like-code
+def _recorded(name: str, like: bool) -> Run | None:
+    "Return the recorded run that is meant, if one is."
+    if name.endswith("notebook.ipynb"):
+        from neurobridge.lab.run.repeat import recorded_run
+
+        if found := recorded_run(name):
+            return found
+    if not like:
+        return None
+    from neurobridge.lab.report.comparison import find_run
+
+    return find_run(name)
 
 
-def _say_where() -> None:
-    "Say where runs are kept, if that is a checkout and the command was given elsewhere."
-    root = project_root()
-    if not os.environ.get("NEUROBRIDGE_RUNS") and not Path.cwd().is_relative_to(root):
-        _say(
-            f"neurobridge: runs and results are kept in {root}, because the package is installed "
-            "from that checkout; NEUROBRIDGE_RUNS names another folder for the runs",
-            err=True,
-        )
-
-
-# %% ../../nbs/lab/01_cli.ipynb #list-code
-@app.command("list")
-def list_pages() -> None:
-    "List the pages that can be run by name: those in this folder, and the experiments."
-    with _user_errors():
-        _print_texts(("page", "title", "subtitle"), found_pages())
-        _say(f"\nthe experiments are in\n{project_file('nbs/experiments')}")
-        _say("parameters of a page: neurobridge run PAGE --help")
-
-
-@app.command()
-def new(
-    name: Annotated[str, typer.Argument(help="A word, such as mine; folder/mine for elsewhere.")],
+def _run_like(
+    recorded: Run, given: dict[str, str], log_output: bool, slow: bool, settings: dict[str, Any]
 ) -> None:
-    "Write a page and a sweep file that run as they are; nothing is ever replaced."
-    with _user_errors():
-        from neurobridge.lab.run.new_page import write_new_page
+    "Repeat a recorded run; print what differs from it, and what both have found."
+    from neurobridge.lab.run.repeat import library_changes, repeat_run, what_differs
 
-        page, file = write_new_page(name)
-        _say(f"page:\n{page}\nsweep file:\n{file}\n")
-        shown = Path(name).with_suffix("")
-        _say(f"run it once:       neurobridge run {shown}")
-        _say(f"run all settings:  neurobridge sweep {shown}.yaml")
-        _say(f"what they found:   neurobridge report {shown}.yaml")
+    if slow:
+        _stop("--slow can't be given here: a repeated run takes the cells that the run took", 2)
+    _say(f"repeats {recorded.experiment} {recorded.folder.name} of {recorded.record['started']}")
+    for line in what_differs(recorded) or ["page, modules, files and versions are as they were"]:
+        _say(f"  {line}")
+    with _progress(recorded.experiment, str(recorded.notebook), log_output) as hooks:
+        done = repeat_run(recorded, given, **settings, **hooks)
+    _tell(done)
+    for line in library_changes(recorded.record, done.record):
+        _say(f"  {line}")
+    if not given and recorded.metrics:
+        _tell_both(recorded, done)
+
+
+def _tell_both(recorded: Run, done: Run) -> None:
+    "Print the metrics of a recorded run and of its repetition side by side."
+    import pandas as pd
+
+    names = list({**recorded.metrics, **done.metrics})
+    pairs = [[run.metrics.get(name) for run in (recorded, done)] for name in names]
+    same = sum(repr(a) == repr(b) for a, b in pairs)
+    if same == len(pairs):
+        return _say(f"\nthe same as recorded: all {same} metrics, to the last digit")
+    texts = [["–" if value is None else repr(value) for value in pair] for pair in pairs]
+    table = pd.DataFrame(texts, columns=["recorded", "now"])
+    table.insert(0, "metric", names)
+    _print_table(table)
+    _say(f"\n{same} of {len(pairs)} metrics are the same as recorded, to the last digit")
 
 
 # %% ../../nbs/lab/01_cli.ipynb #cell-023
+class _Sight:
+    "What a sweep shows while it works: counts, news, what each worker does, what runs print."
+
+    def __init__(self, name: str, watch: Any, console: Console, log_output: bool):
+        self.name = plain_text(name)
+        self.watch = watch
+        self.console = console
+        self.log_output = log_output
+        self.counts: dict[str, int] = {}
+        self.rows: list[dict[str, str]] = []
+        self._last = time.monotonic()
+
+    def look(self, runs: Any) -> None:
+        "Take note of the runs in progress, and print what was printed."
+        if self.log_output:
+            from neurobridge.lab.sweep.watch import printed_since
+
+            for line in printed_since(self.watch, runs):
+                self.print(line)
+        self.rows = self.watch.rows(runs)
+
+    def print(self, line: str) -> None:
+        "Print a line."
+        self.console.print(plain_text(without_passwords(line)), soft_wrap=True)
+
+    def tell(self, counts: dict[str, int], news: str) -> None:
+        "Print news, and in a log once a minute how the sweep and its runs stand."
+        self.counts = counts
+        if news:
+            self.print(news if self.console.is_terminal else f"{self.name}: {news}")
+        if not self.console.is_terminal and time.monotonic() - self._last > 60:
+            self._last = time.monotonic()
+            states = [f"{count} {state}" for state, count in counts.items()]
+            left = self.watch.left(counts["waiting"])
+            self.print(f"{self.name}: {', '.join(states)}{left and f'; {left} left'}")
+            for row in self.rows[:_MOST_SHOWN]:
+                self.print("  " + _row_text(row))
+
+
+_MOST_SHOWN = 16  # runs in progress
+
+
+def _row_text(row: dict[str, str]) -> str:
+    "Return what a run does as one line of a log."
+    values = f" ({row['values']})" if row["values"] else ""
+    times = ", ".join(filter(None, (row["time"], row["left"] and f"{row['left']} left")))
+    return f"{row['run']}{values}: {row['now']}" + (f" ({times})" if times else "")
+
+
+# %% ../../nbs/lab/01_cli.ipynb #watching-code
 @contextlib.contextmanager
-def _counting(name: str) -> Iterator[Callable[[dict[str, int], str], None]]:
-    "Yield a callback for `run_sweep` that shows its progress."
+def _watching(batch: "Sweep", log_output: bool) -> Iterator[_Sight]:
+    "Yield what shows the progress of a sweep; on a terminal it stays in place."
+    from neurobridge.lab.sweep.watch import Watch, varied
+
     console = _console()
-    if console.is_terminal:
-        with _bar(console, name) as tell:
-            yield tell
+    sight = _Sight(batch.name, Watch(varied(batch)), console, log_output)
+    if not console.is_terminal:
+        yield sight
+        if log_output:
+            sight.look([])  # what the last runs have printed
         return
-    last = [time.monotonic()]
-
-    def tell_log(counts: dict[str, int], news: str) -> None:
-        if news or time.monotonic() - last[0] > 60:
-            last[0] = time.monotonic()
-            states = ", ".join(f"{count} {state}" for state, count in counts.items())
-            _say(f"{name}: {news or states}")
-
-    yield tell_log
+    with _bar(sight):
+        yield sight
+        if log_output:
+            sight.look([])
 
 
+# %% ../../nbs/lab/01_cli.ipynb #bar-code
 @contextlib.contextmanager
-def _bar(console: Console, name: str) -> Iterator[Callable[[dict[str, int], str], None]]:
-    "Yield a callback for `run_sweep` that moves a bar."
+def _bar(sight: _Sight) -> Iterator[None]:
+    "Show a bar for a sweep, and below it a table of the runs in progress."
     from rich import progress
+    from rich.console import Group
+    from rich.live import Live
 
-    shown = (
+    bar = progress.Progress(
         progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
         progress.TextColumn("{task.fields[now]}"),
         progress.TimeElapsedColumn(),
         progress.TimeRemainingColumn(),
+        console=sight.console,
     )
-    with progress.Progress(*shown, console=console) as bar:
-        task = bar.add_task(plain_text(name), total=None, now="")
+    task = bar.add_task(sight.name, total=None, now="")
 
-        def tell(counts: dict[str, int], news: str) -> None:
-            if news:
-                bar.console.print(plain_text(news))
-            bar.update(
-                task,
-                total=sum(counts.values()),
-                completed=counts["done"] + counts["failed"],
-                now=f"{counts['failed']} failed",
-            )
+    def shown() -> Group:
+        counts = sight.counts
+        if counts:
+            done = counts["done"] + counts["failed"]
+            now = f"{counts['failed']} failed"
+            bar.update(task, total=sum(counts.values()), completed=done, now=now)
+        return Group(bar, _doing(sight.rows))
 
-        yield tell
+    with Live(get_renderable=shown, console=sight.console, refresh_per_second=2):
+        yield
+        sight.rows = []
+
+
+def _doing(rows: list[dict[str, str]]) -> Table:
+    "Return a table of what runs do, a line for each."
+    table = Table(box=None, pad_edge=False, show_header=bool(rows))
+    for name in ("run", "values", "now", "time", "left"):
+        table.add_column(
+            name, no_wrap=True, overflow="ellipsis", ratio=3 if name == "now" else None
+        )
+    for row in rows[:_MOST_SHOWN]:
+        table.add_row(*row.values())
+    if len(rows) > _MOST_SHOWN:
+        table.add_row(f"and {len(rows) - _MOST_SHOWN} more")
+    return table
 
 
 # %% ../../nbs/lab/01_cli.ipynb #scheduler-code
@@ -438,6 +540,9 @@ _Results = Annotated[
         help="Add the rows of each finished run to this file, and take the runs in it as done.  "
         "[default: `results` in the sweep file]",
     ),
+]
+_LogOutput = Annotated[
+    bool, typer.Option("--log-output", help="Show what the runs print, each line with its run.")
 ]
 _Insecure = Annotated[
     bool,
@@ -495,12 +600,7 @@ def _place(
 # %% ../../nbs/lab/01_cli.ipynb #cell-024
 @app.command()
 def sweep(
-    file: Annotated[
-        str,
-        typer.Argument(
-            help="A sweep file, such as sweeps/pipe_s.yaml; or a page or experiment that has one."
-        ),
-    ],
+    file: Annotated[Path, typer.Argument(help="A sweep file, such as sweeps/pipe_s.yaml.")],
     workers: Annotated[
         int | None, typer.Option(help="Runs at a time.  [default: as many as there is room for]")
     ] = None,
@@ -534,23 +634,25 @@ def sweep(
         bool, typer.Option("--only-failed", help="Run what has failed, and nothing else.")
     ] = False,
     results: _Results = None,
+    log_output: _LogOutput = False,
 ) -> None:
     "Run what is not done yet of a sweep file."
     with _user_errors():
+        from neurobridge.lab.sweep.sweep_file import Sweep
         from neurobridge.lab.sweep.driver import is_left, run_sweep, sweep_table
         from neurobridge.lab.sweep.results_file import results_path
 
         place = _place(scheduler, (tls_ca, tls_cert, tls_key), insecure, slurm, pbs)
-        batch = _the_batch(file)
-        _say_where()
+        batch = Sweep.from_yaml(file)
         if results:
             batch = replace(batch, results=results_path(results))
         if dry_run:
             planned = batch.plan()
             left = [is_left(one, only_failed) for one in planned]
             return _tell_sweep(batch, sweep_table(planned), left)
-        with _counting(batch.name) as tell:
-            found = run_sweep(batch, workers, place, only_failed, tell)
+        with _watching(batch, log_output) as sight:
+            show: dict[str, Any] = {"watch": sight.look, "log_output": log_output}
+            found = run_sweep(batch, workers, place, only_failed, sight.tell, **show)
         _tell_sweep(batch, found)
         left_over = ~found["status"].isin(["done", "recorded"])
         if (left_over & (found["error"].notna() | (not only_failed))).any():
@@ -560,8 +662,7 @@ def sweep(
 # %% ../../nbs/lab/01_cli.ipynb #cell-025
 def _tell_sweep(batch: Any, found: "pd.DataFrame", left: list[bool] | None = None) -> None:
     "Print the status of the runs of a sweep; one row per run if they fit on a screen."
-    from neurobridge.lab.run.run_record import column_name
-    from neurobridge.lab.sweep.driver import TABLE_COLUMNS
+    from neurobridge.lab.run.run_record import TABLE_COLUMNS, column_name
     from neurobridge.lab.report.tables import value_text
 
     asked = {
@@ -572,9 +673,9 @@ def _tell_sweep(batch: Any, found: "pd.DataFrame", left: list[bool] | None = Non
         name for name in params if len(found) > 1 and found[name].map(value_text).nunique() == 1
     ]
     later = found.columns[list(found.columns).index("status") :]
-    apart = [*params, "folder", "error"]
+    apart = [*params, "folder", *["error"] * bool(found["error"].isna().all())]
     rest = [name for name in found if name in later and name not in apart]
-    shown = found if left is None else found[left]
+    shown = _for_the_screen(found if left is None else found[left])
     shown.attrs["params"] = params
     if 0 < len(shown) <= 60:
         _print_table(shown[[name for name in params if name not in dull] + rest])
@@ -607,12 +708,80 @@ def _counted_remarks(found: "pd.DataFrame") -> "Counter[str]":
     return Counter(line for line in lines if not line.startswith("--slow"))
 
 
+# %% ../../nbs/lab/01_cli.ipynb #order-code
+_Sort = Annotated[
+    str | None,
+    typer.Option(metavar="COLUMN,…", help="Sort the rows; -COLUMN begins with the largest value."),
+]
+_Limit = Annotated[
+    int | None,
+    typer.Option(min=1, help="At most so many rows; without an order the newest runs."),
+]
+_Best = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Only the N best finished runs, or groups; needs --by."),
+]
+_By = Annotated[
+    str | None,
+    typer.Option(
+        metavar="METRIC",
+        help="What --best goes by; a sign says what is better: +accuracy, -spikes.",
+    ),
+]
+
+
+def _names(text: str | None) -> list[str]:
+    "Return names that are separated by commas."
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def _ordered(
+    frame: "pd.DataFrame", sort: str | None, best: int | None, by: str | None, limit: int | None
+) -> list[int]:
+    "Return the positions of the rows that are asked for, in their order."
+    from neurobridge.lab.report.sweep_figures import direction
+    from neurobridge.lab.report.tables import best_runs, sort_runs
+
+    if (best is None) != (by is None):
+        given, lacking = ("--best", "--by METRIC") if best else ("--by", "--best N")
+        _stop(f"{given} needs {lacking}; for instance --best 3 --by valid_accuracy", 2)
+    if best and sort:
+        _stop("--best has an order of its own, and --sort another; give one of them", 2)
+    attrs = frame.attrs
+    frame = frame.reset_index(drop=True)
+    frame.attrs = attrs
+    if by and best:
+        metric, sign = direction(by)
+        frame = best_runs(frame, metric, larger=sign > 0)[:best]
+    elif sort:
+        frame = sort_runs(frame, _names(sort))
+    elif limit and "started" in frame:
+        frame = frame[-limit:]
+    return list(frame.index[:limit])
+
+
+# %% ../../nbs/lab/01_cli.ipynb #screen-code
+def _for_the_screen(frame: "pd.DataFrame") -> "pd.DataFrame":
+    "Return a table of runs with short errors, and NaN written where a run has recorded NaN."
+    shown = frame.copy()
+    if "error" in shown:
+        brief = shown["error"].map(lambda text: shorten(text, 60), na_action="ignore")
+        shown = shown.drop(columns="error") if brief.isna().all() else shown.assign(error=brief)
+    if "not_finite" in shown:
+        marks = [set(str(text).split(", ")) for text in shown["not_finite"]]
+        for name in shown:
+            found = [f"{name} nan" in words for words in marks]
+            if any(found):
+                shown[name] = shown[name].astype(object).mask(found, "nan")
+    return shown
+
+
 # %% ../../nbs/lab/01_cli.ipynb #cell-028
 @app.command()
 def table(
     experiment: Annotated[
         str | None,
-        typer.Argument(help="Only the runs of this experiment, this page or this sweep file."),
+        typer.Argument(help="Only the runs of this experiment, or of the page of this path."),
     ] = None,
     where: Annotated[
         str | None,
@@ -636,18 +805,30 @@ def table(
             help="Write all columns: to standard output in this format, or to a file that ends so.",
         ),
     ] = None,
+    sort: _Sort = None,
+    best: _Best = None,
+    by: _By = None,
+    limit: _Limit = None,
 ) -> None:
-    "Print one row per run: what it was, how it stands, its parameters and metrics."
+    "Print one row per run: what it was, how it stands, its parameters, metrics and error."
     with _user_errors():
         from neurobridge.lab.report.tables import group_runs
 
         chosen = _chosen(experiment, where)
-        by = [name.strip() for name in (group or "").split(",") if name.strip()]
+        groups = _names(group)
+        told = f"{len(chosen)} run{'s'[: len(chosen) != 1]} below"
+        whole = group_runs(chosen, groups) if groups else chosen
+        rows = _ordered(whole, sort, best, by, limit)
         if to:
-            return _write(group_runs(chosen, by) if by else chosen, to)
-        shown = chosen.drop(columns=["folder", *_dull(chosen)])
-        _print_table(group_runs(chosen, by, spread) if by else shown)
-        _say(f"\n{len(chosen)} run{'s'[: len(chosen) != 1]} below\n{runs_root()}")
+            return _write(whole.iloc[rows], to)
+        if groups:
+            shown = group_runs(chosen, groups, spread).iloc[rows]
+        else:
+            shown = whole.iloc[rows]
+            shown = _for_the_screen(shown.drop(columns=["folder", *_dull(shown)]))
+        _print_table(shown)
+        part = f"{len(rows)} of {len(whole)} rows; " * (len(rows) < len(whole))
+        _say(f"\n{part}{told}\n{runs_root()}")
 
 
 # %% ../../nbs/lab/01_cli.ipynb #cell-029
@@ -672,32 +853,19 @@ def _all_runs(experiment: str | None) -> "tuple[pd.DataFrame, bool]":
 # %% ../../nbs/lab/01_cli.ipynb #cell-030
 def _chosen(experiment: str | None, condition: str | None) -> "pd.DataFrame":
     "Return the runs that are asked for; exit with a message if there are none."
-    from neurobridge.lab.report.recorded import experiment_name, is_sweep_file
+    from neurobridge.lab.report.recorded import experiment_name
     from neurobridge.lab.report.conditions import where
 
-    file = experiment if experiment and is_sweep_file(experiment) else None
     experiment = experiment and experiment_name(experiment)
     frame, told = _all_runs(experiment)
-    frame = _of_sweep(frame, file) if file else frame
     if not len(frame) and not told and next(runs_root().glob("*/*/run.json"), None) is None:
         _say(f"no runs yet below {runs_root()}; start one with: neurobridge run NAME")
-        _say("neurobridge list shows the pages")
         raise typer.Exit()
     if not len(frame):
         _stop(
             no_runs_of(experiment) if experiment else f"no run below {runs_root()} can be read", 2
         )
     return frame if condition is None else where(frame, condition)
-
-
-def _of_sweep(frame: "pd.DataFrame", file: str) -> "pd.DataFrame":
-    "Return the runs that a sweep file asks for."
-    from neurobridge.lab.sweep.sweep_file import Sweep
-
-    folders = {str(one.folder) for one in Sweep.from_yaml(file).plan()}
-    chosen = frame[frame["folder"].isin(folders)]
-    chosen.attrs = frame.attrs
-    return chosen
 
 
 def _dull(frame: "pd.DataFrame") -> list[str]:
@@ -747,22 +915,16 @@ def _busy(what: str) -> Iterator[None]:
 
 
 # %% ../../nbs/lab/01_cli.ipynb #batch-code
-def _the_batch(text: str, finished: bool = False) -> "Sweep":
-    "Return the only sweep of a name; exit with a message if there are none or several."
-    from neurobridge.lab.report.recorded import find_batch, finished_settings
+def _batch(text: str) -> "tuple[str, list[Sweep]]":
+    "Return an experiment and its sweeps, found by its name, its page or a sweep file."
+    from neurobridge.lab.report.recorded import experiment_name, recorded_sweeps
+    from neurobridge.lab.sweep.sweep_file import Sweep
 
-    experiment, batches = find_batch(text)
-    if not batches and finished and (found := finished_settings(text)):
-        return found
-    if len(batches) != 1:
-        names = f": {', '.join(one.name for one in batches)}" if batches else ""
-        _stop(
-            f"{text!r} has {len(batches)} sweep files{names}; "
-            f"expected one sweep file, such as sweeps/pipe_s.yaml, or {experiment}.yaml beside "
-            "its page (neurobridge new writes one)",
-            2,
-        )
-    return batches[0]
+    if text.endswith((".yaml", ".yml")):
+        sweep = Sweep.from_yaml(text)
+        return sweep.experiment, [sweep]
+    experiment = experiment_name(text)
+    return experiment, recorded_sweeps(experiment)
 
 
 # %% ../../nbs/lab/01_cli.ipynb #cell-034
@@ -771,7 +933,7 @@ def report(
     file: Annotated[
         str,
         typer.Argument(
-            help="A sweep file, such as sweeps/pipe_s.yaml; or a page or an experiment."
+            help="A sweep file, such as sweeps/pipe_s.yaml, or an experiment that has one."
         ),
     ],
     metric: Annotated[
@@ -784,27 +946,35 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="The HTML file.  [default: runs/<experiment>/<sweep>.html]")
     ] = None,
+    mail: Annotated[
+        bool,
+        typer.Option(
+            "--mail", help="Without links to the folders of the runs, which the mail won't have."
+        ),
+    ] = False,
 ) -> None:
     "Write one HTML page about a sweep: tables, curves, effects of parameters, every run."
     with _user_errors():
         from neurobridge.lab.report.sweep_report import write_sweep_report
 
-        batch = _the_batch(file, finished=True)
+        _, batches = _batch(file)
+        if len(batches) != 1:
+            names = f": {', '.join(one.name for one in batches)}" if batches else ""
+            _stop(
+                f"{file!r} has {len(batches)} sweep files{names}; "
+                "expected one sweep file, such as sweeps/pipe_s.yaml",
+                2,
+            )
+        batch = batches[0]
         with _busy("report"), _told():
-            written = write_sweep_report(batch, metric or [], out)
-        _say(f"report:\n{written}")
+            written = write_sweep_report(batch, metric or [], out, links=not mail)
+        _say(f"report:\n{written}\n{_size(written)}")
 
 
 # %% ../../nbs/lab/01_cli.ipynb #cell-037
 @app.command()
 def compare(
-    a: Annotated[
-        str,
-        typer.Argument(
-            help="A run: its id, the first digits of it, or its folder; of an experiment, a page "
-            "or a sweep file the last run that is done."
-        ),
-    ],
+    a: Annotated[str, typer.Argument(help="A run: its id, the first digits of it, or its folder.")],
     b: Annotated[str, typer.Argument(help="Another run.")],
     html: Annotated[
         Path | None, typer.Option(help="Write both runs with their figures to this file.")
@@ -827,6 +997,22 @@ def compare(
             _say(f"side by side, with figures:\n{write_comparison(*runs, html)}")
 
 
+# %% ../../nbs/lab/01_cli.ipynb #to-remove
+def _to_remove(experiment: str | None, condition: str | None, old: bool) -> list[Any]:
+    "Return the runs that `clean` is asked to remove."
+    from neurobridge.lab.run.rubbish import find_chosen, find_old, find_rubbish
+
+    if condition is None and not old:
+        return find_rubbish(experiment)
+    found = find_old(experiment) if old else None
+    if condition is None:
+        return found or []
+    folders = [Path(folder) for folder in _chosen(experiment, condition)["folder"]]
+    if found is None:
+        return find_chosen(folders)
+    return [one for one in found if one.folder in folders]
+
+
 # %% ../../nbs/lab/01_cli.ipynb #cell-040
 @app.command()
 def clean(
@@ -834,24 +1020,39 @@ def clean(
         str | None, typer.Argument(help="Only the runs of this experiment.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CONDITION",
+            help="Instead: the runs that meet it, finished ones too; for instance "
+            "\"status == 'done' and epochs < 3\".",
+        ),
+    ] = None,
+    old: Annotated[
+        bool,
+        typer.Option(
+            "--old", help="Instead: finished runs whose page, modules or files have changed since."
+        ),
+    ] = False,
 ) -> None:
-    "Remove failed, stopped, damaged and empty runs; never those that are done or in progress."
+    "Remove failed, stopped, damaged and empty runs, or those chosen; never any in progress."
     with _user_errors():
         import pandas as pd
 
         from neurobridge.lab.report.recorded import experiment_name
-        from neurobridge.lab.run.rubbish import find_rubbish, remove_rubbish
+        from neurobridge.lab.run.rubbish import remove_rubbish
 
         experiment = experiment and experiment_name(experiment)
         if experiment and not any(place.name == experiment for place in runs_root().glob("*")):
             _stop(no_runs_of(experiment), 2)
-        found = find_rubbish(experiment)
+        found = _to_remove(experiment, where, old)
         if not found:
             return _say(f"nothing to remove below {runs_root()}")
         names = ["experiment", "run", "why", "MB"]
         rows = [(*one.folder.parts[-2:], one.why, one.size / 1e6) for one in found]
         _print_table(pd.DataFrame(rows, columns=names))
-        question = f"\nRemove these {len(found)} folders below {runs_root()}?"
+        size = sum(one.size for one in found) / 1e6
+        question = f"\nRemove these {len(found)} folders, {size:.1f} MB, below {runs_root()}?"
         if not yes and not typer.confirm(question):
             return _say("nothing was removed")
         removed = remove_rubbish(found)
@@ -862,13 +1063,12 @@ def clean(
 # %% ../../nbs/lab/01_cli.ipynb #cell-043
 @app.command()
 def results(
-    experiment: Annotated[str, typer.Argument(help="An experiment, a page or a sweep file.")],
+    experiment: Annotated[str, typer.Argument(help="An experiment's name, or a sweep file.")],
     sweep: Annotated[
         list[Path] | None,
         typer.Option(
             help="The batch; repeat for more files.  [default: sweeps/<experiment>.yaml or "
-            "sweeps/<experiment>_*.yaml, or the file of the page's name beside it; else all "
-            "finished runs]"
+            "sweeps/<experiment>_*.yaml; else all finished runs]"
         ),
     ] = None,
     partial: Annotated[
@@ -885,21 +1085,11 @@ def results(
 ) -> None:
     "Write results/<experiment>.csv, and its other tables, from finished runs."
     with _user_errors():
-        from neurobridge.lab.report.recorded import (
-            choose_runs,
-            count_versions,
-            experiment_name,
-            find_batch,
-            write_results,
-        )
+        from neurobridge.lab.report.recorded import choose_runs, count_versions, write_results
         from neurobridge.lab.sweep.sweep_file import Sweep
 
-        _say_where()
-        sweeps = [Sweep.from_yaml(file) for file in sweep or []]
-        if sweeps:
-            experiment = experiment_name(experiment)
-        else:
-            experiment, sweeps = find_batch(experiment)
+        experiment, recorded = _batch(experiment)
+        sweeps = [Sweep.from_yaml(file) for file in sweep or []] or recorded
         with _busy("results"), _told():
             written = write_results(experiment, sweeps, partial, out)
             pages = count_versions(
@@ -972,19 +1162,6 @@ def mlflow(
 
 
 # %% ../../nbs/lab/01_cli.ipynb #cell-049
-def _refuse_namesake() -> None:
-    "Stop where the index's package of the same name is installed: it shares this one's folder."
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        other = importlib.metadata.distribution("neurobridge")
-        if not any(entry.value.startswith("neurobridge.lab.") for entry in other.entry_points):
-            _stop(
-                f"another package that is called neurobridge ({other.version}) is installed here, "
-                "into the same folder as this one; run: pip uninstall neurobridge, then install "
-                "this one once more (pip install --force-reinstall --no-deps, and the wheel)",
-                2,
-            )
-
-
 def _show_version(wanted: bool) -> None:
     "Print the version, and exit."
     if wanted:
@@ -1001,4 +1178,4 @@ def _main(
         ),
     ] = False,
 ) -> None:
-    _refuse_namesake()
+    pass

@@ -61,6 +61,7 @@ def find_run(
 def _the_one(text: str) -> Path:
     "Return the folder of the only run whose id begins with a text."
     found = []
+    text = text.rstrip("/")  # a shell may add one
     if re.fullmatch(r"[\w.-]+", text):
         places = [file.parent for file in all_records()]
         found = sorted(place for place in places if place.name.startswith(text))

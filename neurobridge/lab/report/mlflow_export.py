@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from ...core.checks import needs
 from ...core.paths import runs_root
 from ..run.identity import NOTED
-from ..run.run_record import read_record, read_table, run_status
+from ..run.run_record import all_metrics, read_record, read_table, run_status
 from ..run.lock import refuse_links
 from ..run.html import without_home, without_passwords
 from ..run.parameters import RunRefused, checked
@@ -74,7 +74,7 @@ def describe_run(
 ) -> dict[str, Any]:  # params, metrics (name, value, step), tags, files
     "Return what of a run is exported; the tag `neurobridge.left_out` names what is not."
     read = {file: read_table(file) for file in sorted(folder.glob("*.csv")) if _is_file(file)}
-    metrics = [(name, value, 0) for name, value in record["metrics"].items()]
+    metrics = [(name, value, 0) for name, value in all_metrics(record).items()]
     metrics += [point for file, table in read.items() for point in curve_points(table, file.stem)]
     made = (folder / "notebook.ipynb", folder / "report.html", *read)
     files = [file for file in made if _is_file(file)]

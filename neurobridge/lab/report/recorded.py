@@ -26,6 +26,7 @@ from neurobridge.lab.run.identity import (
     versions,
 )
 from neurobridge.lab.run.run_record import (
+    all_metrics,
     column_name,
     no_runs_of,
     read_table,
@@ -280,7 +281,7 @@ def rows_with_facts(
         }
         asked = _asked(record, varied, set(facts) - {"seed"} | {"run_core_seconds"})
         asked["seed"] = record["params"].get("seed")
-        metrics = record["metrics"].items()
+        metrics = all_metrics(record).items()
         if record["rows"]:
             found = record["rows"]
             facts |= {f"metric.{name}": value for name, value in metrics}

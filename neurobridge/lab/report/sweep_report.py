@@ -30,12 +30,18 @@ from neurobridge.lab.report.recorded import (
 from ..run.run_report import REPORT_STYLE, html_page
 from .sweep_figures import draw_curves, draw_effect, draw_pareto
 from .tables import group_runs, metric_columns, value_key, value_text
-from ..run.run_record import FINISHED, column_name, read_record, run_status
+from neurobridge.lab.run.run_record import (
+    FINISHED,
+    TABLE_COLUMNS,
+    column_name,
+    read_record,
+    run_status,
+)
 from ..run.lock import refuse_links
 from ..run.identity import versions
 from ..run.html import html_head, plain_text, without_home
 from ..run.parameters import RunRefused, checked, own_path, page_parameters, read_page
-from ..sweep.driver import TABLE_COLUMNS, sweep_table
+from ..sweep.driver import sweep_table
 from ..sweep.sweep_file import Sweep
 
 if TYPE_CHECKING:
@@ -156,7 +162,7 @@ def _html_table(frame: "pd.DataFrame") -> str:
 
 
 def _list_runs(
-    runs: "pd.DataFrame", names: Sequence[str], metrics: Sequence[str], file: Path
+    runs: "pd.DataFrame", names: Sequence[str], metrics: Sequence[str], file: Path | None
 ) -> str:
     "Return a table of all runs, with links to what they left."
     rows = []
@@ -178,11 +184,11 @@ def _number(value: Any) -> str:
     return "" if value is None or value != value else f"{value:.6g}"
 
 
-def _links(folder: Path, file: Path) -> str:
-    "Return links from a file to what a run left."
+def _links(folder: Path, file: Path | None) -> str:
+    "Return links from a file to what a run left; none for a file that is to be mailed."
     found = []
     for word, left in (("report", "report.html"), ("notebook", "notebook.ipynb")):
-        if (folder / left).exists():
+        if file and (folder / left).exists():
             place = Path(os.path.relpath(folder / left, file.parent)).as_posix()
             found.append(f'<a href="{quote(place)}">{word}</a>')
     return " ".join(found)
@@ -193,7 +199,7 @@ _Section = tuple[str, str]  # heading and HTML
 
 
 def _sections(
-    sweep: Sweep, runs: "pd.DataFrame", metrics: Sequence[str], file: Path
+    sweep: Sweep, runs: "pd.DataFrame", metrics: Sequence[str], file: Path | None
 ) -> list[_Section]:
     "Return the sections of a report."
     from neurobridge.core.plots import direction
@@ -328,6 +334,7 @@ def write_sweep_report(
     sweep: Sweep,  # from `Sweep.from_yaml`
     metrics: Sequence[str] = (),  # to draw; a sign, + or -, sets which direction is better
     file: str | Path | None = None,  # default: `<sweep>.html` beside the experiment's runs
+    links: bool = True,  # to notebooks and reports of the runs; a file to be mailed has none
 ) -> Path:  # the file written
     """Write an HTML page about a sweep, finished or not, that needs no network.
 
@@ -342,6 +349,8 @@ def write_sweep_report(
         to draw; a sign, + or -, sets which direction is better
     file :
         default: `<sweep>.html` beside the experiment's runs
+    links :
+        to notebooks and reports of the runs; a file to be mailed has none
 
     Returns
     -------
@@ -352,7 +361,8 @@ def write_sweep_report(
     file = own_path("file", file) if file else runs_root() / sweep.experiment / f"{sweep.name}.html"
     runs = sweep_runs(sweep)
     with _own_style():
-        sections = _sections(sweep, runs, _choose(runs, metrics), file.resolve())
+        place = file.resolve() if links else None
+        sections = _sections(sweep, runs, _choose(runs, metrics), place)
     title = _title(sweep)
     rows = "".join(
         f"<tr><th>{name}</th><td>{html.escape(text)}</td></tr>"

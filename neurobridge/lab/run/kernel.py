@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../../nbs/lab/run/08_kernel.ipynb #kernel-imports
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -149,9 +150,15 @@ def _notice(message: list[Any], most: int, session: Any) -> list[bytes]:
 _LONGEST = 20_000  # characters of one line of a traceback
 
 
-def shorten(text: str) -> str:
-    "Return the beginning of a line that is too long, with its length."
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({len(text):,} characters)"
+def shorten(
+    text: str,  # a line
+    most: int = _LONGEST,  # characters that are kept
+) -> str:
+    "Return the beginning of a line that is too long, with the length that it had at first."
+    if len(text) <= most:
+        return text
+    before = re.search(r"… \([\d,]+ characters\)$", text)  # it was shortened already
+    return text[:most] + (before[0] if before else f"… ({len(text):,} characters)")
 
 
 def _cut_errors(shell: Any) -> None:

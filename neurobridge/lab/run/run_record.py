@@ -46,7 +46,7 @@ class Run:
     experiment = property(lambda self: self.record["experiment"])
     status = property(lambda self: self.record["status"])
     params = property(lambda self: self.record["params"])
-    metrics = property(lambda self: self.record["metrics"])
+    metrics = property(lambda self: all_metrics(self.record))
     rows = property(lambda self: self.record["rows"])
     notebook = property(lambda self: self.folder / "notebook.ipynb")
 
@@ -81,6 +81,8 @@ _LATELY: dict[str, Any] = {
     "source": str,
     "whole": str,
     "skipped": list,
+    "not_finite": list,
+    "versions": dict,
     "output_cut": bool,
     "package": dict,
     "modules": dict,
@@ -137,12 +139,26 @@ def _sound_parts(record: dict[str, Any]) -> bool:
         isinstance(one, dict) and {"cell", "why", "source"} <= set(one)
         for one in record.get("skipped", [])
     )
+    marks = all(map(_is_mark, record.get("not_finite", [])))
     return (
         rows
         and notes
         and facts
         and left
+        and marks
+        and _TEXT.issuperset(map(type, record.get("versions", {}).values()))
         and (record["error"] is None or {"ename", "evalue"} <= set(record["error"]))
+    )
+
+
+def _is_mark(mark: Any) -> bool:
+    "Return whether an entry marks a number that is not finite."
+    return (
+        isinstance(mark, dict)
+        and set(mark) == {"row", "name", "value"}
+        and (mark["row"] is None or type(mark["row"]) is int)
+        and isinstance(mark["name"], str)
+        and mark["value"] in ("nan", "inf", "-inf")
     )
 
 
@@ -297,6 +313,9 @@ FINISHED = ("done", "recorded")  # statuses of runs with results, here or in a r
 TAKEN_COLUMNS = (*FIRST_COLUMNS, "runs", "within")
 
 
+TABLE_COLUMNS = (*TAKEN_COLUMNS, "error", "not_finite")  # names of a table's own columns
+
+
 def column_name(
     name: str,
     kind: str = "param",  # or "metric"
@@ -305,6 +324,61 @@ def column_name(
 ) -> str:
     "Return the column of a parameter or a metric, unlike any other."
     return f"{kind}.{name}" if name in taken or name in others else name
+
+
+# %% ../../../nbs/lab/run/06_run_record.ipynb #found-code
+def all_metrics(
+    record: Mapping[str, Any],  # of a run
+) -> dict[str, float]:  # by name
+    "Return the metrics of a run, also those that are NaN or infinite."
+    marked = {
+        mark["name"]: float(mark["value"])
+        for mark in record.get("not_finite") or []
+        if mark["row"] is None
+    }
+    return {**record["metrics"], **marked}
+
+
+def marks_text(
+    record: Mapping[str, Any],  # of a run
+) -> str | None:  # "loss nan, loss in row 3 inf"; None if all numbers are finite
+    "Return which of the numbers that a run recorded are not finite."
+    marks = []
+    for mark in record.get("not_finite") or []:
+        where = "" if mark["row"] is None else f" in row {mark['row']}"
+        marks.append(f"{mark['name']}{where} {mark['value']}")
+    more = [f"and {len(marks) - 10} more"] * (len(marks) > 10)
+    return ", ".join(marks[:10] + more) or None
+
+
+def error_text(
+    record: Mapping[str, Any],  # of a run
+    most: int | None = None,  # characters; None: all of them
+) -> str | None:  # "ValueError: …"; None if it has not failed
+    "Return the error of a run on one line, with its length if not all of it."
+    error = record.get("error")
+    if not error:
+        return None
+    from neurobridge.lab.run.kernel import shorten  # which pages have no use for
+
+    text = " ".join(f"{error['ename']}: {error['evalue']}".split())
+    return text if most is None else shorten(text, most)
+
+
+def found_columns(
+    record: Mapping[str, Any],  # of a run
+    params: Iterable[str],  # names of the parameters in the whole table
+) -> dict[str, Any]:  # columns of the table
+    "Return a run's values, metrics, error and marks, each under a column of its own."
+    columns = {
+        column_name(name, taken=TABLE_COLUMNS): value for name, value in record["params"].items()
+    }
+    for name, value in all_metrics(record).items():
+        columns[column_name(name, "metric", params, TABLE_COLUMNS)] = value
+    columns["error"] = error_text(record)
+    if marks := marks_text(record):
+        columns["not_finite"] = marks
+    return columns
 
 
 # %% ../../../nbs/lab/run/06_run_record.ipynb #cell-075
@@ -432,14 +506,12 @@ def load_runs(
     params = {name for record in records for name in record["params"]}
     rows = []
     for record in records:
-        named = {column_name(name): value for name, value in record["params"].items()}
-        metrics = {
-            column_name(name, "metric", params): value for name, value in record["metrics"].items()
-        }
-        rows.append({name: record.get(name) for name in FIRST_COLUMNS} | named | metrics)
-    table = pd.DataFrame(rows, columns=None if rows else list(FIRST_COLUMNS))
+        first = {name: record.get(name) for name in FIRST_COLUMNS}
+        rows.append(first | found_columns(record, params))
+    table = pd.DataFrame(rows, columns=None if rows else [*FIRST_COLUMNS, "error"])
     table = table.sort_values("started", kind="stable", na_position="last", ignore_index=True)
-    asked = set(map(column_name, params))
+    table = table[sorted(table, key=lambda name: name in ("error", "not_finite"))]
+    asked = {column_name(name, taken=TABLE_COLUMNS) for name in params}
     table.attrs["params"] = [name for name in table if name in asked]
     return table
 

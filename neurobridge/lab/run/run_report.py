@@ -9,15 +9,21 @@ __all__ = []
 import base64
 import functools
 import html
+import io
+import math
 import mimetypes
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from ...core.files import atomic_write, open_regular
 from .html import html_head, plain_text, safe_html, without_home
-from .parameters import checked
+from .parameters import RunRefused, checked
+from .run_record import all_metrics, marks_text, read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../../nbs/lab/run/13_run_report.ipynb #cell-007
 _ATTRIBUTE = r"""(?: [a-z-]+=(?:"[^"]*"|'[^']*'))"""
@@ -153,7 +159,9 @@ def _missing(record: dict[str, Any]) -> dict[str, str]:
         found["left out"] = "; ".join(
             f"cell {one['cell']} ({one['why']}): {one['source']}" for one in skipped
         )
-    if record["status"] == "done" and not record["metrics"] and not record["rows"]:
+    if marks := marks_text(record):
+        found["not finite"] = f"{marks}: look for what diverged"
+    if record["status"] == "done" and not all_metrics(record) and not record["rows"]:
         found["recorded"] = "nothing: the page ended without a call of record"
     return found
 
@@ -174,7 +182,8 @@ def _facts(record: dict[str, Any]) -> str:
         "code": _code_used(record),
     } | _missing(record)
     if error:
-        where = f"cell {error['cell']}, {error['heading']}"
+        line = f", line {error['line']} ({error['source']})" if error.get("line") else ""
+        where = f"cell {error['cell']}{line}, {error['heading']}"
         rows = {"failed": f"{where}: {error['ename']}: {error['evalue']}", **rows}
     shown = {name: html.escape(plain_text(without_home(text))) for name, text in rows.items()}
     lines = (
@@ -182,6 +191,97 @@ def _facts(record: dict[str, Any]) -> str:
         for name, text in shown.items()
     )
     return f"<table class=facts>{''.join(lines)}</table>"
+
+
+# %% ../../../nbs/lab/run/13_run_report.ipynb #own-code
+def _own_results(folder: Path, record: dict[str, Any]) -> list[str]:
+    "Return the sections about what the run itself has found: metrics, rows, curves."
+    sections = []
+    if metrics := all_metrics(record):
+        lines = "".join(_metric(name, value) for name, value in metrics.items())
+        sections.append(f"<h2>What this run found</h2>\n<table>{lines}</table>")
+    if record["rows"]:
+        sections.append(f"<h2>Its rows</h2>\n{_rows_table(record['rows'])}")
+    if (folder / "curves.csv").exists():
+        try:
+            drawn = _curves_html(read_table(folder / "curves.csv"))
+        except (RunRefused, ImportError) as error:
+            drawn = f"<p>{html.escape(plain_text(without_home(str(error))))}</p>"
+        sections += [f"<h2>Its curves</h2>\n{drawn}"] * bool(drawn)
+    return sections
+
+
+def _metric(name: str, value: float) -> str:
+    "Return the line of a metric."
+    wild = "" if math.isfinite(value) else " class=failed"
+    name = html.escape(plain_text(name))
+    return f"<tr{wild}><th>{name}</th><td>{value:.6g}</td></tr>"
+
+
+def _rows_table(rows: list[dict[str, Any]]) -> str:
+    "Return the rows of a run: mean and deviation of each arm, or as they are."
+    from neurobridge.lab.report.summary import summarise
+
+    table, same = summarise(rows)
+    shown = table.rename_axis("").reset_index().map(lambda value: plain_text(str(value)))
+    shown.columns = [plain_text(str(name)) for name in shown]
+    more = ", ".join(f"{name} {value}" for name, value in same.items())
+    everywhere = f"<p>The same everywhere: {html.escape(plain_text(more))}</p>" if more else ""
+    return shown.head(100).to_html(index=False, border=0) + everywhere
+
+
+# %% ../../../nbs/lab/run/13_run_report.ipynb #curves-code
+_MOST_LINES = 12  # of one panel
+
+
+def _curves_html(table: "pd.DataFrame") -> str:
+    "Return the curves of a run as a figure; nothing for a table without epoch or step."
+    step = next((name for name in ("epoch", "step") if name in table), None)
+    numbers = [name for name in table.select_dtypes("number") if name not in (step, "seed")]
+    if step is None or not numbers or not len(table):
+        return ""
+    panels: dict[str, list[str]] = {}
+    for name in numbers:
+        panels.setdefault(re.sub("^(train|valid|test)_", "", name), []).append(name)
+    file = io.BytesIO()
+    _draw(table, step, dict(list(panels.items())[:6])).savefig(file, format="png", dpi=110)
+    wild = [
+        f"{name} {value} at {step} {at:g}"
+        for name in numbers
+        for at, value in zip(table[step], table[name], strict=True)
+        if value != value or abs(value) == math.inf
+    ]
+    if len(wild) > 10:
+        wild[10:] = [f"and {len(wild) - 10} more"]
+    code = base64.b64encode(file.getvalue()).decode()
+    named = html.escape(plain_text(", ".join(wild)))
+    return _drawn("image/png", code) + (f"<p class=failed>Not finite: {named}</p>" if wild else "")
+
+
+def _draw(table: "pd.DataFrame", step: str, panels: dict[str, list[str]]) -> Any:
+    "Draw columns of a table against its steps, a panel for each quantity."
+    from matplotlib.figure import Figure
+    from pandas.api.types import is_numeric_dtype
+
+    words = [name for name in table if name == "seed" or not is_numeric_dtype(table[name])]
+    labels = [name for name in words if table[name].nunique(dropna=False) > 1]
+    parts = list(table.groupby(labels, sort=False, dropna=False)) if labels else [((), table)]
+    fig = Figure(figsize=(min(3.6 * len(panels), 10.8), 2.8 * -(-len(panels) // 3)))
+    fig.set_layout_engine("constrained")
+    axes = list(fig.subplots(-(-len(panels) // 3), min(len(panels), 3), squeeze=False).flat)
+    for ax, (quantity, names) in zip(axes, panels.items(), strict=False):
+        lines = [(name, values, part) for values, part in parts for name in names]
+        for name, values, part in lines[:_MOST_LINES]:
+            label = ", ".join([name, *(str(value) for value in values)])[:40].replace("$", r"\$")
+            ax.plot(part[step], part[name], label=plain_text(label), marker="." * (len(part) < 30))
+        more = f" (first {_MOST_LINES} of {len(lines)})" if len(lines) > _MOST_LINES else ""
+        title = plain_text(quantity)[:40].replace("$", r"\$")
+        ax.set(xlabel=step, title=title + more)
+        if len(lines) > 1:
+            ax.legend(fontsize="x-small")
+    for ax in axes[len(panels) :]:  # places without a quantity
+        ax.set_axis_off()
+    return fig
 
 
 # %% ../../../nbs/lab/run/13_run_report.ipynb #cell-014
@@ -270,8 +370,11 @@ def write_report(
 
     nb = nbformat.read(Path(folder) / "notebook.ipynb", as_version=4)
     body = "\n".join(filter(None, (_cell(cell, pictures) for cell in nb.cells)))
-    head = html_head(f"{record['experiment']} {record['id']}", REPORT_STYLE)
+    title = f"{record['experiment']} {record['id']}"
+    own = "\n".join(_own_results(Path(folder), record))
+    heading = f"<h1>{html.escape(plain_text(title))}</h1>"
     target = Path(folder) / "report.html"
     with atomic_write(target) as file:
-        file.write(html_page(head, f"\n{_facts(record)}\n{body}"))
+        page = f"\n{heading}\n{_facts(record)}\n{own}\n<hr>\n{body}"
+        file.write(html_page(html_head(title, REPORT_STYLE), page))
     return target

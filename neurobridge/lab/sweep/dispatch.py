@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...core.checks import needs
-from ...core.paths import runs_root
 from ..run.identity import source_hash
+from ..run.lock import make_runs_folder
 from ..run.parameters import RunRefused, checked
 from .cluster import batch_workers
 from .dask_workers import ClusterWorkers, Scheduler, check_workers, connected
@@ -84,7 +83,7 @@ def executor(
     "Start or find workers; raise `RunRefused` if there are none, or none that fit."
     if workers is not None and workers < 1:
         raise RunRefused(f"{workers} workers were asked for; expected at least 1")
-    runs_root().mkdir(parents=True, exist_ok=True)
+    make_runs_folder()
     if scheduler is None:
         _too_small(resources, tell)
         with _local(min(workers or room(resources), runs)) as found:
@@ -94,7 +93,7 @@ def executor(
         from distributed import Client
     except ModuleNotFoundError as error:
         raise RunRefused(
-            needs("a sweep on other machines", "distributed", "cryptography")
+            "workers elsewhere need dask.distributed: pip install 'neurobridge[cluster]'"
         ) from error
     for name in ("distributed", "dask_jobqueue"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -225,10 +224,13 @@ def work_off(
     planned: Sequence[Planned],  # the runs to do
     tell: Callable[[dict[str, int], str], None],  # called with counts and a line of news, or ""
     landed: Callable[[Planned], None] | None = None,  # called with each run that is done
+    *,
+    watch: Callable[[Sequence[Planned]], None] | None = None,  # called with the runs in progress
+    log_output: bool = False,  # each run keeps what it prints in its folder
 ) -> dict[str, int]:  # runs done and failed
     "Hand runs to workers until each is done, or has failed as often as the sweep allows."
     limits = {name: getattr(sweep.resources, name) for name in ("cpu", "gpu", "memory", "timeout")}
-    limits["page"] = str(sweep.page)
+    limits |= {"page": str(sweep.page), "log_output": log_output}
     waiting = [(0.0, number) for number in range(len(planned))]
     board = _Board(workers, sweep, planned, waiting, source_hash(sweep.page), landed)
     try:
@@ -237,6 +239,8 @@ def work_off(
                 len(board.waiting) + len(board.flying), lambda line: tell(board.counts(), line)
             )
             _hand_out(board, limits)
+            if watch:
+                watch([planned[number] for number in board.flying.values()])
             news = [_take(board, key, outcome) for key, outcome in _landed(board)]
             for line in [line for line in news if line] or [""]:
                 tell(board.counts(), line)

@@ -74,7 +74,7 @@ _EDITED = "the page, a module beside it or the package was edited while the swee
 
 @checked
 def perform(
-    task: Mapping[str, Any],  # page, params, full, id, source, folder, slow, and its limits
+    task: Mapping[str, Any],  # page, params, full, id, source, folder, slow, log_output, limits
 ) -> dict[str, Any]:  # status (done, failed, raised, busy, refused or changed) and error
     "Do one run of a sweep; return how it ended."
     try:
@@ -111,6 +111,7 @@ def _perform(task: Mapping[str, Any]) -> None:
     import_nbformat()
     # takes a moment, in which the server imports as well
     from neurobridge.lab.run.engine import KernelSettings
+    from neurobridge.lab.run.live import output_writer
 
     def begin(*command: Any, **settings: Any) -> Any:
         _kernels[task["folder"]] = start(*command, **settings)
@@ -124,6 +125,7 @@ def _perform(task: Mapping[str, Any]) -> None:
             timeout=task["timeout"],
             kernel=KernelSettings(_threads(task["cpu"]) | devices, task["memory"], begin),
             slow=task.get("slow", False),
+            on_output=output_writer(Path(task["folder"])) if task.get("log_output") else None,
         )
 
 
