@@ -7,18 +7,22 @@ __all__ = []
 
 # %% ../../nbs/lab/01_cli.ipynb #cell-003
 import contextlib
+import importlib.metadata
 import math
+import os
 import re
+import shlex
 import signal
 import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
+import click
 import typer
 from rich import box
 from rich.console import Console
@@ -26,15 +30,15 @@ from rich.table import Table
 from typer.core import TyperCommand
 
 import neurobridge
-from ..core.paths import runs_root
+from ..core.paths import project_file, project_root, runs_root
 from .report.summary import short, spread, summarise
 from .run.execute import RunFailed, run_notebook
 from .run.html import plain_text, without_passwords
 from .run.kernel import shorten
 from .run.live import live_text, seconds_text
 from .run.lock import RunBusy
-from .run.page import find_page
-from .run.parameters import RunRefused
+from .run.page import find_page, found_pages, page_head
+from .run.parameters import RunRefused, page_parameters, read_page
 from neurobridge.lab.run.run_record import (
     Run,
     all_metrics,
@@ -90,6 +94,16 @@ def _print_table(frame: "pd.DataFrame", caption: str = "") -> None:
     for row in frame.itertuples(index=False, name=None):
         cells = [_cell(value, name in exact) for name, value in zip(frame, row, strict=True)]
         table.add_row(*cells)
+    _console().print(table)
+
+
+def _print_texts(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    "Print a table of texts, to the left."
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*map(plain_text, row))
     _console().print(table)
 
 
@@ -168,7 +182,7 @@ class _Lines:
 
 # %% ../../nbs/lab/01_cli.ipynb #cell-017
 class _Pairs(TyperCommand):
-    "A command whose option -p takes a key and a value."
+    "A command whose option -p takes a key and a value, and whose help shows a page's parameters."
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         "Join the key and the value of -p, then parse."
@@ -185,7 +199,23 @@ class _Pairs(TyperCommand):
                 joined.append(f"{rest.pop(0)}={rest.pop(0)}")
             elif word in ("-p", "--param") and rest:
                 joined.append(rest.pop(0))
+        if "--help" in joined:
+            ctx.meta["page"] = self._page(ctx, [word for word in joined if word != "--help"])
         return super().parse_args(ctx, joined + rest)
+
+    def _page(self, ctx: Any, args: list[str]) -> Any:
+        "Return the name of the page in a command, if there is one."
+        with contextlib.suppress(click.UsageError):
+            return self.make_parser(ctx).parse_args(args)[0].get("name")
+        return None
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        "Print the help of the command, and the parameters of the page that was named."
+        super().format_help(ctx, formatter)
+        name = ctx.meta.get("page")
+        if isinstance(name, str):
+            with _user_errors():
+                _show_parameters(name)
 
 
 def _stop(message: str, code: int) -> NoReturn:
@@ -257,7 +287,8 @@ def run(
     name: Annotated[
         str,
         typer.Argument(
-            help="An experiment's name, or the path of a notebook; that of a recorded run repeats "
+            help="An experiment's name, or the name or path of a notebook; neurobridge list shows "
+            "them. With a name, --help shows its parameters. The notebook of a recorded run repeats "
             "the run."
         ),
     ],
@@ -301,6 +332,7 @@ def run(
         settings: dict[str, Any] = {"out": out, "force": force, "timeout": timeout}
         if recorded := _recorded(name, like):
             return _run_like(recorded, given, log_output, slow, settings)
+        _say_where()
         with _progress(Path(name).stem, name, log_output) as hooks:
             done = run_notebook(name, given, slow=slow, **settings, **hooks)
         _tell(done)
@@ -408,6 +440,62 @@ def _tell_both(recorded: Run, done: Run) -> None:
     table.insert(0, "metric", names)
     _print_table(table)
     _say(f"\n{same} of {len(pairs)} metrics are the same as recorded, to the last digit")
+
+
+# %% ../../nbs/lab/01_cli.ipynb #help-code
+def _show_parameters(name: str) -> None:
+    "Print a page's title, and its parameters: name, type, default, meaning."
+    page = read_page(find_page(name))
+    _say("\n".join(["", *filter(None, page_head(page)), ""]))
+    rows = []
+    takes = page_parameters(page)
+    for parameter in takes.values():
+        default = repr(parameter.default)
+        kind = str(parameter).removeprefix(f"{parameter.name}: ").removesuffix(f" = {default}")
+        rows.append((parameter.name, kind, default, parameter.meaning))
+    if not rows:
+        return _say("The page has no parameters.")
+    _print_texts(("parameter", "type", "default", "meaning"), rows)
+    first = next(iter(takes.values()))
+    value = shlex.quote(str(first.default))
+    _say(f"\nfor instance: neurobridge run {name} -p {first.name} {value}")
+
+
+def _say_where() -> None:
+    "Say where runs are kept, if that is a checkout and the command was given elsewhere."
+    root = project_root()
+    if not os.environ.get("NEUROBRIDGE_RUNS") and not Path.cwd().is_relative_to(root):
+        _say(
+            f"neurobridge: runs and results are kept in {root}, because the package is installed "
+            "from that checkout; NEUROBRIDGE_RUNS names another folder for the runs",
+            err=True,
+        )
+
+
+# %% ../../nbs/lab/01_cli.ipynb #list-code
+@app.command("list")
+def list_pages() -> None:
+    "List the pages that can be run by name: those in this folder, and the experiments."
+    with _user_errors():
+        _print_texts(("page", "title", "subtitle"), found_pages())
+        _say(f"\nthe experiments are in\n{project_file('nbs/experiments')}")
+        _say("parameters of a page: neurobridge run PAGE --help")
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="A word, such as mine; folder/mine for elsewhere.")],
+) -> None:
+    "Write a page and a sweep file that run as they are; nothing is ever replaced."
+    with _user_errors():
+        from neurobridge.lab.run.new_page import write_new_page
+
+        page, file = write_new_page(name)
+        _say(f"page:\n{page}\nsweep file:\n{file}\n")
+        shown = Path(name).with_suffix("")
+        _say(f"run it once:       neurobridge run {shown}")
+        _say(f"run all settings:  neurobridge sweep {shown}.yaml")
+        _say(f"what they found:   neurobridge report {shown}.yaml")
 
 
 # %% ../../nbs/lab/01_cli.ipynb #cell-023
@@ -600,7 +688,12 @@ def _place(
 # %% ../../nbs/lab/01_cli.ipynb #cell-024
 @app.command()
 def sweep(
-    file: Annotated[Path, typer.Argument(help="A sweep file, such as sweeps/pipe_s.yaml.")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="A sweep file, such as sweeps/pipe_s.yaml; or a page or experiment that has one."
+        ),
+    ],
     workers: Annotated[
         int | None, typer.Option(help="Runs at a time.  [default: as many as there is room for]")
     ] = None,
@@ -638,12 +731,12 @@ def sweep(
 ) -> None:
     "Run what is not done yet of a sweep file."
     with _user_errors():
-        from neurobridge.lab.sweep.sweep_file import Sweep
         from neurobridge.lab.sweep.driver import is_left, run_sweep, sweep_table
         from neurobridge.lab.sweep.results_file import results_path
 
         place = _place(scheduler, (tls_ca, tls_cert, tls_key), insecure, slurm, pbs)
-        batch = Sweep.from_yaml(file)
+        batch = _the_batch(file)
+        _say_where()
         if results:
             batch = replace(batch, results=results_path(results))
         if dry_run:
@@ -781,7 +874,7 @@ def _for_the_screen(frame: "pd.DataFrame") -> "pd.DataFrame":
 def table(
     experiment: Annotated[
         str | None,
-        typer.Argument(help="Only the runs of this experiment, or of the page of this path."),
+        typer.Argument(help="Only the runs of this experiment, this page or this sweep file."),
     ] = None,
     where: Annotated[
         str | None,
@@ -853,19 +946,32 @@ def _all_runs(experiment: str | None) -> "tuple[pd.DataFrame, bool]":
 # %% ../../nbs/lab/01_cli.ipynb #cell-030
 def _chosen(experiment: str | None, condition: str | None) -> "pd.DataFrame":
     "Return the runs that are asked for; exit with a message if there are none."
-    from neurobridge.lab.report.recorded import experiment_name
+    from neurobridge.lab.report.recorded import experiment_name, is_sweep_file
     from neurobridge.lab.report.conditions import where
 
+    file = experiment if experiment and is_sweep_file(experiment) else None
     experiment = experiment and experiment_name(experiment)
     frame, told = _all_runs(experiment)
+    frame = _of_sweep(frame, file) if file else frame
     if not len(frame) and not told and next(runs_root().glob("*/*/run.json"), None) is None:
         _say(f"no runs yet below {runs_root()}; start one with: neurobridge run NAME")
+        _say("neurobridge list shows the pages")
         raise typer.Exit()
     if not len(frame):
         _stop(
             no_runs_of(experiment) if experiment else f"no run below {runs_root()} can be read", 2
         )
     return frame if condition is None else where(frame, condition)
+
+
+def _of_sweep(frame: "pd.DataFrame", file: str) -> "pd.DataFrame":
+    "Return the runs that a sweep file asks for."
+    from neurobridge.lab.sweep.sweep_file import Sweep
+
+    folders = {str(one.folder) for one in Sweep.from_yaml(file).plan()}
+    chosen = frame[frame["folder"].isin(folders)]
+    chosen.attrs = frame.attrs
+    return chosen
 
 
 def _dull(frame: "pd.DataFrame") -> list[str]:
@@ -915,16 +1021,22 @@ def _busy(what: str) -> Iterator[None]:
 
 
 # %% ../../nbs/lab/01_cli.ipynb #batch-code
-def _batch(text: str) -> "tuple[str, list[Sweep]]":
-    "Return an experiment and its sweeps, found by its name, its page or a sweep file."
-    from neurobridge.lab.report.recorded import experiment_name, recorded_sweeps
-    from neurobridge.lab.sweep.sweep_file import Sweep
+def _the_batch(text: str, finished: bool = False) -> "Sweep":
+    "Return the only sweep of a name; exit with a message if there are none or several."
+    from neurobridge.lab.report.recorded import find_batch, finished_settings
 
-    if text.endswith((".yaml", ".yml")):
-        sweep = Sweep.from_yaml(text)
-        return sweep.experiment, [sweep]
-    experiment = experiment_name(text)
-    return experiment, recorded_sweeps(experiment)
+    experiment, batches = find_batch(text)
+    if not batches and finished and (found := finished_settings(text)):
+        return found
+    if len(batches) != 1:
+        names = f": {', '.join(one.name for one in batches)}" if batches else ""
+        _stop(
+            f"{text!r} has {len(batches)} sweep files{names}; "
+            f"expected one sweep file, such as sweeps/pipe_s.yaml, or {experiment}.yaml beside "
+            "its page (neurobridge new writes one)",
+            2,
+        )
+    return batches[0]
 
 
 # %% ../../nbs/lab/01_cli.ipynb #cell-034
@@ -933,7 +1045,7 @@ def report(
     file: Annotated[
         str,
         typer.Argument(
-            help="A sweep file, such as sweeps/pipe_s.yaml, or an experiment that has one."
+            help="A sweep file, such as sweeps/pipe_s.yaml; or a page or an experiment."
         ),
     ],
     metric: Annotated[
@@ -957,15 +1069,7 @@ def report(
     with _user_errors():
         from neurobridge.lab.report.sweep_report import write_sweep_report
 
-        _, batches = _batch(file)
-        if len(batches) != 1:
-            names = f": {', '.join(one.name for one in batches)}" if batches else ""
-            _stop(
-                f"{file!r} has {len(batches)} sweep files{names}; "
-                "expected one sweep file, such as sweeps/pipe_s.yaml",
-                2,
-            )
-        batch = batches[0]
+        batch = _the_batch(file, finished=True)
         with _busy("report"), _told():
             written = write_sweep_report(batch, metric or [], out, links=not mail)
         _say(f"report:\n{written}\n{_size(written)}")
@@ -974,7 +1078,13 @@ def report(
 # %% ../../nbs/lab/01_cli.ipynb #cell-037
 @app.command()
 def compare(
-    a: Annotated[str, typer.Argument(help="A run: its id, the first digits of it, or its folder.")],
+    a: Annotated[
+        str,
+        typer.Argument(
+            help="A run: its id, the first digits of it, or its folder; of an experiment, a page "
+            "or a sweep file the last run that is done."
+        ),
+    ],
     b: Annotated[str, typer.Argument(help="Another run.")],
     html: Annotated[
         Path | None, typer.Option(help="Write both runs with their figures to this file.")
@@ -1063,12 +1173,13 @@ def clean(
 # %% ../../nbs/lab/01_cli.ipynb #cell-043
 @app.command()
 def results(
-    experiment: Annotated[str, typer.Argument(help="An experiment's name, or a sweep file.")],
+    experiment: Annotated[str, typer.Argument(help="An experiment, a page or a sweep file.")],
     sweep: Annotated[
         list[Path] | None,
         typer.Option(
             help="The batch; repeat for more files.  [default: sweeps/<experiment>.yaml or "
-            "sweeps/<experiment>_*.yaml; else all finished runs]"
+            "sweeps/<experiment>_*.yaml, or the file of the page's name beside it; else all "
+            "finished runs]"
         ),
     ] = None,
     partial: Annotated[
@@ -1085,11 +1196,21 @@ def results(
 ) -> None:
     "Write results/<experiment>.csv, and its other tables, from finished runs."
     with _user_errors():
-        from neurobridge.lab.report.recorded import choose_runs, count_versions, write_results
+        from neurobridge.lab.report.recorded import (
+            choose_runs,
+            count_versions,
+            experiment_name,
+            find_batch,
+            write_results,
+        )
         from neurobridge.lab.sweep.sweep_file import Sweep
 
-        experiment, recorded = _batch(experiment)
-        sweeps = [Sweep.from_yaml(file) for file in sweep or []] or recorded
+        _say_where()
+        sweeps = [Sweep.from_yaml(file) for file in sweep or []]
+        if sweeps:
+            experiment = experiment_name(experiment)
+        else:
+            experiment, sweeps = find_batch(experiment)
         with _busy("results"), _told():
             written = write_results(experiment, sweeps, partial, out)
             pages = count_versions(
@@ -1162,6 +1283,19 @@ def mlflow(
 
 
 # %% ../../nbs/lab/01_cli.ipynb #cell-049
+def _refuse_namesake() -> None:
+    "Stop where the index's package of the same name is installed: it shares this one's folder."
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        other = importlib.metadata.distribution("neurobridge")
+        if not any(entry.value.startswith("neurobridge.lab.") for entry in other.entry_points):
+            _stop(
+                f"another package that is called neurobridge ({other.version}) is installed here, "
+                "into the same folder as this one; run: pip uninstall neurobridge, then install "
+                "this one once more (pip install --force-reinstall --no-deps, and the wheel)",
+                2,
+            )
+
+
 def _show_version(wanted: bool) -> None:
     "Print the version, and exit."
     if wanted:
@@ -1178,4 +1312,4 @@ def _main(
         ),
     ] = False,
 ) -> None:
-    pass
+    _refuse_namesake()

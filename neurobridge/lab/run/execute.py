@@ -17,11 +17,12 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import neurobridge
+from ...core.checks import needs
 from neurobridge.core.files import (
     atomic_write,
     is_marked,
@@ -30,7 +31,7 @@ from neurobridge.core.files import (
     read_json,
     write_json,
 )
-from ...core.paths import local_path, runs_root
+from ...core.paths import data_root, local_path, runs_root, shipped_root
 from .html import plain_text, without_home
 from neurobridge.lab.run.identity import (
     NOTED,
@@ -39,6 +40,7 @@ from neurobridge.lab.run.identity import (
     first_few,
     modules_beside,
     noted_places,
+    only_runs_pages,
     package_files,
     run_hash,
     source_hash,
@@ -713,7 +715,7 @@ def _execute(
     settings = _settings(job, live) | {
         "limit": timeout,
         "lock": lock,
-        "kernel": kernel,
+        "kernel": _kernel_of(job.path, kernel),
         "on_failure": failures.append,
         "on_end": told.update,
     }
@@ -740,6 +742,18 @@ def _execute(
     if broken or failures:
         raise RunFailed(run) from broken
     return run
+
+
+# %% ../../../nbs/lab/run/07_execute.ipynb #kernel-of-code
+def _kernel_of(page: Path, kernel: "KernelSettings | None") -> "KernelSettings | None":
+    "Return the settings of a page's kernel; the data of an installed page are where it was called."
+    if not page.is_relative_to(shipped_root()):
+        return kernel
+    from neurobridge.lab.run.engine import KernelSettings
+
+    kernel = kernel or KernelSettings()
+    places = {"NEUROBRIDGE_DATA": str(data_root()), "NEUROBRIDGE_RUNS": str(runs_root())}
+    return replace(kernel, env={**places, **kernel.env})
 
 
 # %% ../../../nbs/lab/run/07_execute.ipynb #cell-053
@@ -827,7 +841,8 @@ def _noted(job: _Job, used: Mapping[str, Any] | None) -> dict[str, dict[str, str
     places = noted_places(job.path)
     found: dict[str, dict[str, str | None]] = {kind: {} for kind in NOTED}
     if used is None:
-        found["package"] = {name: content_hash(file) for name, file in package_files().items()}
+        files = {name: file for name, file in package_files().items() if not only_runs_pages(name)}
+        found["package"] = {name: content_hash(file) for name, file in files.items()}
         found["modules"] = {
             name: content_hash(file) for name, file in modules_beside(job.path.parent).items()
         }
@@ -839,6 +854,8 @@ def _noted(job: _Job, used: Mapping[str, Any] | None) -> dict[str, dict[str, str
         kind = "modules" if text in used["modules"] else "files"
         kind = "package" if within else kind
         name = file.relative_to(within.parent if within else places[kind]).as_posix()
+        if within and only_runs_pages(name):
+            continue
         found[kind][name] = (
             content_hash(file) if opened in (None, file.stat().st_mtime_ns) else None
         )
@@ -887,8 +904,8 @@ def _papermill(job: _Job, settings: dict[str, Any]) -> None:
 
 def _report(job: _Job, record: dict[str, Any]) -> str:
     "Write the HTML report; return its name, or why there is none."
-    if not importlib.util.find_spec("nbconvert"):
-        return "not written: nbconvert is not installed (pip install 'neurobridge[docs]')"
+    if not all(map(importlib.util.find_spec, ("nbconvert", "bleach", "latex2mathml"))):
+        return f"not written: {needs('a report', 'nbconvert', 'bleach[css]', 'latex2mathml')}"
     from neurobridge.lab.run.run_report import write_report
 
     try:

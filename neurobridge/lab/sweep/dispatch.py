@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...core.checks import needs
 from ..run.identity import source_hash
 from ..run.lock import make_runs_folder
 from ..run.parameters import RunRefused, checked
@@ -93,7 +94,7 @@ def executor(
         from distributed import Client
     except ModuleNotFoundError as error:
         raise RunRefused(
-            "workers elsewhere need dask.distributed: pip install 'neurobridge[cluster]'"
+            needs("a sweep on other machines", "distributed", "cryptography")
         ) from error
     for name in ("distributed", "dask_jobqueue"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
