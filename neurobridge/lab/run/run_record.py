@@ -288,7 +288,7 @@ def environment(
                 "commit": head.stdout.strip(),
                 "dirty": unknown or bool(changed.stdout.strip()),
             }
-    found = {"neurobridge": neurobridge.__version__}
+    found: dict[str, str | None] = {"neurobridge": neurobridge.__version__}
     found |= {name: _version(name) for name in ("torch", "numpy")}
     return {
         **facts,
