@@ -8,10 +8,12 @@ __all__ = ["sweep_table", "run_sweep"]
 # %% ../../../nbs/lab/sweep/02_driver.ipynb #driver-imports
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...core.progress import progress_bar, show_progress
 from ..report.recorded import join_tables, rows_with_facts
 from ..run.identity import first_few
 from ..run.parameters import RunRefused, checked
@@ -171,6 +173,24 @@ def _texts(table: "pd.DataFrame") -> list[dict[str, str]]:
     return rows_of_csv(table.to_csv(index=False, lineterminator="\r\n"))
 
 
+# %% ../../../nbs/lab/sweep/02_driver.ipynb #driver-bar-code
+@contextmanager
+def _telling(
+    tell: Callable[[dict[str, int], str], None] | None, name: str, runs: int
+) -> Iterator[Callable[[dict[str, int], str], None]]:
+    "Yield `tell`, or a function that moves a bar."
+    if tell:
+        yield tell
+        return
+    with progress_bar(f"{name}, {runs} runs", runs, bool(runs) and show_progress(None)) as move:
+
+        def told(counts: dict[str, int], news: str) -> None:
+            words = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+            move(counts["done"] + counts["failed"], f"{name}: {words}")
+
+        yield told
+
+
 # %% ../../../nbs/lab/sweep/02_driver.ipynb #cell-043
 @checked
 def run_sweep(
@@ -186,7 +206,7 @@ def run_sweep(
     fails raises nothing: its row has the error. What cannot be run at all raises
     `RunRefused`. As text, `scheduler` is an address "tls://…", "slurm:key=value,…" or "pbs:…".
     `tell` is called with the numbers of runs (waiting, running, done, failed) and a line of news,
-    which may be empty.
+    which may be empty; without it, a bar is shown in a terminal or an open notebook.
 
     Parameters
     ----------
@@ -209,7 +229,19 @@ def run_sweep(
         raise RunRefused(f"{workers} workers were asked for; expected at least 1")
     planned = sweep.plan()
     left = [one for one in planned if is_left(one, only_failed)]
-    tell = tell or (lambda counts, news: None)
+    with _telling(tell, sweep.name, len(left)) as told:
+        return _run_left(sweep, planned, left, told, workers, scheduler)
+
+
+def _run_left(
+    sweep: Sweep,
+    planned: Sequence[Planned],
+    left: Sequence[Planned],
+    tell: Callable[[dict[str, int], str], None],
+    workers: int | None,
+    scheduler: Any,
+) -> "pd.DataFrame":
+    "Run what is left, and keep the rows of all runs that are done."
     counts = {"waiting": len(left), "running": 0, "done": 0, "failed": 0}
     order = [values_hash(one.full, one.slow, one.repeat) for one in planned]
     keep = functools.partial(_keep, sweep, order, lambda line: tell(counts, line))
