@@ -194,7 +194,7 @@ def _parsed(annotation: str) -> ast.expr:
 
 
 # %% ../../../nbs/lab/run/03_parameters.ipynb #types-words-code
-_LIMITED = {
+_LIMITED: dict[str, tuple[str, dict[str, Any]]] = {
     "PositiveInt": ("int", {"gt": 0}),
     "NonNegativeInt": ("int", {"ge": 0}),
     "PositiveFloat": ("float", {"gt": 0}),
@@ -218,13 +218,13 @@ def choices(
     annotation: str,  # of a parameter
 ) -> list[Any]:  # empty if the type does not list its values
     "Return the values that an annotation lists: those of `Literal`, of `bool`, and None."
+    listed: dict[str, list[Any]] = {"bool": [False, True], "None": [None]}
     found: list[Any] = []
     for member in _members(_parsed(annotation)):
         name, parts = _applied(member)
-        if name not in ("Literal", "bool", "None"):
+        if name != "Literal" and name not in listed:
             return []
-        listed = {"bool": [False, True], "None": [None]}.get(name)
-        found += listed or [_constant(part) for part in parts]
+        found += listed.get(name) or [_constant(part) for part in parts]
     return found
 
 
@@ -533,7 +533,7 @@ def _kind(name: str, parts: Sequence[ast.expr], inside: bool) -> Any:
 
 
 def _parts(parts: Sequence[ast.expr], default: str, expected: str) -> Sequence[ast.expr]:
-    "Return what stands in brackets, or its default; raise `ValueError` for another number of types."
+    "Return what stands in brackets, or its default; raise `ValueError` for too few or many."
     others = cast(ast.Tuple, _parsed(default)).elts
     if parts and len(parts) != len(others):
         raise ValueError(f"expected {expected}")
@@ -715,7 +715,7 @@ _EXAMPLES = (
 
 
 def _example(parameter: Parameter, given: Any) -> str:
-    "Return a value that would be taken, as JSON: what was given in a list, the default, or another."
+    "Return a value that would be taken, as JSON: the given one in a list, the default …"
     inner = [_spelled(given) if isinstance(given, str) else given]
     for value in (inner, parameter.default, *_EXAMPLES):
         try:
