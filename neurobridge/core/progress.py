@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html import escape
-from typing import Any
 
 
 # %% ../../nbs/core/15_progress.ipynb #progress-where

@@ -12,7 +12,6 @@ import gc
 import math
 import os
 import random
-import sys
 import time
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
