@@ -2,7 +2,8 @@
 # make test   what must hold: export in sync, notebooks clean, lint, types, every library page executed, the quick tests,
 #             on WORKERS cores; make test-all: the long ones (the whole site, experiments by stock papermill, sweeps, benchmarks)
 # make docs   the site into _docs/, without Quarto and without a network; make quarto renders it with Quarto
-# make lab    JupyterLab on the tutorials, or on PAGE=snn/02_neuron.ipynb; LAB='--no-browser --port 9000' hands it more options
+# make lab    JupyterLab on the tutorials, or on PAGE=snn/02_neuron.ipynb; LAB_ARGS='--no-browser --port 9000' hands it
+#             more options, as root and in containers LAB_ARGS=--allow-root; tools/jupyter has its settings
 # make check  the quick part of make test        make export  notebooks -> package, README
 # make dist   a release into dist/: sdist and wheel, checked by twine
 # make clean  what these commands made (not runs/)
@@ -16,7 +17,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 WORKERS ?= 2
 PAGE ?= tutorials/01_spiking_neuron.ipynb
-LAB ?=
+LAB_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: run test test-all docs quarto lab check export dist clean pages pytest
@@ -65,10 +66,12 @@ quarto: $(READY)
 	&& trap 'cp -p "$$kept/_modidx.py" neurobridge && rm -rf "$$kept" nbs/nbdev.yml nbs/index_files nbs/.quarto _proc' EXIT \
 	&& PYTHONPATH="$(CURDIR)" $(BIN)/nbdev_docs
 
-# kernels by sockets in a private folder (mode 0700), with a path short enough for them, and no network port
+# kernels by sockets in a private folder (mode 0700), with a path short enough for them, and no network port; Jupyter reads the
+# settings in tools/jupyter beside the user's own
 lab: $(READY)
 	@place=$$(mktemp -d /tmp/nb-lab.XXXXXX) && trap 'rm -rf "$$place"' EXIT INT TERM HUP \
-	&& JUPYTER_RUNTIME_DIR="$$place" $(BIN)/jupyter lab --KernelManager.transport=ipc --notebook-dir=nbs --LabApp.default_url=/lab/tree/$(PAGE) $(LAB)
+	&& JUPYTER_RUNTIME_DIR="$$place" JUPYTER_CONFIG_PATH="$(CURDIR)/tools/jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" \
+	$(BIN)/jupyter lab --KernelManager.transport=ipc --notebook-dir=nbs --LabApp.default_url=/lab/tree/$(PAGE) $(LAB_ARGS)
 
 export: $(READY)
 	$(BIN)/ruff format --quiet nbs tests benchmarks tools docsite setup.py

@@ -4,7 +4,7 @@
 
 nbdev cleans the notebooks and exports their code. What nbdev doesn't do comes after it:
 
-* data frames in outputs lose pandas' indentation, and nbdev's index of links its spaces;
+* data frames in outputs lose pandas' indentation, and nbdev's index of links its spaces; progress bars are left out;
 * docstrings name each argument, with the comment that stands beside it in the notebook, so that `help()` shows it;
 * each room gets `__init__.py`, which loads its modules when a name is first asked for, and `__init__.pyi`, which lists the public names;
 * `ruff format` gives the modules lines of at most 100 columns.
@@ -250,20 +250,34 @@ def write_rooms(package: Path) -> None:
         (room / "__init__.pyi").write_text(stub(room))
 
 
-def compact_tables(page: Path) -> None:
-    "Store a page's data frames without pandas' indentation and style: a third of their bytes."
-    notebook = json.loads(page.read_text(encoding="utf-8"))
-    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
-    tables = [data for output in outputs if (data := output.get("data", {})).get("text/html")]
+def clean_outputs(notebook: dict) -> bool:
+    """Leave pandas' indentation and style out of data frames, a third of their bytes, and progress bars altogether.
+
+    Returns whether anything was changed. JupyterLab does the same when it stores a page (tools/jupyter).
+    """
     changed = False
-    for data in tables:
-        html = "".join(data["text/html"])
-        if 'class="dataframe"' in html:
-            small = re.sub(r"<style scoped>.*?</style>", "", html, flags=re.DOTALL)
-            small = re.sub(r">\s*\n\s*<", "><", small)
-            changed |= [small] != data["text/html"]
-            data["text/html"] = [small]
-    if changed:
+    for cell in notebook["cells"]:
+        outputs = cell.get("outputs", [])
+        kept = [
+            each for each in outputs if each.get("metadata", {}).get("neurobridge") != "progress"
+        ]
+        if len(kept) < len(outputs):
+            cell["outputs"] = kept
+            changed = True
+        for data in [output.get("data", {}) for output in kept]:
+            given = data.get("text/html", "")
+            if 'class="dataframe"' in "".join(given):
+                small = re.sub(r"<style scoped>.*?</style>", "", "".join(given), flags=re.DOTALL)
+                small = re.sub(r">\s*\n\s*<", "><", small)
+                data["text/html"] = small if isinstance(given, str) else [small]
+                changed |= data["text/html"] != given
+    return changed
+
+
+def compact_page(page: Path) -> None:
+    "Clean the outputs of a stored page."
+    notebook = json.loads(page.read_text(encoding="utf-8"))
+    if clean_outputs(notebook):
         text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)
         page.write_text(text + "\n", encoding="utf-8")
 
@@ -286,7 +300,7 @@ def export(root: Path) -> None:
     remove_generated(package)
     subprocess.run([programs / "nbdev_clean"], cwd=root, check=True)
     for page in sorted((root / "nbs").rglob("*.ipynb")):
-        compact_tables(page)
+        compact_page(page)
     subprocess.run([programs / "nbdev_export"], cwd=root, check=True)
     for module in sorted(package.rglob("*.py")):
         if not is_plain(module, package) and not module.name.startswith("_"):

@@ -6,7 +6,7 @@
 __all__ = ["scorecard"]
 
 # %% ../../nbs/bridge/05_scores.ipynb #scor-005
-import threading
+import itertools
 import time
 import warnings
 from collections import Counter
@@ -34,7 +34,7 @@ from .states import features_of, own_layers, recorded_states, steps_of
 from ..core.checks import choice, flag, function, instance, shown, whole
 from ..core.datasets import Pair, check_labels
 from ..core.evaluation import check_model, evaluate
-from ..core.train import show_progress
+from ..core.progress import progress_bar, show_progress
 from ..data.images import ImageSet
 from ..data.recordings import RDM92, Recording
 from ..data.splits import standardised
@@ -259,24 +259,9 @@ def _as_brain(
 @contextmanager
 def _bar(shown_here: bool, total: int) -> Iterator[Callable[[str], None]]:
     "Show a progress bar once two seconds have passed."
-    if not shown_here:
-        yield lambda name: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    bar = Progress(transient=True, console=Console(stderr=True))
-    task = bar.add_task("scorecard", total=total)
-    timer = threading.Timer(2.0, bar.start)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield lambda name: bar.update(task, advance=1, description=f"scorecard: {name}")
-    finally:
-        timer.cancel()
-        timer.join()
-        if bar.live.is_started:
-            bar.stop()
+    parts = itertools.count(1)
+    with progress_bar("scorecard", total, shown_here, delay=2.0) as move:
+        yield lambda name: move(next(parts), f"scorecard: {name}")
 
 
 # %% ../../nbs/bridge/05_scores.ipynb #scor-028

@@ -12,7 +12,6 @@ import gc
 import math
 import os
 import random
-import sys
 import time
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
@@ -51,6 +50,7 @@ from neurobridge.core.evaluation import (
 )
 from .files import byte_budget
 from .identity import describe, differences, identity_of, state_hash
+from .progress import progress_bar, show_progress
 from .schedules import SCHEDULES, Schedule, rate_at
 from .settings import ModuleWithSettings
 
@@ -141,17 +141,6 @@ def _accelerator(device: str, mixed_precision: str) -> "Accelerator":
     # processes without GPUs meet on the CPU
     alone = device == "auto" and several and not torch.cuda.is_available()
     return Accelerator(cpu=device == "cpu" or alone, mixed_precision=mixed_precision)
-
-
-# %% ../../nbs/core/14_train.ipynb #5dc28231
-def show_progress(
-    wanted: bool | None,  # what the caller asks for; None decides by where the output goes
-) -> bool:
-    "Return whether a progress bar is shown."
-    if wanted is not None:
-        return wanted
-    # a terminal, or a notebook that is open in a browser
-    return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
 
 
 # %% ../../nbs/core/14_train.ipynb #cell-040
@@ -607,19 +596,6 @@ def _own_randomness() -> Iterator[None]:
 
 
 @contextmanager
-def _bar(shown: bool, epochs: int) -> Iterator[Callable[[float], None]]:
-    if not shown:
-        yield lambda done: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(transient=True, console=Console(stderr=True)) as bar:
-        task = bar.add_task(f"training, {epochs} epochs", total=epochs)
-        yield lambda done: bar.update(task, completed=done)
-
-
-@contextmanager
 def _unwrapped(run: _Progress) -> Iterator[None]:
     try:
         yield
@@ -652,7 +628,8 @@ def _train(
     if path is not None:
         checkpoint = path
         _restore(run, _decided(run.accelerator, lambda: _resume(checkpoint, run.settings)))
-    with _own_randomness(), _unwrapped(run), _bar(shown_here, epochs) as advance:
+    bar = progress_bar(f"training, {epochs} epochs", epochs, shown_here)
+    with _own_randomness(), _unwrapped(run), bar as advance:
         while not _ended(run):
             if on_epoch:
                 on_epoch(len(run.rows) + 1, epochs)

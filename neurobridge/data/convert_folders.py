@@ -39,6 +39,7 @@ from neurobridge.core.files import (
     read_json,
     write_json,
 )
+from ..core.progress import progress_bar, show_progress
 from .es_imagenet import save_es
 from .images import by_number, read_photo
 from .manifest import DataError
@@ -220,17 +221,9 @@ def _is_whole(path: Path, known: dict) -> bool:
 # %% ../../nbs/data/10_convert_folders.ipynb #cell-014
 @contextlib.contextmanager
 def _bar(progress: bool | None, what: str, total: int) -> Iterator[Callable[[], None]]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from neurobridge.core.train import show_progress
-
-    if not show_progress(progress):
-        yield lambda: None
-        return
-    with Progress(transient=True, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)
+    files = itertools.count(1)
+    with progress_bar(what, total, show_progress(progress)) as move:
+        yield lambda: move(next(files))
 
 
 def _convert(

@@ -607,7 +607,7 @@ def test_the_kernels_of_make_lab_use_no_port(tmp_path, monkeypatch):
         ".venv/.ready",
         "lab",
         f"BIN={Path(sys.executable).parent}",
-        f"LAB={options}",
+        f"LAB_ARGS={options}",
     ]
     env = {
         **os.environ,

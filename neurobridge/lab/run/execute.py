@@ -59,11 +59,13 @@ from neurobridge.lab.run.page import (
 )
 from neurobridge.lab.run.parameters import (
     RunRefused,
+    assignments,
     checked,
     own_path,
     page_parameters,
     read_page,
     resolve,
+    tags,
 )
 from neurobridge.lab.run.run_record import (
     LARGEST_RECORD,
@@ -895,6 +897,9 @@ def _papermill(job: _Job, settings: dict[str, Any]) -> None:
         nb = parameterize_notebook(
             nb, job.given, comment="Given to this run", engine_name="neurobridge"
         )
+        cell = next(each for each in nb.cells if "injected-parameters" in tags(each))
+        lines = assignments(page_parameters(job.page), job.given)
+        cell.source = f"# Given to this run\n{lines}"
     # papermill counts errors that the page allows; `on_failure` does not
     with contextlib.suppress(papermill.PapermillExecutionError):
         papermill.execute_notebook(

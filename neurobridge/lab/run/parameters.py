@@ -7,20 +7,26 @@ __all__ = ["RunRefused"]
 
 # %% ../../../nbs/lab/run/03_parameters.ipynb #cell-003
 import ast
+import datetime
 import difflib
 import functools
 import inspect
 import json
 import math
+import operator
 import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast
+from typing import get_args, get_origin
 
 from ...core.files import read_regular
 from ...core.paths import local_path
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 
 # %% ../../../nbs/lab/run/03_parameters.ipynb #cell-007
@@ -141,41 +147,142 @@ class Parameter:
     "A parameter of a page."
 
     name: str  # as in the page
-    types: tuple[str, ...]  # of "bool", "int", "float", "str", "list[int]", "dict" …; empty: any
-    optional: bool  # None is a value
-    default: Any  # the value in the page
+    type: str  # as in the page, for instance "int | None"; "Any" if there is nothing to go by
+    default: Any  # the value in the page, as JSON keeps it
     meaning: str = ""  # the comment after it
 
     def __str__(self) -> str:
-        words = (*self.types, "None") if self.optional and self.types else self.types
-        types = " | ".join(words) or "any"
-        return f"{self.name}: {types} = {self.default!r}"
+        return f"{self.name}: {self.type} = {self.default!r}"
 
 
 # %% ../../../nbs/lab/run/03_parameters.ipynb #cell-016
-_WORDS = ("bool", "int", "float", "str", "list", "tuple", "dict")
+_MODULES = ("typing", "typing_extensions", "pathlib", "datetime", "pydantic", "annotated_types")
+_OLDER = {"List": "list", "Tuple": "tuple", "Dict": "dict"}
 
 
-def _types(annotation: ast.expr) -> list[str]:
-    "Return the type words of an annotation, `None` among them."
-    # a quoted annotation
-    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
-        return _types(ast.parse(annotation.value, mode="eval").body)
-    if isinstance(annotation, ast.BinOp) and isinstance(annotation.op, ast.BitOr):
-        return _types(annotation.left) + _types(annotation.right)
-    text = ast.unparse(annotation)
-    if isinstance(annotation, ast.Subscript) and text.startswith("Optional["):
-        return [*_types(annotation.slice), "None"]
-    if text == "Any":
-        return []
-    outer, _, inner = text.partition("[")
-    if text == "None" or (outer in _WORDS and (not inner or outer in ("list", "tuple", "dict"))):
-        element = inner.removesuffix("]").removesuffix(", ...") if outer != "dict" else ""
-        return [f"{outer}[{element}]" if element in _WORDS else outer]
-    raise RunRefused(
-        f"type {text!r} is not one a parameter can have: {', '.join(_WORDS)}, None, or several "
-        "joined by |"
-    )
+def _applied(node: ast.expr) -> tuple[str, list[ast.expr]]:
+    "Return a type's name without its module, and what stands in its brackets."
+    parts = []
+    if isinstance(node, ast.Subscript):
+        parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        node = node.value
+    if isinstance(node, ast.Attribute):
+        known = isinstance(node.value, ast.Name) and node.value.id in _MODULES
+        name = node.attr if known else ""
+    elif isinstance(node, ast.Constant) and node.value is None:
+        name = "None"
+    else:
+        name = node.id if isinstance(node, ast.Name) else ""
+    return _OLDER.get(name, name), parts
+
+
+def _members(node: ast.expr) -> list[ast.expr]:
+    "Return the alternatives of an annotation: the parts of `|`, `Union` and `Optional`."
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return _members(node.left) + _members(node.right)
+    name, parts = _applied(node)
+    if name == "Union":
+        return [member for part in parts for member in _members(part)]
+    if name == "Optional" and len(parts) == 1:
+        return [*_members(parts[0]), ast.Constant(None)]
+    return [node]
+
+
+def _parsed(annotation: str) -> ast.expr:
+    "Return the syntax tree of an annotation."
+    return ast.parse(annotation, mode="eval").body
+
+
+# %% ../../../nbs/lab/run/03_parameters.ipynb #types-words-code
+_LIMITED: dict[str, tuple[str, dict[str, Any]]] = {
+    "PositiveInt": ("int", {"gt": 0}),
+    "NonNegativeInt": ("int", {"ge": 0}),
+    "PositiveFloat": ("float", {"gt": 0}),
+    "NonNegativeFloat": ("float", {"ge": 0}),
+}
+
+
+def bases(
+    annotation: str | ast.expr,  # of a parameter
+) -> set[str]:  # such as {"int", "None"}
+    "Return the names of the types that an annotation allows, without constraints and contents."
+    found: set[str] = set()
+    for member in _members(_parsed(annotation) if isinstance(annotation, str) else annotation):
+        name, parts = _applied(member)
+        name = _LIMITED.get(name, (name,))[0]
+        found |= bases(parts[0]) if name == "Annotated" and parts else {name}
+    return found
+
+
+def choices(
+    annotation: str,  # of a parameter
+) -> list[Any]:  # empty if the type does not list its values
+    "Return the values that an annotation lists: those of `Literal`, of `bool`, and None."
+    listed: dict[str, list[Any]] = {"bool": [False, True], "None": [None]}
+    found: list[Any] = []
+    for member in _members(_parsed(annotation)):
+        name, parts = _applied(member)
+        if name != "Literal" and name not in listed:
+            return []
+        found += listed.get(name) or [_constant(part) for part in parts]
+    return found
+
+
+# %% ../../../nbs/lab/run/03_parameters.ipynb #constant-code
+_OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+}
+_MADE: dict[str, type] = {
+    "Path": Path,
+    "date": datetime.date,
+    "datetime": datetime.datetime,
+    "time": datetime.time,
+}
+_MOST_BITS = 4096  # of an integer in arithmetic: 9**9**9 is refused, not computed
+
+
+def _constant(node: ast.expr) -> Any:
+    "Return the value of a constant expression; raise `ValueError` and others for anything else."
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.List):
+        return [_constant(each) for each in node.elts]
+    if isinstance(node, ast.Tuple):
+        return tuple(_constant(each) for each in node.elts)
+    if isinstance(node, ast.Dict) and None not in node.keys:
+        keys = [_constant(cast(ast.expr, key)) for key in node.keys]
+        return dict(zip(keys, map(_constant, node.values), strict=True))
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
+        value = _number(node.operand)
+        return -value if isinstance(node.op, ast.USub) else value
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+        return _computed(node.op, _number(node.left), _number(node.right))
+    if isinstance(node, ast.Call) and not node.keywords and _applied(node.func)[0] in _MADE:
+        return _MADE[_applied(node.func)[0]](*map(_constant, node.args))
+    raise ValueError(f"{ast.unparse(node)[:80]} is no constant")
+
+
+def _number(node: ast.expr) -> int | float:
+    "Return the number that an expression is."
+    value = _constant(node)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(node)
+    return value
+
+
+def _computed(sign: ast.operator, left: int | float, right: int | float) -> int | float:
+    "Return a sum, product, power …, unless it would be too large to be meant."
+    if isinstance(left, int) and isinstance(right, int):
+        bits = left.bit_length() * abs(right) if isinstance(sign, ast.Pow) else 0
+        if max(bits, left.bit_length(), right.bit_length()) > _MOST_BITS:
+            raise ValueError(sign)
+    return _OPERATORS[type(sign)](left, right)
 
 
 # %% ../../../nbs/lab/run/03_parameters.ipynb #cell-017
@@ -197,9 +304,10 @@ def page_parameters(
         )
     try:
         tree = ast.parse(cells[0]["source"])
-    except SyntaxError as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = f", line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else ""
         raise RunRefused(
-            f"the cell tagged `parameters`, line {error.lineno}: {error.msg}; expected lines "
+            f"the cell tagged `parameters`{line or f': {error}'}; expected lines "
             "`name: type = default  # meaning`"
         ) from error
     found = [_parameter(statement, cells[0]["source"].splitlines()) for statement in tree.body]
@@ -212,16 +320,16 @@ def page_parameters(
 # %% ../../../nbs/lab/run/03_parameters.ipynb #parameter-code
 def _parameter(statement: ast.stmt, lines: list[str]) -> Parameter:
     "Return the parameter that a statement defines; raise `RunRefused` for any other statement."
-    line = lines[statement.lineno - 1].strip()
+    line = lines[statement.lineno - 1].strip()[:120]
     where = f"the cell tagged `parameters`, line {statement.lineno}: `{line}`"
     try:
         return _defined(statement, lines)
     except RunRefused as error:
         raise RunRefused(f"{where}: {error}") from error
-    except (ValueError, TypeError, AttributeError, AssertionError, SyntaxError) as error:
+    except _UNFIT as error:
         raise RunRefused(
             f"{where} is not `name: type = default`, the default written out (a number, a text, a "
-            "list …)"
+            "list …, or arithmetic with numbers, such as 1/3)"
         ) from error
 
 
@@ -230,118 +338,426 @@ def _defined(statement: ast.stmt, lines: list[str]) -> Parameter:
     target: ast.expr
     if isinstance(statement, ast.AnnAssign) and statement.value is not None:
         target = statement.target
-        default = ast.literal_eval(statement.value)
-        types = _types(statement.annotation)
+        default = _constant(statement.value)
+        annotation = _annotation(statement.annotation, default)
     elif isinstance(statement, ast.Assign) and len(statement.targets) == 1:
         target = statement.targets[0]
-        default = ast.literal_eval(statement.value)
-        types = [type(default).__name__]
+        default = _constant(statement.value)
+        annotation = "Path" if isinstance(default, Path) else type(default).__name__
+        annotation = "Any" if default is None else annotation
     else:
         raise ValueError(statement)
     if not isinstance(target, ast.Name) or statement.end_lineno is None:
         raise ValueError(statement)
     last = lines[statement.end_lineno - 1].encode()[statement.end_col_offset :].decode().strip()
-    words = tuple(word for word in types if word not in ("None", "NoneType"))
-    optional = default is None or len(words) < len(types) or not types
-    parameter = Parameter(target.id, words, optional, None, last.removeprefix("#").strip())
-    return replace(parameter, default=convert(parameter, default))
+    parameter = Parameter(target.id, annotation, None, last.removeprefix("#").strip())
+    found = convert(parameter, default)
+    value = in_page(parameter, found) if isinstance(default, str) else default
+    if isinstance(default, str) and isinstance(value, tuple(_MADE.values())):
+        right = repr(value).replace("PosixPath", "Path").replace("datetime.", "", 1)
+        raise RunRefused(f"type {annotation!r} has a text as default; expected {right}")
+    return replace(parameter, default=found)
+
+
+def _annotation(node: ast.expr, default: Any) -> str:
+    "Return an annotation without quotes; a default None is a value even where it is not named."
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        node = _parsed(node.value)
+    named = {"None", "Any"} & bases(node)
+    return ast.unparse(node) + (" | None" if default is None and not named else "")
 
 
 # %% ../../../nbs/lab/run/03_parameters.ipynb #cell-020
-def _plain(value: Any) -> Any:
-    "Return a value as JSON keeps it: tuples as lists, NumPy's numbers as Python's."
-    value = value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else value
-    if isinstance(value, list | tuple):
-        return [_plain(element) for element in value]
-    if isinstance(value, dict):
-        if not all(isinstance(key, str) for key in value):
-            _fail()
-        return {key: _plain(element) for key, element in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        _fail()
-    return value if value is None or isinstance(value, bool | int | float | str) else _fail()
-
-
-def _fail() -> NoReturn:
-    raise ValueError
-
-
-def _literal(text: str) -> Any:
-    "Return the Python value that a text spells."
-    return _plain(ast.literal_eval(text.strip()))
-
-
-# %% ../../../nbs/lab/run/03_parameters.ipynb #cell-021
-def _fit(word: str, value: Any) -> Any:
-    "Return a value converted to one type word; raise `ValueError` and others if impossible."
-    outer, _, element = word.removesuffix("]").partition("[")
-    text = isinstance(value, str)
-    if outer == "str":
-        return value if text else _fail()
-    if outer == "bool":
-        known = {"true": True, "false": False}
-        return value if isinstance(value, bool) else known[value.strip().lower()]
-    if outer in ("int", "float") and text:
-        return _plain({"int": int, "float": float}[outer](value))
-    if outer in ("int", "float"):
-        kinds = int if outer == "int" else int | float
-        if not isinstance(value, kinds) or isinstance(value, bool):
-            _fail()
-        return value if outer == "int" else _plain(float(value))
-    value = _literal(value) if text else value
-    if not isinstance(value, dict if outer == "dict" else list):
-        _fail()
-    return [_fit(element, each) for each in value] if element else value
-
-
-# %% ../../../nbs/lab/run/03_parameters.ipynb #convert-code
 _UNFIT = (
     ValueError,
     KeyError,
     AttributeError,
+    AssertionError,
     SyntaxError,
-    OverflowError,
+    ArithmeticError,
     TypeError,
     MemoryError,
     RecursionError,
 )
 
 
+def _plain(value: Any) -> Any:
+    "Return a value with tuples as lists, and NumPy's numbers as Python's."
+    value = value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else value
+    if isinstance(value, list | tuple):
+        return [_plain(element) for element in value]
+    if isinstance(value, dict):
+        return {key: _plain(element) for key, element in value.items()}
+    return value
+
+
+def _yaml(text: str) -> Any:
+    "Return what a text spells in YAML, without aliases, which can stand for a billion values."
+    import yaml
+
+    if "&" in text or "*" in text:
+        raise ValueError(text)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(text) from error
+
+
+def _spelled(text: str) -> Any:
+    "Return the list, tuple, dict … that a text spells in Python, JSON or YAML, or the text."
+    for read in (ast.literal_eval, json.loads, _yaml):
+        try:
+            return _plain(read(text.strip()))
+        except _UNFIT:
+            continue
+    return text
+
+
+def _word(values: Mapping[str, Any], text: str) -> Any:
+    "Return what a word stands for, in upper or lower case."
+    return values[text.strip().lower()]
+
+
+_none = functools.partial(_word, {"none": None, "null": None})
+
+
+def _guess(text: str) -> Any:
+    "Return the Python value that a text spells; raise `ValueError` and others if it spells none."
+    return None if text.strip().lower() in ("none", "null") else ast.literal_eval(text.strip())
+
+
+# %% ../../../nbs/lab/run/03_parameters.ipynb #cell-021
+# type for pydantic (the last five are built from what stands in brackets), and reader of texts
+_TYPES: dict[str, tuple[Any, Callable[[str], Any]]] = {
+    "None": (None, _none),
+    "bool": (bool, functools.partial(_word, {"true": True, "false": False})),
+    "int": (int, int),
+    "float": (float, float),
+    "str": (str, str),
+    "Path": (Path, Path),
+    "date": (datetime.date, datetime.date.fromisoformat),
+    "datetime": (datetime.datetime, datetime.datetime.fromisoformat),
+    "time": (datetime.time, datetime.time.fromisoformat),
+    "Any": (Any, _guess),
+    "Literal": (Literal, str),
+    "list": (list, _spelled),
+    "dict": (dict, _spelled),
+    "tuple": (tuple, lambda text: _tuple(_spelled(text))),
+}
+
+
+def _read(reader: Callable[[str], Any], value: Any) -> Any:
+    "Return what a text stands for; anything else, and a text that can't be read, as it is."
+    try:
+        return reader(value) if isinstance(value, str) else value
+    except _UNFIT:
+        return value
+
+
+def _tuple(value: Any) -> Any:
+    "Return a list as a tuple, which the strict check expects."
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _member(members: Sequence[Any], text: str) -> Any:
+    "Return the member of a `Literal` that a text spells: 1 for the text 1, True for true."
+    word = text.strip().lower()
+    others = (each for each in members if not isinstance(each, str))
+    return text if text in members else next((m for m in others if str(m).lower() == word), text)
+
+
+def _as_written(value: Any, check: Callable[[Any], float]) -> Any:
+    "Return a number that fits a float; an int stays one."
+    found = check(value)
+    return value if type(value) is int else found
+
+
+# %% ../../../nbs/lab/run/03_parameters.ipynb #hint-code
+_ANNOTATED: Any = Annotated  # what stands in brackets is computed here: not for type checkers
+_UNION: Any = Union
+
+
+def _hint(node: ast.expr, inside: bool = False, limits: Sequence[Any] = ()) -> Any:
+    "Return the type for pydantic that an annotation spells; `inside` a list, tuple or dict."
+    from pydantic import Field
+
+    def late(member: ast.expr) -> bool:
+        name = _applied(member)[0]
+        return name != "None" and not (inside and name == "str")
+
+    found = [_one(member, inside, limits) for member in sorted(_members(node), key=late)]
+    in_order = Field(union_mode="left_to_right").metadata
+    return found[0] if len(found) == 1 else _ANNOTATED[(_UNION[tuple(found)], *in_order)]
+
+
+def _one(node: ast.expr, inside: bool, limits: Sequence[Any]) -> Any:
+    "Return the type for one alternative of an annotation."
+    from pydantic import BeforeValidator, Field, WrapValidator
+
+    name, parts = _applied(node)
+    if name == "Annotated" and len(parts) > 1:
+        return _hint(parts[0], inside, [*limits, *_limits(parts[1:])])
+    if name in _LIMITED and not parts:
+        name, more = _LIMITED[name]
+        limits = [*limits, *Field(**more).metadata]
+    if name not in _TYPES or (parts and name not in ("Literal", "list", "tuple", "dict")):
+        raise RunRefused(_unknown(node))
+    read = str if inside and name in ("None", "Any") else _TYPES[name][1]
+    if name == "Literal":
+        read = functools.partial(_member, [_constant(part) for part in parts])
+    steps: list[Any] = [BeforeValidator(functools.partial(_read, read))]
+    steps += [BeforeValidator(_tuple)] * (name == "tuple")
+    steps += [WrapValidator(_as_written)] * (inside and name == "float")
+    limits = [] if name == "None" else limits
+    return _ANNOTATED[(_kind(name, parts, inside), *limits, *steps)]
+
+
+# %% ../../../nbs/lab/run/03_parameters.ipynb #kind-code
+def _kind(name: str, parts: Sequence[ast.expr], inside: bool) -> Any:
+    "Return the type itself, with what stands in its brackets."
+    from pydantic import JsonValue
+
+    kind = JsonValue if name == "Any" else _TYPES[name][0]
+    if name == "Literal":
+        return kind[tuple(_constant(part) for part in parts)]
+    if name == "dict":
+        key, value = _parts(parts, "str, Any", "two types, dict[str, int]")
+        if not bases(key) <= {"str", "int"}:
+            raise ValueError("the keys of a dict are str or int")
+        return kind[_hint(key, True), _hint(value, True)]
+    if name not in ("list", "tuple"):
+        return kind
+    if name == "tuple" and parts and (len(parts) != 2 or ast.unparse(parts[1]) != "..."):
+        return kind[tuple(_hint(part, True) for part in parts)]
+    element = _parts(parts[:1] if name == "tuple" else parts, "Any,", "one type, list[int]")[0]
+    of = _hint(element, inside or _applied(element)[0] != "float")
+    return kind[of] if name == "list" else kind[of, ...]
+
+
+def _parts(parts: Sequence[ast.expr], default: str, expected: str) -> Sequence[ast.expr]:
+    "Return what stands in brackets, or its default; raise `ValueError` for too few or many."
+    others = cast(ast.Tuple, _parsed(default)).elts
+    if parts and len(parts) != len(others):
+        raise ValueError(f"expected {expected}")
+    return parts or others
+
+
+# %% ../../../nbs/lab/run/03_parameters.ipynb #limits-code
+_LIMITS = ("Gt", "Ge", "Lt", "Le", "Interval", "MultipleOf", "MinLen", "MaxLen", "Len")
+_FIELD = ("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length", "pattern")
+
+
+def _limits(parts: Sequence[ast.expr]) -> list[Any]:
+    "Return the limits of an `Annotated`; a text among them is for the reader."
+    import annotated_types
+    from pydantic import Field
+
+    found: list[Any] = []
+    for part in parts:
+        if isinstance(part, ast.Constant):
+            continue
+        name = _applied(part.func)[0] if isinstance(part, ast.Call) else ""
+        if not isinstance(part, ast.Call) or name not in (*_LIMITS, "Field"):
+            raise ValueError(
+                f"{ast.unparse(part)[:80]} is no limit; expected {', '.join(_LIMITS)} or Field"
+            )
+        values = [_constant(value) for value in part.args]
+        named = {str(each.arg): _constant(each.value) for each in part.keywords}
+        if name in _LIMITS:
+            found.append(getattr(annotated_types, name)(*values, **named))
+        elif not values and set(named) <= set(_FIELD):
+            found += Field(**named).metadata
+        else:
+            raise ValueError(f"expected Field with {', '.join(_FIELD)}")
+    return found
+
+
+def _unknown(node: ast.expr) -> str:
+    "Return the message for a type that is not in the table."
+    return (
+        f"type {ast.unparse(node)[:80]!r} is not one a parameter can have: {', '.join(_TYPES)}, "
+        f"{', '.join(_LIMITED)}, several joined by |, or Annotated[…] with limits"
+    )
+
+
+@functools.lru_cache(maxsize=1000)
+def _adapter(annotation: str) -> "TypeAdapter[Any]":
+    "Return what checks values of a type; raise `RunRefused` for a type that no parameter can have."
+    from pydantic import ConfigDict, TypeAdapter
+    from pydantic.errors import PydanticUserError
+    from pydantic_core import SchemaError
+
+    try:
+        strictly = ConfigDict(strict=True, allow_inf_nan=False)
+        return TypeAdapter(_hint(_parsed(annotation)), config=strictly)
+    except RunRefused:
+        raise
+    except (*_UNFIT, PydanticUserError, SchemaError) as error:
+        raise RunRefused(f"type {annotation!r} cannot be used: {error}") from error
+
+
+# %% ../../../nbs/lab/run/03_parameters.ipynb #convert-code
 @checked
 def convert(
     parameter: Parameter,  # what the page takes
     value: Any,  # what was given: a Python value, or text from a command line
 ) -> Any:  # the value to run with, as JSON keeps it
     "Return a value converted to a parameter's type without loss, or raise `RunRefused`."
-    given = value
+    plain = _read(_TYPES[parameter.type][1], value) if parameter.type in _PLAIN else value
+    if _fits_already(parameter.type, plain):
+        return plain
+    from pydantic import ValidationError
+
     try:
-        value = _plain(value)
-    except ValueError:
-        _refuse(parameter, given)
-    empty = isinstance(value, str) and value.strip().lower() in ("none", "null")
-    if value is None or (parameter.optional and empty):
-        return None if parameter.optional else _refuse(parameter, given)
-    for word in parameter.types:
-        try:
-            return _fit(word, value)
-        except _UNFIT:
-            continue
-    return _refuse(parameter, given) if parameter.types else _guess(value)
+        return _converted(parameter.type, value)
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+    except RunRefused:
+        raise
+    except _UNFIT as error:
+        words = f"a value of this type ({type(error).__name__}: {str(error)[:80]})"
+        faults = [{"loc": (), "input": value, "type": "other", "msg": words}]
+    raise RunRefused(_refusal(parameter, value, faults))
+
+
+_PLAIN = ("bool", "int", "float", "str")
+
+
+def _fits_already(annotation: str, value: Any) -> bool:
+    "Return whether a value is exactly of a plain type, so that nothing is left to convert."
+    words, kind = set(annotation.split(" | ")), type(value)
+    if value is None:
+        return "None" in words and words <= {"None", *_PLAIN}
+    if words - {"None"} != {kind.__name__}:
+        return False
+    if kind is str:  # the text none may stand for None
+        return len(words) == 1
+    return kind in (bool, int) or (kind is float and math.isfinite(value))
+
+
+def _converted(annotation: str, value: Any) -> Any:
+    "Return a value as JSON keeps it; raise pydantic's error, and others, for one that is unfit."
+    from pydantic_core import to_jsonable_python
+
+    return to_jsonable_python(_adapter(annotation).validate_python(_plain(value)))
+
+
+def in_page(
+    parameter: Parameter,  # what the page takes
+    value: Any,  # from `convert`
+) -> Any:  # of the type that the page expects
+    "Return a value as the page gets it: a tuple, a path or a date again."
+    known = _fits_already(parameter.type, value)
+    return value if known else _adapter(parameter.type).validate_python(value)
 
 
 # %% ../../../nbs/lab/run/03_parameters.ipynb #cell-022
-def _guess(value: Any) -> Any:
-    "Return the Python value that a text spells, if it spells one, else the text."
-    try:
-        return _literal(value) if isinstance(value, str) else value
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return value
+_EXPECTED = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "a text",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "none_required": "none",
+    "finite_number": "a finite number",
+    "missing": "one more element",
+    "invalid-json-value": "a value that JSON can keep",
+    "too_short": "at least {min_length} elements",
+    "too_long": "at most {max_length} elements",
+    "string_too_short": "a text of at least {min_length} characters",
+    "string_too_long": "a text of at most {max_length} characters",
+    "string_pattern_mismatch": "a text that matches {pattern}",
+}
 
 
-def _refuse(parameter: Parameter, given: Any) -> NoReturn:
+def _expected(fault: Mapping[str, Any]) -> str:
+    "Return what pydantic expected, in words."
+    words = _EXPECTED.get(fault["type"]) or fault["msg"].removeprefix("Input should be ")
+    return words.format(**fault.get("ctx", {})) if fault["type"] in _EXPECTED else words
+
+
+def _place(value: Any, steps: Sequence[Any]) -> str:
+    "Return where a fault is, as Python would index it; pydantic's names of types are left out."
+    place = ""
+    for step in steps:
+        value = _spelled(value) if isinstance(value, str) else value
+        inside = isinstance(value, list) and isinstance(step, int) and step < len(value)
+        if inside or (isinstance(value, dict) and step in value):
+            place += f"[{step!r}]"
+            value = value[step]
+    return place
+
+
+def _shown(value: Any) -> str:
+    "Return a value and its type for a message."
+    words = repr(value)
+    return f"{words[:80]}{'…' * (len(words) > 80)} ({type(value).__name__})"
+
+
+# %% ../../../nbs/lab/run/03_parameters.ipynb #refusal-code
+_EXAMPLES = (
+    True,
+    1,
+    0.5,
+    2,
+    10,
+    "text",
+    "2026-01-31",
+    "2026-01-31T12:00:00",
+    "12:00",
+    [1],
+    ["text"],
+    [1, 2],
+    [[1]],
+    {"name": 1},
+    {"name": "text"},
+)
+
+
+def _example(parameter: Parameter, given: Any) -> str:
+    "Return a value that would be taken, as JSON: the given one in a list, the default …"
+    inner = [_spelled(given) if isinstance(given, str) else given]
+    for value in (inner, parameter.default, *_EXAMPLES):
+        try:
+            if value is not None:
+                found = json.dumps(_converted(parameter.type, value), ensure_ascii=False)
+                return f"; for example {found}"
+        except _UNFIT:
+            continue
+    return ""
+
+
+def _advice(value: Any, expected: str) -> str:
+    "Return what to do about a value that YAML has read as something else, or that JSON can't keep."
+    if "text" in expected or "'" in expected:
+        if isinstance(value, bool):
+            return ". YAML reads no, off, yes and on as false and true: quote the word"
+        if isinstance(value, int | float | datetime.date):
+            return f". Quote it: '{value}'"
+    if isinstance(
+        value, str | int | float | list | dict | tuple | None | Path | datetime.date | datetime.time
+    ):
+        return ""
+    how = ", for instance with tolist()" if hasattr(value, "tolist") else ""
+    return f". What a run is given is kept as JSON: give numbers, texts, lists, dicts{how}"
+
+
+def _refusal(parameter: Parameter, given: Any, faults: Sequence[Mapping[str, Any]]) -> str:
+    "Return the message for a value that is not taken."
+    plain = _plain(given) if any(fault["loc"] for fault in faults) else given
+    places = [_place(plain, fault["loc"]) for fault in faults]
+    place = max(places, key=lambda words: words.count("["))
+    found = [fault for fault, where in zip(faults, places, strict=True) if where == place]
+    words = sorted(map(_expected, found), key=lambda each: each == "none")
+    expected = " or ".join(dict.fromkeys(words))
     meaning = f" ({parameter.meaning})" if parameter.meaning else ""
-    raise RunRefused(
-        f"parameter `{parameter}`{meaning} cannot be {given!r} ({type(given).__name__})"
+    at = f": {place} is {_shown(found[0]['input'])}" if place else ""
+    value = found[0]["input"] if place else given
+    return (
+        f"parameter `{parameter}`{meaning} cannot be {_shown(given)}{at}; expected {expected}"
+        f"{_example(parameter, given)}{_advice(value, expected)}"
     )
 
 
@@ -378,3 +794,30 @@ def resolve(
         name: convert(parameter, given[name]) if name in given else parameter.default
         for name, parameter in parameters.items()
     }
+
+
+# %% ../../../nbs/lab/run/03_parameters.ipynb #assign-code
+def assignments(
+    parameters: Mapping[str, Parameter],  # what the page takes
+    given: Mapping[str, Any],  # values from `resolve`
+) -> str:  # Python source, one line for each
+    "Return the lines that give a page its values."
+    return "".join(
+        f"{name} = {_source(in_page(parameters[name], value))}\n" for name, value in given.items()
+    )
+
+
+def _source(value: Any) -> str:
+    "Return a value as Python source."
+    if isinstance(value, list):
+        return f"[{', '.join(map(_source, value))}]"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_source, value))}{',' * (len(value) == 1)})"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_source(key)}: {_source(each)}' for key, each in value.items())}}}"
+    if isinstance(value, Path):
+        return f"__import__('pathlib').Path({str(value)!r})"
+    if isinstance(value, datetime.date | datetime.time):
+        made = f"__import__('datetime').{type(value).__name__}"
+        return f"{made}.fromisoformat({value.isoformat()!r})"
+    return repr(value)

@@ -25,6 +25,8 @@ from ..run.page import find_page, has_slow_cells, page_name
 from neurobridge.lab.run.parameters import (
     Parameter,
     RunRefused,
+    bases,
+    choices,
     convert,
     own_path,
     page_parameters,
@@ -254,11 +256,15 @@ _Settings = tuple[set[str], int, Callable[[], list[dict[str, Any]]]]
 
 
 def _values(node: _Node, name: str, takes: Parameter) -> list[Any]:
-    "Read the values of one parameter."
+    "Read the values of one parameter; `all` stands for those that its type lists."
+    listed = choices(takes.type)
+    if node.value == "all" and listed:
+        return listed
     if not isinstance(node.value, list) or not node.value:
+        more = ", or all, which stands for every value that its type lists" * bool(listed)
         raise _wrong(
             node.line,
-            f"`{name}` is {node.plain()!r}; expected a list of at least one value, [a, b, …]",
+            f"`{name}` is {node.plain()!r}; expected a list of at least one value, [a, b, …]{more}",
         )
     return [_fit(each, takes) for each in node.value]
 
@@ -410,7 +416,10 @@ def _drawn_settings(
     found: dict[str, dict[str, Any]] = {}
     doubles = 0
     while len(found) < draws:
-        one = {key: convert(takes[key], _draw(chance, *how)) for key, how in drawn.items()}
+        try:
+            one = {key: convert(takes[key], _draw(chance, *how)) for key, how in drawn.items()}
+        except RunRefused as error:
+            raise _wrong(line, f"`random`: {error}") from error
         doubles = doubles + 1 if repr(one) in found else 0
         if doubles > 50 * (len(found) + 1):
             raise _wrong(
@@ -438,7 +447,7 @@ def _distribution(name: str, node: _Node, takes: Parameter) -> tuple[str, list[A
     ((kind, values),) = given.items()
     if kind == "choice":
         return kind, _values(values, name, takes)
-    number = Parameter(name, ("int" if kind == "integer" else "float",), False, 0)
+    number = Parameter(name, "int" if kind == "integer" else "float", 0)
     fitting = _fitting(takes)
     if kind not in fitting:
         raise _wrong(
@@ -461,9 +470,10 @@ def _distribution(name: str, node: _Node, takes: Parameter) -> tuple[str, list[A
 
 def _fitting(takes: Parameter) -> tuple[str, ...]:
     "Return the distributions that a parameter of this type can be drawn from."
-    if not takes.types or "float" in takes.types:
+    words = bases(takes.type)
+    if words & {"Any", "float"}:
         return _KINDS
-    return ("integer", "choice") if "int" in takes.types else ("choice",)
+    return ("integer", "choice") if "int" in words else ("choice",)
 
 
 # %% ../../../nbs/lab/sweep/01_sweep_file.ipynb #cell-026
