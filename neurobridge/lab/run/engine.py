@@ -17,7 +17,6 @@ import math
 import os
 import queue
 import re
-import resource
 import shutil
 import signal
 import sys
@@ -44,7 +43,12 @@ import neurobridge
 from neurobridge.core.files import UnsafeFile, atomic_write, open_append, who_can_change
 from neurobridge.lab.run.kernel import ADD_FOLDER, CUT, START, new_python, output_budget, shorten
 from neurobridge.lab.run.page import why_left_out
-from neurobridge.lab.run.parameters import checked
+from neurobridge.lab.run.parameters import RunRefused, checked
+
+try:
+    import resource
+except ModuleNotFoundError:  # Windows has none
+    resource = None  # type: ignore[assignment]
 
 
 # %% ../../../nbs/lab/run/09_engine.ipynb #cell-011
@@ -178,6 +182,17 @@ class _Provisioner(LocalProvisioner):
         self.pid = self.pgid = self.process.pid
         self.cwd = settings.get("cwd")
         return self.connection_info
+
+
+# %% ../../../nbs/lab/run/09_engine.ipynb #limit-code
+def _limit_memory(process: int, most: int) -> None:
+    "Limit the data of a process, in bytes; raise `RunRefused` on a system that can't."
+    if not hasattr(resource, "prlimit"):
+        raise RunRefused(
+            f"a run may have {most:,} bytes (`memory` of its sweep), and this system can't limit "
+            "the memory of a process (Linux can); leave `memory` out"
+        )
+    resource.prlimit(process, resource.RLIMIT_DATA, (most, most))
 
 
 # %% ../../../nbs/lab/run/09_engine.ipynb #used-code
@@ -351,6 +366,11 @@ def _why_dead(code: int | None) -> str:
             "the kernel was killed (SIGKILL): most often the machine, container or job ran out of "
             "memory; take a smaller batch or more memory"
         )
+    if code == -signal.SIGTERM:
+        return (
+            "the kernel was ended (SIGTERM): its sweep was stopped, or its job's time was over; "
+            "give the same command again"
+        )
     cause = (
         f"by signal {-code} ({signal.Signals(-code).name}): most often a crash in compiled code"
         if code and code < 0
@@ -422,9 +442,8 @@ class PageClient(PapermillNotebookClient):
         "Execute the cells within the memory limit."
         self.shutdown_kernel = "immediate"
         if self.kernel.memory:
-            most = (self.kernel.memory, self.kernel.memory)
             process: Any = self.km.provisioner
-            resource.prlimit(process.pid, resource.RLIMIT_DATA, most)
+            _limit_memory(process.pid, self.kernel.memory)
         _all_cells(self)
         if self.failure is None:
             self.shutdown_kernel = "graceful"

@@ -563,9 +563,21 @@ def _begin(job: _Job, force: bool) -> dict[str, Any]:
 
 
 # %% ../../../nbs/lab/run/07_execute.ipynb #clear-code
+_RESULTS = ("notebook.ipynb", "report.html", "metrics.json", "rows.csv", "kernel.log")
+
+
+def kept_files(folder: Path) -> list[Path]:
+    "Return what a page has put into the folder of its run, from which another attempt can go on."
+    own = ("run.json", *_RESULTS)
+    return [
+        file
+        for file in sorted(folder.iterdir())
+        if not file.name.startswith(".") and file.name not in own
+    ]
+
+
 def _clear(folder: Path, everything: bool) -> None:
     "Remove the results of an earlier attempt from a folder, or everything."
-    results = ("notebook.ipynb", "report.html", "metrics.json", "rows.csv", "kernel.log")
     for file in folder.iterdir():
         if file.name in (".lock", ".neurobridge", "run.json"):
             continue
@@ -574,7 +586,7 @@ def _clear(folder: Path, everything: bool) -> None:
                 shutil.rmtree(file)
         elif (
             everything
-            or file.name in results
+            or file.name in _RESULTS
             or (file.name.startswith(".") and file.suffix == ".part")
         ):
             file.unlink()
