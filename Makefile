@@ -7,12 +7,17 @@
 # make check  the quick part of make test        make export  notebooks -> package, README
 # make dist   a release into dist/: sdist and wheel, checked by twine
 # make clean  what these commands made (not runs/)
+# make test-versions  the quick tests at the lowest and at the newest versions, all pages from nothing but a wheel; an hour
 #
 # Everything is installed into .venv on first use. PYTHON=python3.12 picks the interpreter. TORCH_ARGS is handed to
-# "pip install torch torchvision", for instance TORCH_ARGS="--index-url URL" for builds without CUDA.
+# "pip install torch torchvision", for instance TORCH_ARGS="--index-url URL" for builds without CUDA. The versions are those of
+# constraints.txt, the newest that were tried; LATEST=1 takes the newest there are.
 
 PYTHON ?= python3
 TORCH_ARGS ?=
+LATEST ?=
+CONSTRAINTS := $(if $(LATEST),,--constraint constraints.txt)
+NOT_HERE := { echo "The packages could not be installed. If a version in constraints.txt is the cause: make LATEST=1"; exit 1; }
 BIN := .venv/bin
 READY := .venv/.ready
 WORKERS ?= 2
@@ -20,15 +25,15 @@ PAGE ?= tutorials/01_spiking_neuron.ipynb
 LAB_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test test-all docs quarto lab check export dist clean pages pytest
+.PHONY: run test test-all test-versions docs quarto lab check export dist clean pages pytest
 .DEFAULT_GOAL := run
 
-$(READY): settings.ini setup.py pyproject.toml
+$(READY): settings.ini setup.py pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "neurobridge needs Python 3.11 or newer: make clean, then make PYTHON=python3.12"; exit 1; }
 	@$(BIN)/python -m pip uninstall --quiet --yes neurobridge 2>/dev/null || true  # this package's name before 0.2.0, and another package's
-	$(BIN)/python -m pip install --quiet torch torchvision $(TORCH_ARGS)
-	$(BIN)/python -m pip install --quiet --editable '.[dev,docs]'
+	$(BIN)/python -m pip install --quiet torch torchvision $(TORCH_ARGS) $(CONSTRAINTS) || $(NOT_HERE)
+	$(BIN)/python -m pip install --quiet --editable '.[dev,docs]' $(CONSTRAINTS) || $(NOT_HERE)
 	@touch $@
 
 run: $(READY)
@@ -38,6 +43,9 @@ test: check pages pytest
 
 test-all: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "long and not slow" --durations 25
+
+test-versions: $(READY)
+	WORKERS=$(WORKERS) $(BIN)/python tools/versions.py
 
 check: $(READY)
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && cp -R nbs neurobridge settings.ini pyproject.toml "$$scratch" \

@@ -58,6 +58,7 @@ setup(
     classifiers=[
         "Programming Language :: Python :: 3",
         "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
         "License :: OSI Approved :: Apache Software License",
     ],
     packages=find_packages(include=[cfg["lib_path"], f"{cfg['lib_path']}.*"]),

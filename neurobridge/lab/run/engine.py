@@ -17,14 +17,13 @@ import math
 import os
 import queue
 import re
-import resource
 import shutil
 import signal
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,12 @@ import neurobridge
 from neurobridge.core.files import UnsafeFile, atomic_write, open_append, who_can_change
 from neurobridge.lab.run.kernel import ADD_FOLDER, CUT, START, new_python, output_budget, shorten
 from neurobridge.lab.run.page import why_left_out
-from neurobridge.lab.run.parameters import checked
+from neurobridge.lab.run.parameters import RunRefused, checked
+
+try:
+    import resource
+except ModuleNotFoundError:  # Windows has none
+    resource = None  # type: ignore[assignment]
 
 
 # %% ../../../nbs/lab/run/09_engine.ipynb #cell-011
@@ -180,6 +184,17 @@ class _Provisioner(LocalProvisioner):
         return self.connection_info
 
 
+# %% ../../../nbs/lab/run/09_engine.ipynb #limit-code
+def _limit_memory(process: int, most: int) -> None:
+    "Limit the data of a process, in bytes; raise `RunRefused` on a system that can't."
+    if not hasattr(resource, "prlimit"):
+        raise RunRefused(
+            f"a run may have {most:,} bytes (`memory` of its sweep), and this system can't limit "
+            "the memory of a process (Linux can); leave `memory` out"
+        )
+    resource.prlimit(process, resource.RLIMIT_DATA, (most, most))
+
+
 # %% ../../../nbs/lab/run/09_engine.ipynb #used-code
 def _followed(path: str, package: tuple[str, ...], folder: str, apart: tuple[str, ...]) -> str:
     "Return the source file of a path below the package or the page's folder, else an empty text."
@@ -194,28 +209,11 @@ def _followed(path: str, package: tuple[str, ...], folder: str, apart: tuple[str
     return path if inside or path.startswith(package) else ""
 
 
-# %% ../../../nbs/lab/run/09_engine.ipynb #versions-code
-def _versions() -> dict[str, str]:
-    "Return the versions of the libraries that are imported."
-    import sys
-
-    kind = type(sys)
-    loaded = {name: module for name, module in list(sys.modules.items()) if "." not in name}
-    # not by `getattr`, for which a module may import others
-    named = {
-        name: vars(module).get("__version__")
-        for name, module in loaded.items()
-        if isinstance(module, kind)
-    }
-    return {name: str(text) for name, text in sorted(named.items()) if isinstance(text, str)}
-
-
-# %% ../../../nbs/lab/run/09_engine.ipynb #follow-code
 def _follow(package: tuple[str, ...], folder: str, apart: tuple[str, ...], since: int) -> Any:
     """Listen in the kernel; return a function that returns what was used so far.
 
-    That is modules and files, with the time of their last change when they were opened, the
-    versions of libraries, and the seconds of processor time.
+    That is modules and files, with the time of their last change when they were opened, and the
+    seconds of processor time.
     """
     import os
     import sys
@@ -251,7 +249,6 @@ def _follow(package: tuple[str, ...], folder: str, apart: tuple[str, ...], since
             "opened": {path: first.get(path) for path in known if os.path.isfile(path)},
             "modules": sorted(modules),
             "declared": getattr(runs, "declared", {}),
-            "versions": _versions(),
             "core_seconds": round(sum(os.times()[:4]), 3),  # of this process and its children
         }
 
@@ -280,9 +277,11 @@ def _handing_over(what: Followed) -> str:
         tuple(f"{path}{os.sep}" if path.is_dir() else str(path) for path in apart),
         what.since,
     ]
-    functions = "\n".join(map(inspect.getsource, (_followed, _versions, _follow)))
+    functions = (
+        f"from typing import Any\n{inspect.getsource(_followed)}\n{inspect.getsource(_follow)}"
+    )
     call = f"import IPython\nIPython.get_ipython()._neurobridge_used = _follow(*{words!r})"
-    inner = f"from typing import Any\n{functions}\n{call}"
+    inner = f"{functions}\n{call}"
     return f"exec({inner!r}, {{'__name__': 'neurobridge_follow'}})"
 
 
@@ -344,16 +343,19 @@ def _describe_failure(
         for line in cell.source.splitlines()
         if re.match("#{1,6} ", line)
     ]
+    lines = [
+        line
+        for line in nb.cells[index].source.splitlines()
+        if line.strip() and not line.startswith("#|")
+    ]
     plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", "\n".join(traceback)).splitlines()
-    line, source = _own_line(nb.cells[index].source, plain)
     return {
         "cell": _number(nb, index),
-        "line": line,
         "heading": headings[-1] if headings else "",
-        "source": source,
+        "source": lines[0] if lines else "",
         "ename": ename,
         "evalue": shorten(evalue),
-        "traceback": [shorten(each) for each in _cut_traceback(plain)],
+        "traceback": [shorten(line) for line in plain[-12:]],
     }
 
 
@@ -364,56 +366,17 @@ def _why_dead(code: int | None) -> str:
             "the kernel was killed (SIGKILL): most often the machine, container or job ran out of "
             "memory; take a smaller batch or more memory"
         )
+    if code == -signal.SIGTERM:
+        return (
+            "the kernel was ended (SIGTERM): its sweep was stopped, or its job's time was over; "
+            "give the same command again"
+        )
     cause = (
         f"by signal {-code} ({signal.Signals(-code).name}): most often a crash in compiled code"
         if code and code < 0
         else f"with exit code {code}"
     )
     return f"the kernel died {cause}"
-
-
-# %% ../../../nbs/lab/run/09_engine.ipynb #own-line
-_ENDS = 12  # lines that are kept of the end of a traceback
-
-
-def _frames(lines: list[str]) -> list[list[str]]:
-    "Return the frames of a traceback: lines that begin with a place, and those that follow it."
-    frames: list[list[str]] = [[]]
-    for line in lines:
-        if re.match(r"(Cell In\[\d+\]|File )", line):
-            frames.append([])
-        frames[-1].append(line)
-    return frames
-
-
-def _own_line(source: str, traceback: list[str]) -> tuple[int | None, str]:
-    "Return number and text of the line of a cell at which it failed, else its first line of code."
-    lines = source.splitlines()
-    for frame in _frames(traceback)[1:]:
-        place = re.match(r"Cell In\[\d+\], line (\d+)", frame[0])
-        number = int(place[1]) if place else 0
-        if place and 0 < number <= len(lines):
-            return number, lines[number - 1].strip()
-    code = [line for line in lines if line.strip() and not line.startswith("#|")]
-    return None, code[0] if code else ""
-
-
-def _cut_traceback(lines: list[str]) -> list[str]:
-    "Return the end of a traceback, after the frames of cells that are not in it."
-    if len(lines) <= 2 * _ENDS:
-        return lines
-    kept = []
-    before = lines[:-_ENDS]
-    for frame in _frames(before)[1:]:
-        if frame[0].startswith("Cell In["):
-            kept += [frame[0], *(line for line in frame[1:] if line.lstrip().startswith("-"))]
-    kept = kept[: 2 * _ENDS]
-    left = len(before) - len(kept)
-    return [
-        *kept,
-        f"… {left} lines left out, all of them in the executed notebook …",
-        *lines[-_ENDS:],
-    ]
 
 
 # %% ../../../nbs/lab/run/09_engine.ipynb #own-loop
@@ -441,10 +404,9 @@ class PageClient(PapermillNotebookClient):
     limit: float | None = None  # seconds, for the message
     kernel: KernelSettings = KernelSettings()
     on_cell: Callable[[nbformat.NotebookNode, int], None] | None = None
-    on_output: Callable[[str], None] | None = None  # gets what the page prints
     slow: bool = False  # whether cells marked slow are run
     followed: Followed | None = None
-    used: dict[str, Any] | None = None  # in the end: opened, modules, declared, versions
+    used: dict[str, Any] | None = None  # in the end: opened, modules, declared
     skipped: list[dict[str, Any]]  # cells left out: number, why, first line
     output_cut: bool = False  # whether the kernel has left output out
 
@@ -472,72 +434,22 @@ class PageClient(PapermillNotebookClient):
         self.nb.metadata["language_info"] = {"name": "python", "version": sys.version.split()[0]}
 
     def process_message(self, message: dict[str, Any], *rest: Any, **settings: Any) -> Any:
-        "Pass on what is printed, and note whether the kernel has left output out."
+        "Note whether the kernel has left output out."
         self.output_cut |= CUT in message["metadata"]
-        output = super().process_message(message, *rest, **settings)
-        _pass_on(output, self.on_output)
-        return output
-
-    async def async_execute_cell(self, *cell: Any, **settings: Any) -> Any:
-        "Execute a cell; meanwhile save the notebook from time to time."
-        async with _saving(self):
-            return await super().async_execute_cell(*cell, **settings)
-
-    execute_cell = run_sync(async_execute_cell)
+        return super().process_message(message, *rest, **settings)
 
     def papermill_execute_cells(self) -> None:
         "Execute the cells within the memory limit."
         self.shutdown_kernel = "immediate"
-        _limit_memory(self)
+        if self.kernel.memory:
+            process: Any = self.km.provisioner
+            _limit_memory(process.pid, self.kernel.memory)
         _all_cells(self)
         if self.failure is None:
             self.shutdown_kernel = "graceful"
 
 
-# %% ../../../nbs/lab/run/09_engine.ipynb #tick-code
-def _text_of(output: Mapping[str, Any]) -> str:
-    "Return an output as text: what was printed, or the plain form of what is shown."
-    if output["output_type"] == "stream":
-        return "".join(output["text"])
-    text = "".join(output.get("data", {}).get("text/plain", ""))
-    return f"{text}\n" if text else ""
-
-
-def _pass_on(output: Mapping[str, Any] | None, to: Callable[[str], None] | None) -> None:
-    "Hand an output over as text, if somebody wants it."
-    if output and to:
-        to(_text_of(output))
-
-
-@contextlib.asynccontextmanager
-async def _saving(client: Any) -> AsyncIterator[None]:
-    "Save a notebook from time to time in the block."
-    timer = asyncio.ensure_future(_now_and_then(client.nb_man))
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-async def _now_and_then(keeper: Any) -> None:
-    "Save a notebook when that is due, and call `on_tick`; never ends."
-    while True:
-        await asyncio.sleep(0.5)
-        with contextlib.suppress(OSError):
-            keeper.write_if_due()
-            if keeper.on_tick:
-                keeper.on_tick()
-
-
 # %% ../../../nbs/lab/run/09_engine.ipynb #all-cells
-def _limit_memory(client: PageClient) -> None:
-    "Limit the data of the kernel's process, if it has a limit."
-    if client.kernel.memory:
-        most = (client.kernel.memory, client.kernel.memory)
-        process: Any = client.km.provisioner
-        resource.prlimit(process.pid, resource.RLIMIT_DATA, most)
-
-
 def _all_cells(client: PageClient) -> None:
     "Execute the cells up to the first that fails; note what is left out and what was used."
     _answer(client, f"{ADD_FOLDER}\n{_handing_over(client.followed) if client.followed else ''}")
@@ -651,35 +563,18 @@ def _with_limit(client: PageClient, ename: str, evalue: str) -> str:
 class _Keeper(NotebookExecutionManager):
     "papermill's bookkeeping of cells, with atomic saving."
 
-    unsaved = False  # whether something has changed since the last write
-    took = 0.0  # seconds that it took
-    on_tick: Callable[[], None] | None = None  # called while a cell runs
-
     def save(self, **_: Any) -> None:
-        "Write the notebook, unless that was done just now; then the timer does it."
-        self.unsaved = True
-        self.write_if_due()
-
-    def autosave_cell(self) -> None:
-        "Note that there is a new output; papermill calls it for each."
-        self.unsaved = True
-
-    def write_if_due(self) -> None:
-        "Write what is not saved, if the last write is long enough ago."
-        since = (self.now() - self.last_save_time).total_seconds()
-        if self.unsaved and since > max(1, 19 * self.took):
+        "Write the notebook, at most once a second."
+        if (self.now() - self.last_save_time).total_seconds() > 1:
             self.write()
 
     def write(self) -> None:
         "Write the notebook."
         if not self.output_path:
             return
-        started = time.monotonic()
-        text = nbformat.v4.writes(self.nb)
+        text = nbformat.writes(self.nb)
         with atomic_write(self.output_path) as file:
             file.write(text + "\n")
-        self.unsaved = False
-        self.took = time.monotonic() - started
         self.last_save_time = self.now()
 
 
@@ -703,8 +598,6 @@ class PageEngine(Engine):
         lock: int | None = None,  # file descriptor of the run's lock, held by the kernel as well
         kernel: KernelSettings | None = None,  # how its kernel is started; default: a new Python
         on_cell: Callable[[nbformat.NotebookNode, int], None] | None = None,  # before each cell
-        on_output: Callable[[str], None] | None = None,  # gets what the page prints, as it comes
-        on_tick: Callable[[], None] | None = None,  # called twice a second while a cell runs
         on_failure: Callable[[dict[str, Any]], None] | None = None,  # gets cell, heading and error
         slow: bool = False,  # also run the cells marked slow, gpu and notest
         followed: Followed | None = None,  # which files the run takes note of
@@ -719,8 +612,6 @@ class PageEngine(Engine):
         keeper.notebook_start()
         try:
             client = _client(keeper, limit, kernel or KernelSettings(), on_cell, slow, followed)
-            client.on_output = on_output
-            keeper.on_tick = on_tick
             _run_cells(client, folder, workdir, lock)
             if on_end:
                 names = ("skipped", "used", "output_cut")

@@ -7,15 +7,17 @@ __all__ = ["RunBusy"]
 
 # %% ../../../nbs/lab/run/05_lock.ipynb #lock-04
 import contextlib
-import fcntl
+import errno
+import functools
 import json
 import os
 import socket
 import time
+import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from neurobridge.core.files import (
     UnsafeFile,
@@ -27,6 +29,11 @@ from neurobridge.core.files import (
 )
 from ...core.paths import runs_root
 from .parameters import RunRefused
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows has none
+    fcntl = None  # type: ignore[assignment]
 
 
 # %% ../../../nbs/lab/run/05_lock.ipynb #links-code
@@ -66,22 +73,51 @@ def make_folder(folder: Path) -> None:
             "exchange what is written there; give a folder of your own"
         )
     if not folder.is_dir():
-        if folder.is_relative_to(runs_root()):
-            make_runs_folder()
         folder.mkdir(parents=True, exist_ok=True)
         mark_folder(folder, "run")
 
 
-def make_runs_folder() -> None:
-    "Make the runs folder if it is missing, with a `.gitignore`: runs are not to be committed."
-    root = runs_root()
-    if root.is_dir():
-        return
-    root.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):  # of another process, or a link: left alone
-        ignore = os.open(root / ".gitignore", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        with os.fdopen(ignore, "w") as file:
-            file.write("# runs of neurobridge; what of them is kept is in results/\n*\n")
+# %% ../../../nbs/lab/run/05_lock.ipynb #lock-none
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+
+def lock_file(
+    file: int | BinaryIO,  # open
+    path: Path,  # its name, for the message
+    *,
+    shared: bool = False,  # beside other shared locks
+    wait: bool = False,  # until others let go; else `BlockingIOError`
+) -> None:
+    "Lock an open file until it is closed; raise `RunRefused` where its file system has no locks."
+    if fcntl is None:
+        return _warn_without_locks()
+    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(file, how if wait else how | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise RunRefused(
+            f"{path} can't be locked ({error.strerror}): its file system has no locks, so two "
+            "processes could do the same run at a time; set NEUROBRIDGE_RUNS to a folder on "
+            "another one, or ask for it to be mounted with locks (Lustre: flock)"
+        ) from error
+
+
+@functools.cache
+def _warn_without_locks() -> None:
+    "Warn, once in a process, that nothing is locked."
+    warnings.warn(
+        "this Python has no fcntl, so nothing is locked: two processes can do the same run at a "
+        "time; give one command at a time",
+        stacklevel=2,
+    )
+
+
+def _unlock(handle: int) -> None:
+    "Free a lock at once, also for a kernel that holds the same open file."
+    if fcntl is not None:
+        fcntl.flock(handle, fcntl.LOCK_UN)
 
 
 # %% ../../../nbs/lab/run/05_lock.ipynb #cell-027
@@ -107,7 +143,7 @@ def owned(
         _sign(handle)
         yield handle
     finally:
-        fcntl.flock(handle, fcntl.LOCK_UN)  # also for a kernel that holds the same open file
+        _unlock(handle)
         os.close(handle)
 
 
@@ -165,7 +201,7 @@ def _take(handle: int, folder: Path, patience: float) -> None:
     until = time.monotonic() + patience
     for attempt in range(10**6):
         with contextlib.suppress(BlockingIOError):
-            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock_file(handle, folder / ".lock")
         holder = _holder(folder)
         if (attempt > 3 and not _dead(holder)) or time.monotonic() > until:
             who = (
@@ -204,11 +240,14 @@ def _dead(holder: dict[str, Any]) -> bool:
 # %% ../../../nbs/lab/run/05_lock.ipynb #cell-031
 def in_progress(folder: Path) -> bool:
     "Return whether a run holds the lock of a folder."
+    if fcntl is None:  # the holder that the file names is all there is to go by
+        holder = _holder(folder)
+        return bool(holder) and not _dead(holder)
     try:
         with open_regular(folder / ".lock") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            lock_file(file, folder / ".lock", shared=True)
     except BlockingIOError:
         return True
-    except OSError:
+    except (OSError, RunRefused):
         return False
     return False

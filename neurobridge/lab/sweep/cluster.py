@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../../nbs/lab/sweep/06_cluster.ipynb #cell-003
 import contextlib
 import getpass
+import operator
 import os
 import re
 import secrets
@@ -27,7 +28,7 @@ from ...core.files import UnsafeFile, private_folder, read_end
 from ...core.paths import runs_root
 from ..run.parameters import RunRefused, checked, own_path
 from .sweep_file import Resources
-from .worker import undisturbed
+from .worker import end_of_job, undisturbed
 
 if TYPE_CHECKING:
     from distributed import Client, Security
@@ -103,6 +104,38 @@ def _first_line(error: BaseException) -> str:
     )
 
 
+# %% ../../../nbs/lab/sweep/06_cluster.ipynb #time-code
+_BEGUN = time.monotonic()  # in a worker: before its lifetime began
+
+
+def _seconds(walltime: str, alone: int) -> int | None:
+    "Return a wall time in seconds; a lone number has so many; `None` for what is not understood."
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", walltime.strip())
+    if not found:
+        return None
+    days, *rest = found.groups()
+    numbers = [int(number) for number in rest if number]
+    if days:  # days-hours:minutes:seconds, of which the last may be missing
+        units = (3600, 60, 1)
+        return 86400 * int(days) + sum(map(operator.mul, numbers, units))
+    if len(numbers) == 1:
+        return alone * numbers[0]
+    return sum(number * 60**i for i, number in enumerate(reversed(numbers)))
+
+
+def _lifetime(
+    kind: Any,  # dask_jobqueue's class
+    walltime: str | None,  # as given; None: that of dask's configuration
+) -> float | None:  # seconds
+    "Return how long the worker of a job may live; `None` if its wall time is not known."
+    import dask
+
+    config = kind.job_cls.config_name
+    text = walltime or dask.config.get(f"jobqueue.{config}.walltime", None) or ""
+    seconds = _seconds(str(text), alone=60 if config == "slurm" else 1)
+    return seconds and seconds - min(max(seconds / 10, 60), 300, seconds / 2)
+
+
 # %% ../../../nbs/lab/sweep/06_cluster.ipynb #tls-keys
 @contextlib.contextmanager
 def _private_place(given: str | None) -> Iterator[Path]:
@@ -158,6 +191,14 @@ def dask_setup(
     worker.http_server.stop()
 
 
+def dask_teardown(
+    worker: Any,  # dask's
+) -> None:
+    "Stop the run of a worker whose job is about to end; dask calls the function by name."
+    if worker.lifetime and time.monotonic() - _BEGUN >= worker.lifetime:
+        end_of_job()
+
+
 def _quiet_scheduler() -> type:
     "Return a scheduler class that opens no port for web pages."
     from distributed import Scheduler
@@ -190,6 +231,8 @@ def _private_job(kind: Any, folder: Path) -> type:
             **settings: Any,
         ) -> None:
             more = _tls_options(security) if security else []
+            if seconds := _lifetime(kind, settings.get("walltime")):
+                more.append(f"--lifetime {seconds:.0f}s")
             if not settings.get("interface") and scheduler:
                 host = scheduler.partition("://")[2].rpartition(":")[0].strip("[]")
                 own = f"{settings['python']} -c {shlex.quote(_OWN_ADDRESS)} {shlex.quote(host)}"

@@ -7,7 +7,6 @@ __all__ = []
 
 # %% ../../../nbs/lab/sweep/03_gpus.ipynb #gpus-imports
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from ...core.files import open_lock
 from ...core.paths import machine_folder
+from ..run.lock import lock_file
 from ..run.parameters import RunRefused, checked
 
 
@@ -57,9 +57,11 @@ def lease_gpus(
 @contextlib.contextmanager
 def _gpu_lock(name: str) -> Iterator[bool]:
     "Lock one device; yield whether it was free."
-    with open_lock(machine_folder() / f"gpu-{name.replace('/', '_')}") as file:
+    job = os.environ.get("SLURM_JOB_ID") or os.environ.get("PBS_JOBID") or ""
+    path = machine_folder() / f"gpu-{f'{job}-{name}'.strip('-').replace('/', '_')}"
+    with open_lock(path) as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(file, path)
             yield True
         except BlockingIOError:
             yield False

@@ -8,7 +8,6 @@ __all__ = []
 # %% ../../../nbs/lab/sweep/09_results_file.ipynb #kept-imports
 import contextlib
 import csv
-import fcntl
 import glob
 import hashlib
 import io
@@ -23,6 +22,7 @@ from typing import Any
 from ...core.files import UnsafeFile, atomic_write, open_lock, open_regular, read_regular
 from ..run.html import without_home
 from ..run.identity import NOTED, differences, first_few
+from ..run.lock import lock_file
 from ..run.page import page_hash
 from ..run.parameters import RunRefused, checked, own_path, read_page
 
@@ -275,12 +275,13 @@ def _listed(file: Path, tables: Iterable[str]) -> str:
 def _locked(file: Path) -> Iterator[None]:
     "Hold the lock of a results file; wait for it if another process has it."
     file.parent.mkdir(parents=True, exist_ok=True)
+    path = file.with_name(f".{file.name}.lock")
     try:
-        lock = open_lock(file.with_name(f".{file.name}.lock"))
+        lock = open_lock(path)
     except UnsafeFile as error:
         raise RunRefused(str(error)) from error
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock_file(lock, path, wait=True)
         yield
 
 

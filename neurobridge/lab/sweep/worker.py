@@ -14,12 +14,14 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...core.files import open_append
 from ..run.lock import RunBusy
-from ..run.execute import RunFailed, run_notebook
+from ..run.execute import RunFailed, kept_files, run_notebook
 from ..run.page import import_nbformat
 from ..run.identity import run_id, source_hash
 from ..run.parameters import RunRefused, checked, read_page
@@ -68,6 +70,26 @@ def _may_pass(error: Mapping[str, Any]) -> bool:
     return error["ename"] in _PASSING or error["cell"] is None
 
 
+# %% ../../../nbs/lab/sweep/04_worker.ipynb #anew-code
+_NOTE = ".job-over"  # in a run's folder: one byte for each time
+_TIMES = 3
+_ANEW = (
+    f"its job's time was over {_TIMES} times, and it has kept nothing from which to go on; let the "
+    'page save its state in run_dir(), as fit(..., checkpoint=run_dir() / "fit.pt") does, or give '
+    "jobs more time (walltime=)"
+)
+
+
+def _begins_anew(folder: Path) -> bool:
+    "Return whether a run was stopped with its job too often, and forget it: the next try counts."
+    note = folder / _NOTE
+    with contextlib.suppress(FileNotFoundError):
+        if os.lstat(note).st_size >= _TIMES:
+            note.unlink()
+            return not kept_files(folder)
+    return False
+
+
 # %% ../../../nbs/lab/sweep/04_worker.ipynb #cell-016
 _EDITED = "the page, a module beside it or the package was edited while the sweep ran"
 
@@ -80,6 +102,8 @@ def perform(
     try:
         if _is_edited(task):
             return {"status": "changed", "error": _EDITED}
+        if _begins_anew(Path(task["folder"])):
+            return failed_outcome(task["folder"], _ANEW) | {"status": "raised"}
         _perform(task)
         return {"status": "done", "error": ""}
     except RunBusy as error:
@@ -217,3 +241,16 @@ def deaths(
     return (
         f"{count} workers ended while they were at it: killed, out of memory, or out of wall time"
     )
+
+
+# %% ../../../nbs/lab/sweep/04_worker.ipynb #over-code
+def end_of_job() -> None:
+    "Stop the runs of this worker because its job is about to end, and wait for their records."
+    for folder in list(_kernels):
+        if not kept_files(Path(folder)):
+            with open_append(Path(folder) / _NOTE) as file:
+                file.write(b"x")
+    stop_kernels(list(_kernels))
+    until = time.monotonic() + 20
+    while _kernels and time.monotonic() < until:
+        time.sleep(0.05)

@@ -1,0 +1,88 @@
+"The versions that `make` installs are among those that settings.ini allows."
+
+import re
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, distribution, requires, version
+
+import pytest
+from packaging.specifiers import SpecifierSet
+
+from neurobridge.core.paths import project_root
+
+ROOT = project_root()
+sys.path.insert(0, str(ROOT / "tools"))
+import versions  # noqa: E402
+
+WANTED = versions.requirements()
+
+
+def pinned():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    found = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert len(found) == sum(not line.startswith("#") for line in lines)  # each once
+    return found
+
+
+@pytest.mark.parametrize("name", WANTED)
+def test_what_make_installs_is_allowed(name):
+    assert SpecifierSet(WANTED[name]).contains(pinned()[name], prereleases=True)
+
+
+def test_torch_and_torchvision_are_a_pair():
+    "torchvision names the one torch that it was built for."
+    assert {"torch", "torchvision"} <= set(pinned())
+    if version("torchvision").partition("+")[0] != pinned()["torchvision"]:
+        pytest.skip("another torchvision is installed here")
+    (wants,) = [text for text in requires("torchvision") if re.match(r"torch\b", text)]
+    assert SpecifierSet(re.sub(r"torch\s*", "", wants)).contains(pinned()["torch"])
+
+
+def test_every_python_that_is_allowed_takes_the_constraints():
+    oldest, looked_at = f"{versions.settings()['min_python']}.0", 0
+    for name, version_then in pinned().items():
+        try:
+            there = distribution(name)
+        except PackageNotFoundError:
+            continue
+        if there.version.partition("+")[0] == version_then:
+            looked_at += 1
+            assert SpecifierSet(there.metadata["Requires-Python"] or "").contains(oldest), name
+    assert looked_at > 0
+
+
+def test_make_installs_within_the_constraints_unless_it_is_asked_not_to():
+    def commands(*given):
+        made = subprocess.run(
+            ["make", "-n", "-W", "settings.ini", ".venv/.ready", *given],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert made.returncode == 0, made.stderr
+        return [line for line in made.stdout.splitlines() if "pip install" in line]
+
+    assert len(commands()) == 2
+    assert all("--constraint constraints.txt" in line for line in commands())
+    assert not any("--constraint" in line for line in commands("LATEST=1"))
+
+
+def test_bounds_without_a_lowest_version_are_noticed(monkeypatch):
+    monkeypatch.setattr(versions, "requirements", lambda: {"torch": "<3"})
+    with pytest.raises(SystemExit, match="no lower bound for torch"):
+        versions.lower_bounds()
+
+
+def test_counts_are_those_of_pytest(tmp_path):
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\ndef test_a(): pass\ndef test_b(): assert 0\n"
+        "def test_c(): pytest.skip('no')\n@pytest.fixture\ndef broken(): raise OSError\n"
+        "def test_d(broken): pass\n"
+    )
+    file = tmp_path / "junit.xml"
+    subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", f"--junitxml={file}", "-p", "no:cacheprovider", "."],
+        cwd=tmp_path,
+        capture_output=True,
+    )
+    assert versions.counts(file) == {"passed": 1, "failed": 2, "skipped": 1}
