@@ -8,6 +8,7 @@ const STOP_WORDS = new Set(("a about after all also am an and any are as at be b
 const WEIGHTS = { word: 1, stem: 0.8, parts: 0.6, begun: 0.5, synonym: 0.45, longer: 0.2 };
 const PAGE_FIELDS = { title: 6, headings: 3, names: 3, trail: 1, subtitle: 2, text: 1, code: 0.3 };
 const KINDS = { Overview: 1.25, Tutorials: 1.25, Experiments: 0.8, Reference: 0.8 }; // what explains comes before what reports
+const BEGINNING = 0.6;
 const SECTION_FIELDS = { heading: 4, text: 1, code: 0.3 };
 
 // "N-MNIST" is found as n, mnist and nmnist, "copy_weights" as copy, weights and copyweights; numbers with a point are left out
@@ -187,8 +188,8 @@ class SiteSearch {
     const named = ({ title, names }) => [title, ...names.split(" ")].some((name) => asked(name).join("") === whole);
     const found = this.score(this.wholes, PAGE_FIELDS, wanted), places = new Map();
     for (const place of this.score(this.places, SECTION_FIELDS, wanted)) {
-      const url = place.id.split(" ")[0];
-      if (!places.has(url)) places.set(url, place);
+      const [url, at] = place.id.split(" "), best = places.get(url) ?? place;
+      places.set(url, at === "0" && place.score > BEGINNING * best.score ? place : best); // rather the page than a part of it
     }
     for (const one of found) {
       const page = this.pages.get(one.id);

@@ -216,9 +216,11 @@ def test_docstrings_stand_in_the_overview_as_they_are(soups):
 
 def test_a_visitor_can_type_the_commands(soups):
     "`make` leaves them in `.venv`, and a shell does not look there by itself."
-    for name in ("index", "lab/cli"):
+    for name in ("start", "index", "lab/cli"):
         assert "source .venv/bin/activate" in soups[f"{name}.html"].main.get_text()
-    assert soups["index.html"].find("a", string="the repository") and "index.html#two-commands" in [
+    for name in ("start", "index"):
+        assert soups[f"{name}.html"].find("a", string="the repository")
+    assert "start.html#installation" in [
         link["href"] for link in soups["gallery.html"].select("main p a")
     ]
 
