@@ -74,6 +74,7 @@ class SiteSearch {
     this.counts = new Map(); // of pages that have a term
     for (const page of pages) this.add(page);
     this.groups = synonyms.map((group) => group.map(asked));
+    this.listed = new Set(this.groups.flat(2)); // words that are no typing errors, on whatever page they are
   }
 
   add([url, title, subtitle, names, trail, sections]) {
@@ -92,20 +93,20 @@ class SiteSearch {
   wanted(query) {
     const words = wordsOf(query).slice(0, 30).map((parts) => ({ parts, whole: this.mended(parts.join("")) }));
     const alike = this.alike(words.map(({ whole }) => whole)), phrased = new Set(alike.flatMap(({ at }) => at));
-    const meant = words.map(({ whole }, n) => !STOP_WORDS.has(whole) || phrased.has(n));
+    const told = words.map(({ whole }, n) => !STOP_WORDS.has(whole) || phrased.has(n)), empty = !told.includes(true);
     const options = words.flatMap(({ parts, whole }, n) => {
-      if (STOP_WORDS.has(whole) && meant.includes(true)) return [];
+      if (STOP_WORDS.has(whole) && !empty) return [];
       const own = { at: [n], words: [whole], weight: WEIGHTS.word, begun: n === words.length - 1 || !this.counts.has(whole) };
       const apart = parts.length > 1 ? parts : this.apart(whole);
       return apart.length ? [own, { at: [n], words: apart, weight: WEIGHTS.parts }] : [own];
     });
-    const weights = words.map(({ whole }, n) => (meant[n] ? this.rarity([whole, marked(whole)]) : 0));
+    const weights = words.map(({ whole }, n) => (told[n] || empty ? this.rarity([whole, stemOf(whole), marked(whole)]) : 0));
     return { weights, options: [...options, ...alike] };
   }
 
   // a word that no page has, and with which none begins, is a typing error for the nearest one that pages have
   mended(word) {
-    if (this.counts.has(word) || STOP_WORDS.has(word) || word.length < 5 || word.length > 40 || this.apart(word).length) return word;
+    if (this.counts.has(word) || this.listed.has(word) || STOP_WORDS.has(word) || word.length < 5 || word.length > 40 || this.apart(word).length) return word;
     if (this.wholes.search(word, { ...exactly, prefix: true }).length) return word;
     const near = this.wholes.search(word, { ...exactly, fuzzy: 0.25, maxFuzzy: 2 }).flatMap((one) => one.terms);
     const ranked = [...new Set(near)].filter((term) => !term.endsWith("~")).map((term) => [distance(word, term), -this.counts.get(term), term]);
@@ -165,7 +166,7 @@ class SiteSearch {
   matches(index, boost, word, begun) {
     const weights = { fuzzy: 1, prefix: this.counts.has(word) ? WEIGHTS.longer : WEIGHTS.begun };
     const found = new Map();
-    for (const term of [word, marked(word)]) {
+    for (const term of new Set([word, stemOf(word), marked(word)])) {
       const prefix = begun && term === word && word.length > 2;
       for (const { id, score, terms } of index.search(term, { ...exactly, prefix, weights, boost })) {
         const points = (term === word ? 1 : WEIGHTS.stem) * score * this.rarity(terms), before = found.get(id);
@@ -184,16 +185,19 @@ class SiteSearch {
   // and by those of its best place, so that one passage with all of the words is more than the same words far apart.
   find(query, most = 12) {
     const wanted = this.wanted(query), whole = asked(query).join("");
-    if (!wanted.options.length) return [];
-    const named = ({ title, names }) => [title, ...names.split(" ")].some((name) => asked(name).join("") === whole);
+    if (!whole) return [];
     const found = this.score(this.wholes, PAGE_FIELDS, wanted), places = new Map();
     for (const place of this.score(this.places, SECTION_FIELDS, wanted)) {
       const [url, at] = place.id.split(" "), best = places.get(url) ?? place;
       places.set(url, at === "0" && place.score > BEGINNING * best.score ? place : best); // rather the page than a part of it
     }
+    const ids = new Set(found.map((one) => one.id)), called = (name) => asked(name).join("") === whole;
+    for (const page of this.pages.values()) {
+      if (!ids.has(page.url) && page.names.split(" ").some(called)) found.push({ id: page.url, score: 0, terms: [whole] });
+    }
     for (const one of found) {
       const page = this.pages.get(one.id);
-      one.first = named(page);
+      one.first = called(page.title) ? 2 : Number(page.names.split(" ").some(called)); // what is called exactly so
       one.score = (one.score + (places.get(one.id)?.score ?? 0)) * (KINDS[page.trail.split(" / ")[0]] ?? 1);
     }
     const best = found.sort((a, b) => b.first - a.first || b.score - a.score).slice(0, most);
