@@ -17,28 +17,41 @@ from neurobridge.lab.run.html import SITE_POLICY, plain_text
 from .html import cells_html, finish_html
 from .links import check_links
 from .pages import process_page
-from .search import index_script
+from .search import IndexedPage, index_script, synonyms
 from .site_map import Entry, site_map
 
 TEMPLATES = Path(__file__).parent / "templates"
+MINISEARCH = Path(__file__).parent / "minisearch"  # as npm has it, with its licence
 NBS = Path(__file__).parents[1] / "nbs"  # style sheets, which Quarto looks for there
 
+
+CITE = "start.ipynb"
+"""The page that says how to cite."""
 
 CODE_STYLES = ("default", "github-dark")
 """Pygments' styles of code in light and dark: both have a contrast of 4.5 on the tinted sheet."""
 
 
-def _elsewhere(
+LICENCES = {"apache2": "Apache-2.0"}
+"""Names of licences by nbdev's short ones in `settings.ini`."""
+
+
+def _project_facts(
     source: str,  # a page's path below `nbs`
     root: Path,  # the project's folder, with `settings.ini`
-) -> dict[str, str]:  # its address in Colab, and what pip installs there
-    "Return where on the internet a page and the package are, by `settings.ini`."
+) -> dict[
+    str, str
+]:  # version, licence, address; a page's address in Colab; what pip installs there
+    "Return what `settings.ini` says about the project and where it is on the internet."
     settings = ConfigParser(delimiters=["="])
     settings.read(root / "settings.ini", encoding="utf-8")
-    user, repo, branch, address = (
-        settings["DEFAULT"][key] for key in ("user", "repo", "branch", "git_url")
-    )
+    known = settings["DEFAULT"]
+    user, repo, branch, address = (known[key] for key in ("user", "repo", "branch", "git_url"))
     return {
+        "version": known.get("version", ""),
+        "licence": LICENCES.get(known.get("license", ""), ""),
+        "address": address,
+        "branch": branch,
         "colab": f"https://colab.research.google.com/github/{user}/{repo}/blob/{branch}/nbs/{source}",
         "package": f"git+{address}",
     }
@@ -49,7 +62,7 @@ def _page_html(
     page: Entry,  # the page to make
     root: Path,  # the project's folder
     motto: str = "",  # stands in the bar
-) -> tuple[str, tuple]:  # a whole HTML document, and its row in the search index
+) -> tuple[str, IndexedPage]:  # a whole HTML document, and its row in the search index
     "Make one page of the site."
     from jinja2 import Environment, FileSystemLoader
     from markupsafe import Markup
@@ -74,14 +87,30 @@ def _page_html(
         title=title,
         subtitle=subtitle,
         body=Markup(body),
-        **_elsewhere(page.source, root),
+        project=_project_facts(page.source, root),
+        cite=next((entry.url for entry in order if entry.source == CITE), None),
         policy=SITE_POLICY,
         where=[f"neurobridge.{front['module']}"] * bool(front["module"]) + [f"nbs/{page.source}"],
         toc=[(level, anchor, Markup(text)) for level, anchor, text in contents],
         previous=order[at - 1] if at else None,
         next=order[at + 1] if at + 1 < len(order) else None,
     )
-    return document, (page.url, title.striptags(), subtitle.striptags(), sections)
+    names = " ".join(_names(page, front["module"], body))
+    texts = [page.url, title.striptags(), subtitle.striptags(), names, " / ".join(site.trail(page))]
+    return document, IndexedPage(*texts, sections)
+
+
+def _names(
+    page: Entry,
+    module: str,  # that it exports; empty if none
+    body: str,  # its HTML
+) -> list[str]:  # by which a page is looked for, beside its title
+    from bs4 import BeautifulSoup
+
+    overview = BeautifulSoup(body, "html.parser").select(".overview td:first-child a")
+    exported = [link.get_text() for link in overview]
+    modules = [f"neurobridge.{module}"] * bool(module)
+    return [PurePosixPath(page.url).stem, *modules, page.source, *exported]
 
 
 def _style_sheets(
@@ -169,10 +198,14 @@ def build_site(
             rows.append(row)
             (fresh / page.source).write_bytes(read_regular(root / "nbs" / page.source, 2**28))
         for name, content in (
-            _style_sheets(root) | {"search-index.js": index_script(rows)}
+            _style_sheets(root) | {"search-index.js": index_script(rows, synonyms())}
         ).items():
             (fresh / name).write_text(content, encoding="utf-8")
-        for file in (TEMPLATES / "theme.js", TEMPLATES / "search.js", NBS / "site.svg"):
+        for file in (
+            *sorted(TEMPLATES.glob("*.js")),
+            *sorted(MINISEARCH.iterdir()),
+            NBS / "site.svg",
+        ):
             shutil.copy(file, fresh)
         problems = _copy_pictures(root / "nbs", fresh) + check_links(fresh)
         mark_folder(fresh, "site")

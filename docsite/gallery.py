@@ -13,6 +13,7 @@ from PIL import Image
 
 from neurobridge.core.paths import project_root
 
+from .pages import image_size
 from .site_map import site_map
 
 if TYPE_CHECKING:
@@ -59,23 +60,30 @@ def recorded_cost(
     return f"{seeds}{len(table)} rows, {time + ' of training' if columns else 'time not recorded'}"
 
 
-def thumbnail(
+def scaled(
     png: bytes,
-    width: int = 560,  # pixels; a card is about half as wide on the screen
-    colors: int = 40,
-) -> bytes:  # PNG
-    "Scale a figure down for a card."
-    picture = Image.open(io.BytesIO(png), formats=["PNG"]).convert("RGBA")
+    width: int,  # pixels; a smaller figure stays as it is
+) -> Image.Image:  # on white
+    "Scale a figure down."
+    with Image.open(io.BytesIO(png), formats=["PNG"]) as opened:
+        picture = opened.convert("RGBA")
     white = Image.new("RGBA", picture.size, "white")
     picture = Image.alpha_composite(white, picture).convert("RGB")
     height = max(1, round(picture.height * width / picture.width))
-    small = (
-        picture.resize((width, height), Image.Resampling.LANCZOS)
-        if width < picture.width
-        else picture
-    )
+    if width >= picture.width:
+        return picture
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def thumbnail(
+    png: bytes,
+    width: int = 560,  # pixels; a card is about half as wide on the screen
+    colors: int = 128,
+) -> bytes:  # PNG
+    "Return a figure for a card, small, in colours near enough to its own to read a legend by."
     out = io.BytesIO()
-    small.quantize(colors).save(out, "PNG", optimize=True)
+    few = scaled(png, width).quantize(colors, Image.Quantize.FASTOCTREE)
+    few.save(out, "PNG", optimize=True)
     return out.getvalue()
 
 
@@ -137,15 +145,20 @@ def experiment_cards(
     return cards
 
 
+def _image_html(
+    png: bytes,
+    question: str,  # HTML
+) -> str:
+    width, height = image_size(png)
+    source = f"data:image/png;base64,{b64encode(png).decode()}"
+    return f'<img alt="A figure from: {question}" width="{width}" height="{height}" src="{source}">'
+
+
 def _card_html(
     card: Experiment,
 ) -> str:
     link, question = html.escape(card.source), html.escape(card.question)
-    image = (
-        f'<img alt="A figure from: {question}" src="data:image/png;base64,{b64encode(thumbnail(card.figure)).decode()}">'
-        if card.figure
-        else ""
-    )
+    image = _image_html(thumbnail(card.figure), question) if card.figure else ""
     command = (
         f"<details><summary>Command</summary><pre>{html.escape(card.command)}</pre></details>"
         if card.command

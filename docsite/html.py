@@ -8,9 +8,12 @@ from typing import Any
 from neurobridge.lab.formulas import markdown_html
 from neurobridge.lab.run.html import safe_html
 
-from .pages import anchors_of
-from .search import page_sections
+from .pages import anchors_of, image_size
+from .search import Section, page_sections
 from .site_map import page_url
+
+WIDE = 700
+"""Pixels from which a figure scrolls on a telephone."""
 
 
 def _plain(
@@ -77,7 +80,7 @@ def cells_html(
 def finish_html(
     body: str,  # a page's HTML
 ) -> tuple[
-    str, list[tuple[int, str, str]], list[tuple[str, str, str]]
+    str, list[tuple[int, str, str]], list[Section]
 ]:  # HTML, its contents (level, anchor, HTML), its sections for the search
     "Add anchors to headings, mend links to notebooks, box wide tables, mark wide figures."
     from bs4 import BeautifulSoup
@@ -108,14 +111,22 @@ def finish_html(
     for link in soup.find_all("a", href=re.compile(r"^(?![a-z]+:)[^#]*\.ipynb(#|$)")):
         path, _, anchor = link["href"].partition("#")
         link["href"] = page_url(path) + (f"#{anchor}" if anchor else "")
-    for image in soup.find_all("img", src=re.compile("^data:image/png;base64,")):
-        pixels = int.from_bytes(
-            b64decode(image["src"].partition(",")[2][:32])[16:20], "big"
-        )  # where a PNG says its width
-        image.attrs |= {"class": "wide"} if pixels > 700 else {}
+    _size_images(soup)
     for table in soup.find_all("table"):
         table.attrs.pop("border", None)
         table.wrap(soup.new_tag("div", attrs={"class": "scroll", "tabindex": "0"}))
         for text in table.find_all(string=re.compile(" ± ")):
             text.replace_with(text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"))
     return str(soup), contents, sections
+
+
+def _size_images(
+    soup: Any,  # BeautifulSoup's tree of a page
+) -> None:
+    "Give each figure its size, so that nothing moves while it loads, and mark the wide ones."
+    for image in soup.find_all("img", src=re.compile("^data:image/(png|gif|jpeg);base64,")):
+        width, height = image_size(b64decode(image["src"].partition(",")[2]))
+        if not image.has_attr("width"):
+            image["width"], image["height"] = width, height
+        if width > WIDE:
+            image["class"] = "wide"

@@ -2,10 +2,12 @@
 
 import ast
 import contextlib
+import io
 import json
 import os
 import re
 import warnings
+from base64 import b64decode
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -187,6 +189,16 @@ def _one_line(
     return re.sub(r"\s*\n\s*", " ", html).strip()
 
 
+def image_size(
+    content: bytes,  # of a PNG, GIF or JPEG file
+) -> tuple[int, int]:  # width and height (pixels)
+    "Read the size of an image from the beginning of its file."
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content), formats=["PNG", "GIF", "JPEG"]) as image:
+        return image.size
+
+
 class LiteratePage:
     "Show exported code under its name and keep links inside the site: a processor for nbdev."
 
@@ -208,6 +220,10 @@ class LiteratePage:
             cell.source = self.relink(link_citations(cell.source, self.references, bibliography))
         for output in cell.get("outputs", []):
             data = output.get("data", {})
+            if "image/png" in data:  # Quarto reads the size here
+                width, height = image_size(b64decode("".join(data["image/png"])))
+                told = output.setdefault("metadata", {})
+                told.setdefault("image/png", {"width": width, "height": height})
             if "text/html" in data and "<table" in "".join(data["text/html"]):
                 data["text/markdown"] = _one_line("".join(data.pop("text/html")))
             if "text/markdown" in data:

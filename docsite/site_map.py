@@ -34,6 +34,15 @@ class Entry:
             page for child in self.children for page in child.pages()
         ]
 
+    def trail(self, page: "Entry") -> list[str]:
+        "Return the titles from here down to a page, without this one's."
+        for child in self.children:
+            if child is page:
+                return [child.title]
+            if page in child.pages():
+                return [child.title, *child.trail(page)]
+        return []
+
 
 def _page_title(
     path: Path,  # a notebook

@@ -3,63 +3,36 @@
 const siteRoot = new URL(".", document.currentScript.src).href;
 let loading = null;
 
-// One entry for a page and one for each of its sections: [page title, address, name, first words]
-function loadIndex() {
-  loading ??= new Promise((done, failed) => {
-    const script = document.createElement("script");
-    script.src = siteRoot + "search-index.js";
-    script.onload = () => done(SEARCH_INDEX.flatMap(([url, title, subtitle, sections]) => [
-      { title, url, name: title, text: subtitle, page: true },
-      ...sections.map(([anchor, name, text]) => ({ title, url: anchor ? `${url}#${anchor}` : url, name: name || title, text, page: false })),
-    ]));
-    script.onerror = failed;
+function loadScript(name) {
+  return new Promise((done, failed) => {
+    const script = Object.assign(document.createElement("script"), { src: siteRoot + name, onload: done, onerror: failed });
     document.head.append(script);
+  });
+}
+
+function loadIndex() {
+  loading ??= Promise.all(["minisearch.js", "find.js", "search-index.js"].map(loadScript)).then(async () => {
+    const site = new SiteSearch([], SEARCH_SYNONYMS);
+    for (const [n, page] of SEARCH_PAGES.entries()) {
+      site.add(page);
+      if (n % 5 === 0) await new Promise((done) => setTimeout(done)); // the reader goes on typing meanwhile
+    }
+    return site;
   });
   return loading;
 }
 
-// Every word must occur; a name counts more than what stands below it, a whole name most, and the middle of a word
-// ("n-mnist" in "Fashion-MNIST") next to nothing.
-function begins(text, word) {
-  for (let at = text.indexOf(word); at >= 0; at = text.indexOf(word, at + 1)) {
-    if (!at || !/[\p{L}\p{N}]/u.test(text[at - 1])) return true;
-  }
-  return false;
-}
-
-function score(entry, words) {
-  const name = entry.name.toLowerCase(), text = entry.text.toLowerCase(), title = entry.title.toLowerCase();
-  let total = name === words.join(" ") ? 100 : 0, own = false;
-  for (const word of words) {
-    const points = name === word ? 60 : name.startsWith(word) ? 30 : begins(name, word) ? 20 : begins(text, word) ? 5 : name.includes(word) ? 2 : text.includes(word) ? 1 : 0;
-    if (!points && !title.includes(word)) return 0;
-    own ||= points > 0;
-    total += points;
-  }
-  return own ? total + (entry.page ? 3 : 0) : 0;
-}
-
-const wordsOf = (query) => query.toLowerCase().split(/\s+/).filter(Boolean);
-
-function search(entries, query) {
-  const words = wordsOf(query), best = new Map();
-  for (const entry of words.length ? entries : []) {
-    const found = { entry, points: score(entry, words) };
-    if (found.points > (best.get(entry.url)?.points ?? 0)) best.set(entry.url, found);
-  }
-  return [...best.values()].sort((a, b) => b.points - a.points).slice(0, 12).map((found) => found.entry);
-}
-
 // The words from the place that was found on, unless the beginning shows it.
-function extract(text, words) {
-  const places = words.map((word) => text.toLowerCase().indexOf(word)).filter((at) => at >= 0), at = Math.min(...places);
-  return places.length && at > 50 ? "… " + text.slice(text.lastIndexOf(" ", at - 20) + 1) : text;
+function extract(text, terms) {
+  const plain = text.toLowerCase(), places = terms.map((term) => plain.indexOf(term)).filter((at) => at >= 0), at = Math.min(...places);
+  const from = places.length && at > 50 ? text.lastIndexOf(" ", at - 20) + 1 : 0;
+  return (from ? "… " : "") + text.slice(from, from + 300);
 }
 
-function option({ url, name, title, text }, number, words) {
+function option({ url, name, title, text, terms }, number) {
   const link = Object.assign(document.createElement("a"), { href: siteRoot + url, id: `found-${number}`, tabIndex: -1 });
   link.setAttribute("role", "option");
-  for (const [tag, content] of [["b", name], ["i", name === title ? "" : title], ["span", extract(text, words)]]) {
+  for (const [tag, content] of [["b", name], ["i", name === title ? "" : title], ["span", extract(text, terms)]]) {
     if (content) link.append(Object.assign(document.createElement(tag), { textContent: content }), " ");
   }
   return link;
@@ -88,9 +61,9 @@ document.addEventListener("DOMContentLoaded", () => {
   async function show() {
     const query = box.value.trim();
     if (!query) return close();
-    const found = await loadIndex().then((entries) => search(entries, query), () => null);
+    const found = await loadIndex().then((site) => site.find(query), () => null);
     if (query !== box.value.trim()) return; // the reader has typed on
-    list.replaceChildren(...(found ?? []).map((entry, number) => option(entry, number, wordsOf(query))));
+    list.replaceChildren(...(found ?? []).map((entry, number) => option(entry, number)));
     list.hidden = !found?.length;
     status.textContent = !found ? "The index could not be loaded." : found.length ? `${found.length} places` : `Nothing says “${query}”.`;
     status.hidden = Boolean(found?.length);

@@ -3,17 +3,24 @@
 import copy
 import functools
 import http.server
+import io
 import json
 import re
 import shutil
 import subprocess
 import sys
 import threading
+from base64 import b64decode
+from configparser import ConfigParser
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
 
-from neurobridge.core import project_root
+from neurobridge.core import PALETTE, project_root
 from neurobridge.lab.formulas import mathml
 
 pytest.importorskip("nbdev", reason="the site is built with nbdev: pip install nbdev")
@@ -22,7 +29,7 @@ from pygments.styles import get_style_by_name  # noqa: E402
 
 from docsite.build import CODE_STYLES, build_site  # noqa: E402
 from docsite.citations import citations, references  # noqa: E402
-from docsite.gallery import experiment_cards  # noqa: E402
+from docsite.gallery import experiment_cards, scaled, thumbnail  # noqa: E402
 from docsite.links import check_links  # noqa: E402
 from docsite.readme import readme  # noqa: E402
 from docsite.site_map import site_map  # noqa: E402
@@ -30,22 +37,6 @@ from docsite.site_map import site_map  # noqa: E402
 ROOT = project_root()
 
 pytestmark = pytest.mark.long  # the whole site is built
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    "The real site, built once."
-    return build_site(tmp_path_factory.mktemp("site") / "docs")
-
-
-@pytest.fixture(scope="module")
-def soups(site):
-    return {
-        path.relative_to(site).as_posix(): BeautifulSoup(
-            path.read_text(encoding="utf-8"), "html.parser"
-        )
-        for path in site.rglob("*.html")
-    }
 
 
 @pytest.fixture
@@ -223,9 +214,11 @@ def test_docstrings_stand_in_the_overview_as_they_are(soups):
 
 def test_a_visitor_can_type_the_commands(soups):
     "`make` leaves them in `.venv`, and a shell does not look there by itself."
-    for name in ("index", "lab/cli"):
+    for name in ("start", "index", "lab/cli"):
         assert "source .venv/bin/activate" in soups[f"{name}.html"].main.get_text()
-    assert soups["index.html"].find("a", string="the repository") and "index.html#two-commands" in [
+    for name in ("start", "index"):
+        assert soups[f"{name}.html"].find("a", string="the repository")
+    assert "start.html#installation" in [
         link["href"] for link in soups["gallery.html"].select("main p a")
     ]
 
@@ -482,6 +475,115 @@ def test_names_in_the_notation_are_names_in_the_code():
     )
 
 
+# The way in
+
+
+def settings():
+    known = ConfigParser(delimiters=["="])
+    known.read(ROOT / "settings.ini", encoding="utf-8")
+    return known["DEFAULT"]
+
+
+def test_addresses_versions_and_licence_are_those_of_the_settings(soups):
+    "They are filled in at one place; a page that has them in its prose is found here."
+    known = settings()
+    address = known["git_url"]
+    hosted = re.compile(r"https://(?:www\.)?github\.com/[\w.-]+/neurobridge[\w.-]*")
+    quarto = (ROOT / "_quarto.yml").read_text(encoding="utf-8")
+    for name, text in [("_quarto.yml", quarto), *((url, str(soup)) for url, soup in soups.items())]:
+        assert {found.removesuffix(".git") for found in hosted.findall(text)} <= {address}, name
+    for url, soup in soups.items():
+        assert soup.select_one(".bar .version")["href"] == address, url
+        assert known["version"] in soup.select_one(".bar .version").get_text(), url
+        foot = soup.select_one(".foot")
+        assert known["version"] in foot.get_text() and "Apache-2.0" in foot.get_text(), url
+        assert f"{address}/blob/{known['branch']}/LICENSE" in {link["href"] for link in foot("a")}
+    assert "Apache License" in (ROOT / "LICENSE").read_text() and known["license"] == "apache2"
+
+
+def test_start_says_what_the_settings_say(soups):
+    text = " ".join(soups["start.html"].main.get_text(" ").split())
+    known = settings()
+    torch = re.search(r"torch>=([\d.]+)", known["requirements"])[1]
+    assert (
+        f"{known['min_python']} or newer" in text and f"{torch} or newer, with torchvision" in text
+    )
+    assert f"pip install git+{known['git_url']}" in text and f"git clone {known['git_url']}" in text
+    headings = {heading["id"] for heading in soups["start.html"].main.select("h2, h3")}
+    assert {
+        "requirements",
+        "installation",
+        "from-a-clone",
+        "first-run",
+        "first-page-of-your-own",
+        "operating-systems",
+        "licence",
+        "how-to-cite",
+    } <= headings
+    first = soups["index.html"].select(".sidebar a")[:2]
+    assert [link["href"] for link in first] == ["index.html", "start.html"]
+    assert soups["index.html"].main.select("p a")[0]["href"] != "" and "start.html" in {
+        link["href"] for link in soups["index.html"].main.select(".highlight ~ p a")
+    }
+
+
+def test_no_page_advises_the_name_that_is_another_package(soups):
+    "`pip install neurobridge` brings somebody else's package of the same import name."
+    wrong = re.compile(r"pip3? install (?:-\S+ )*['\"]?neurobridge(?![\w-]*\.whl|_lab)\b")
+    for url, soup in soups.items():
+        assert not wrong.search(soup.get_text()), url
+
+
+def test_the_citation_is_that_of_the_citation_file(soups):
+    import yaml
+
+    if not (ROOT / "CITATION.cff").exists():
+        pytest.skip("no CITATION.cff")
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    text = soups["start.html"].find(id="how-to-cite").find_next("pre").get_text()
+    bibtex = dict(re.findall(r"(\w+)\s*=\s*\{+(.*?)\}+", text))
+    assert bibtex["version"] == str(cited["version"]) and bibtex["title"] == cited["title"]
+    assert bibtex["url"] == cited["repository-code"]
+
+
+def test_each_figure_keeps_its_place_while_the_page_loads(soups):
+    count = 0
+    for url, soup in soups.items():
+        for image in soup.main.select("img[src^='data:image/']"):
+            with Image.open(io.BytesIO(b64decode(image["src"].partition(",")[2]))) as real:
+                assert (int(image["width"]), int(image["height"])) == real.size, url
+            count += 1
+        assert not soup.main.select("img:not([src^='data:'])"), url
+    assert count > 150
+
+
+def test_thumbnails_keep_their_colours():
+    "Six series and their legend: each colour is still there, and near to what it was, in each card of the gallery too."
+    fig, ax = plt.subplots(figsize=(7, 4))
+    colours = [PALETTE[name] for name in ("blue", "orange", "green", "red", "ink", "gray")]
+    for n, colour in enumerate(colours):
+        ax.plot([0, 1], [n, n + 1], color=colour, lw=2, label=str(n))
+    ax.legend()
+    out = io.BytesIO()
+    fig.savefig(out, dpi=100)
+    plt.close(fig)
+    small = pixels(thumbnail(out.getvalue())).reshape(-1, 3)
+    for colour in colours:
+        wanted = 255 * np.array(to_rgb(colour))
+        near = np.abs(small - wanted).max(1) <= 16
+        assert near.sum() > 50, (colour, np.abs(small - wanted).max(1).min())
+    for card in experiment_cards(ROOT):
+        exact = np.asarray(scaled(card.figure, 560), float)
+        error = np.abs(pixels(thumbnail(card.figure)) - exact)
+        coloured = np.ptp(exact, axis=2) > 60
+        assert error.mean() < 2 and error[coloured].mean() < 12, card.source
+
+
+def pixels(png):
+    with Image.open(io.BytesIO(png)) as image:
+        return np.asarray(image.convert("RGB"), float)
+
+
 # In a browser
 
 HARNESS = """<!DOCTYPE html><link rel="icon" href="data:,"><pre id="result"></pre><script>
@@ -501,17 +603,43 @@ async function measure(url, width, menu) {
   found.push({url, width, menu, wide: inside.documentElement.scrollWidth, sidebar: sidebar.height,
     here: here.top >= sidebar.top && here.bottom <= Math.min(sidebar.bottom, 900), box: inside.defaultView.getComputedStyle(inside.getElementById("menu")).display,
     flat: [...inside.querySelectorAll("main math")].filter(m => m.getBoundingClientRect().height < 4).length,
+    stuck: scrolls(inside),
+    bent: [...inside.images].filter(i => { const box = getComputedStyle(i), w = i.clientWidth - 2 * parseFloat(box.paddingLeft), h = i.clientHeight - 2 * parseFloat(box.paddingTop); return w > 0 && box.objectFit !== "contain" && Math.abs(w / h / (i.naturalWidth / i.naturalHeight) - 1) > .03; }).length,
     blank: [...inside.images].filter(i => !i.naturalWidth).length,
     hidden: [".search", ".theme", ".actions a", ".actions button"].filter(s => !inside.querySelector(s).getBoundingClientRect().width)});
   frame.remove();
 }
 const pause = (ms) => new Promise(done => setTimeout(done, ms));
+function scrolls(inside) { return [...inside.querySelectorAll("main pre, .scroll, .cell-output")].filter(b => b.scrollWidth > b.clientWidth + 1 && inside.defaultView.getComputedStyle(b).overflowX !== "visible" && b.tabIndex < 0 && !b.querySelector("[tabindex]")).map(b => b.outerHTML.slice(0, 80)); }
+async function folded(width, height) {
+  const frame = await opened("index.html", width);
+  frame.height = height;
+  await pause(100);
+  const inside = frame.contentDocument, below = (what) => inside.querySelector(what).getBoundingClientRect();
+  const seen = {command: below("main .highlight").bottom, doors: below("#three-doors + ul").bottom, picture: below("main img").top, height};
+  frame.remove();
+  return seen;
+}
+async function copied() {
+  const frame = await opened("start.html", 1200), inside = frame.contentDocument;
+  let text = "";
+  Object.defineProperty(frame.contentWindow.navigator, "clipboard", {value: {writeText: (given) => { text = given; return Promise.resolve(); }}});
+  const seen = [];
+  for (const button of inside.querySelectorAll("main .copy")) {
+    const block = button.parentElement.querySelector("pre");
+    button.click();
+    await pause(1);
+    seen.push({same: text === block.textContent.trimEnd(), label: button.textContent});
+  }
+  frame.remove();
+  return {seen, blocks: inside.querySelectorAll("main .highlight pre, #here pre").length};
+}
 function press(target, key) { target.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true})); }
 async function typed(inside, text) {
   const box = inside.querySelector(".search input");
   box.value = text;
   box.dispatchEvent(new Event("input"));
-  for (let n = 0; n < 100; n++) { await pause(20); if (!inside.getElementById("found").hidden || !inside.querySelector("[role=status]").hidden) break; }
+  for (let n = 0; n < 500; n++) { await pause(20); if (!inside.getElementById("found").hidden || !inside.querySelector("[role=status]").hidden) break; }
   return box;
 }
 async function searched() {
@@ -567,44 +695,11 @@ async function coloured() {
 }
 (async () => {
   for (const url of pages) { await measure(url, 400, false); await measure(url, 400, true); await measure(url, 1200, false); await measure(url, 340, false); }
-  const result = {found, searched: await searched(), coloured: await coloured()};
+  const fold = [await folded(1280, 800), await folded(390, 844)];
+  const result = {found, fold, copied: await copied(), searched: await searched(), coloured: await coloured()};
   document.getElementById("result").textContent = JSON.stringify(result);
 })().catch(error => { document.getElementById("result").textContent = JSON.stringify({error: String(error.stack)}); });
 </script>"""
-
-
-@pytest.fixture(scope="module")
-def browse(tmp_path_factory):
-    "Open an address in a browser without a screen; give its page and what it wrote into its log."
-    browser = next(
-        filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None
-    )
-    if not browser:
-        pytest.skip("no Chromium on the PATH (chromium, chromium-browser or google-chrome)")
-    flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--no-first-run",
-        "--disable-background-networking",
-    ]
-    flags += [
-        "--enable-logging=stderr",
-        "--window-size=1300,1000",
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ]
-
-    def opened(address, patience=10):
-        shown = subprocess.run(
-            [browser, *flags, f"--virtual-time-budget={1000 * patience}", "--dump-dom", address],
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        return BeautifulSoup(shown.stdout, "html.parser"), shown.stderr
-
-    return opened
 
 
 @pytest.fixture(scope="module")
@@ -656,6 +751,28 @@ def test_pages_in_a_browser(seen):
     assert all((one["sidebar"] > 0) == (one["menu"] or one["width"] > 800) for one in found)
     assert [line for line in seen["log"].splitlines() if "CONSOLE" in line] == []
     assert {request for request in seen["answered"] if request[0] not in (200, 304)} == set()
+
+
+@pytest.mark.browser
+def test_what_scrolls_can_be_reached_by_keyboard_and_no_figure_is_bent(seen):
+    assert [(one["url"], one["width"], one["stuck"]) for one in seen["found"] if one["stuck"]] == []
+    assert [(one["url"], one["width"]) for one in seen["found"] if one["bent"]] == []
+
+
+@pytest.mark.browser
+def test_the_front_page_begins_with_what_to_do(seen):
+    "A first command and the doors are seen without scrolling, on a small laptop and on a telephone; pictures come after them."
+    for one in seen["fold"]:
+        assert (
+            0 < one["command"] < one["doors"] <= one["height"] and one["picture"] > one["doors"]
+        ), one
+
+
+@pytest.mark.browser
+def test_code_is_copied_as_it_stands(seen):
+    copied = seen["copied"]["seen"]
+    assert len(copied) == seen["copied"]["blocks"] > 8
+    assert all(one["same"] and one["label"] == "Copied" for one in copied)
 
 
 @pytest.mark.browser
