@@ -6,6 +6,7 @@
 __all__ = ["sweep_table", "run_sweep"]
 
 # %% ../../../nbs/lab/sweep/02_driver.ipynb #driver-imports
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.progress import progress_bar, show_progress
 from ..report.recorded import join_tables, rows_with_facts
+from ..run.execute import run_notebook
 from ..run.identity import first_few
 from ..run.parameters import RunRefused, checked
 from neurobridge.lab.run.run_record import (
-    TAKEN_COLUMNS,
-    column_name,
+    found_columns,
     read_record,
     run_name,
     run_status,
@@ -72,10 +73,6 @@ def _failed_before(one: Planned) -> bool:
     return record.get("status") != "done" and bool(record.get("error"))
 
 
-# %% ../../../nbs/lab/sweep/02_driver.ipynb #cell-044
-TABLE_COLUMNS = (*TAKEN_COLUMNS, "error")  # names of a table's own columns
-
-
 # %% ../../../nbs/lab/sweep/02_driver.ipynb #driver-sweep-table
 @checked
 def sweep_table(
@@ -100,19 +97,15 @@ def sweep_table(
         status = run_status(one.folder)
         if one.kept and status != "done":
             record, status = _recorded(one), "recorded"
-        error = record["error"] and f"{record['error']['ename']}: {record['error']['evalue']}"
-        asked = {column_name(name, taken=TABLE_COLUMNS): value for name, value in one.full.items()}
-        found = {
-            column_name(name, "metric", one.full, TABLE_COLUMNS): value
-            for name, value in record["metrics"].items()
-        }
-        rows.append(
-            asked
-            | {"status": status, "seconds": record["seconds"]}
-            | found
-            | {"error": error, "folder": str(one.folder)}
-        )
-    return pd.DataFrame(rows)
+        found = found_columns(record | {"params": one.full}, one.full)
+        asked = {name: found.pop(name) for name in list(found)[: len(one.full)]}
+        stands = {"status": status, "seconds": record["seconds"]}
+        rows.append(asked | stands | found | {"folder": str(one.folder)})
+    table = pd.DataFrame(rows)
+    return table[sorted(table, key=lambda name: name in _LAST)]
+
+
+_LAST = ("error", "not_finite", "folder")  # columns of a table
 
 
 _FACTS = {"seed", "commit", "device", "run_seconds", "run_core_seconds", "run", *HASHES}
@@ -191,6 +184,20 @@ def _telling(
         yield told
 
 
+# %% ../../../nbs/lab/sweep/02_driver.ipynb #late-code
+def _late_reports(sweep: Sweep, done: Sequence[Planned]) -> None:
+    "Write the missing reports of runs that are done."
+    for one in done:
+        if not one.folder.is_dir() or (one.folder / "report.html").exists():
+            continue
+        with contextlib.suppress(RunRefused):  # the folder is another user's, or was changed
+            late = run_notebook(
+                sweep.page, one.params, one.folder, slow=one.slow, repeat=one.repeat
+            )
+            if not late.report:
+                return
+
+
 # %% ../../../nbs/lab/sweep/02_driver.ipynb #cell-043
 @checked
 def run_sweep(
@@ -199,6 +206,9 @@ def run_sweep(
     scheduler: Any = None,  # a cluster, as text, `Scheduler` or dask client; default: this machine
     only_failed: bool = False,  # only runs that have failed before
     tell: Callable[[dict[str, int], str], None] | None = None,  # called with counts and news
+    *,
+    watch: Callable[[Sequence[Planned]], None] | None = None,  # called with the runs in progress
+    log_output: bool = False,  # each run keeps what it prints in `output.log` in its folder
 ) -> "pd.DataFrame":  # one row per run, as from `sweep_table`
     """Run what is not done of a sweep; return the table of all its runs.
 
@@ -206,7 +216,8 @@ def run_sweep(
     fails raises nothing: its row has the error. What cannot be run at all raises
     `RunRefused`. As text, `scheduler` is an address "tls://…", "slurm:key=value,…" or "pbs:…".
     `tell` is called with the numbers of runs (waiting, running, done, failed) and a line of news,
-    which may be empty; without it, a bar is shown in a terminal or an open notebook.
+    which may be empty, and `watch` about once a second with the runs that workers have.
+    Without `tell`, a bar is shown in a terminal or an open notebook.
 
     Parameters
     ----------
@@ -220,6 +231,10 @@ def run_sweep(
         only runs that have failed before
     tell :
         called with counts and news
+    watch :
+        called with the runs in progress
+    log_output :
+        each run keeps what it prints in `output.log` in its folder
 
     Returns
     -------
@@ -227,10 +242,13 @@ def run_sweep(
     """
     if workers is not None and workers < 1:
         raise RunRefused(f"{workers} workers were asked for; expected at least 1")
+    if not isinstance(log_output, bool):
+        raise RunRefused(f"run_sweep: log_output is {log_output!r}; expected True or False")
     planned = sweep.plan()
     left = [one for one in planned if is_left(one, only_failed)]
     with _telling(tell, sweep.name, len(left)) as told:
-        return _run_left(sweep, planned, left, told, workers, scheduler)
+        watching = {"watch": watch, "log_output": log_output}
+        return _run_left(sweep, planned, left, told, workers, scheduler, watching)
 
 
 def _run_left(
@@ -240,6 +258,7 @@ def _run_left(
     tell: Callable[[dict[str, int], str], None],
     workers: int | None,
     scheduler: Any,
+    watching: Mapping[str, Any],
 ) -> "pd.DataFrame":
     "Run what is left, and keep the rows of all runs that are done."
     counts = {"waiting": len(left), "running": 0, "done": 0, "failed": 0}
@@ -248,6 +267,7 @@ def _run_left(
     for one in planned:
         if sweep.results and not one.kept and not is_left(one):
             keep(one)
+    _late_reports(sweep, [one for one in planned if not is_left(one)])
     if not left:
         return sweep_table(planned)
     later: list[Planned] = []
@@ -262,7 +282,7 @@ def _run_left(
     with executor(
         scheduler, workers, sweep.resources, len(left), lambda line: tell(counts, line)
     ) as found:
-        work_off(found, sweep, left, tell, landed)
+        work_off(found, sweep, left, tell, landed, **watching)
     for one in later:
         keep(one)
     return sweep_table(sweep.plan())  # another process may have finished one with other modules
