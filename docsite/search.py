@@ -70,7 +70,7 @@ def _without_repeats(
     "Join the texts of each section; keep a word of code where the page has it first."
     sections, seen = [], set()
     for anchor, heading, texts, code in found:
-        text = _DECIMAL.sub("", " ".join("".join(texts).split()))
+        text = " ".join(_DECIMAL.sub("", "".join(texts)).split())
         seen |= set(_CODE_WORD.findall(f"{heading} {text}"))
         words = dict.fromkeys(_CODE_WORD.findall(" ".join(code)))
         fresh = [word for word in words if word not in seen]

@@ -79,8 +79,6 @@ class _Display:
 
     def draw(self, at_once: bool = False) -> None:
         "Show all lines, at most ten times a second; hide the output if there is none."
-        from IPython.display import display
-
         if not at_once and time.monotonic() - self.drawn < _SECONDS:
             return
         rows = [
@@ -92,6 +90,7 @@ class _Display:
             "text/html": "".join(rows) or _HIDDEN,
             "text/plain": "\n".join(line.words() for line in self.lines),
         }
+        display = sys.modules["IPython.display"].display  # which the kernel has loaded
         display(shown, raw=True, metadata=MARK, display_id=self.name, update=self.there)
         self.there, self.drawn = True, time.monotonic()
 
@@ -101,9 +100,8 @@ _LAST: list[_Display] = []  # of the cell that showed progress last
 
 def _display() -> _Display:
     "Return the display of the running cell."
-    from IPython import get_ipython
-
-    cell = get_ipython().kernel.get_parent("shell").get("header", {}).get("msg_id", "")
+    kernel = sys.modules["IPython"].get_ipython().kernel
+    cell = kernel.get_parent("shell").get("header", {}).get("msg_id", "")
     if not _LAST or _LAST[0].cell != cell:
         _LAST[:] = [_Display(cell)]
     return _LAST[0]

@@ -287,22 +287,19 @@ def test_a_page_of_the_project_is_no_way_out_for_markdown(tmp_path):
 
 
 def test_search_entries_of_a_hostile_heading_are_text(tmp_path):
-    from docsite.search import index_script
+    from docsite.search import IndexedPage, Section, index_script
 
-    rows = [
-        (
-            "a.html",
-            "t",
-            "s",
-            [("x", "</ScRiPt ><img onerror=1>", "<!--<script>"), ("y", "\u2029", "]]>")],
-        )
+    sections = [
+        Section("x", "</ScRiPt ><img onerror=1>", "<!--<script>", "</script>"),
+        Section("y", "\u2029", "]]>", "\u2028"),
     ]
-    text = index_script(rows)
-    assert (
-        "<" not in text
-        and text.isascii() | ("\u2029" not in text)
-        and json.loads(text.partition(" = ")[2].rstrip(";\n"))[0][0] == "a.html"
-    )
+    text = index_script([IndexedPage("a.html", "t", "s", "n", "tr", sections)])
+    assert "<" not in text and ">" not in text
+    assert "\u2028" not in text and "\u2029" not in text
+    pages, groups = text.splitlines()
+    assert groups == "const SEARCH_SYNONYMS = [];"
+    (row,) = json.loads(pages.removeprefix("const SEARCH_PAGES = ").removesuffix(";"))
+    assert row == ["a.html", "t", "s", "n", "tr", [list(section) for section in sections]]
 
 
 def test_attachments_of_a_cell_are_pictures(tmp_path):

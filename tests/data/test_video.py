@@ -284,7 +284,7 @@ def test_missing_clip_and_missing_library(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"text\.mp4"):
         read_video(tmp_path / "text.mp4")
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(ImportError, match=r"neurobridge\[events\]"):
+    with pytest.raises(ImportError, match=r"^read_video needs av; run: pip install av$"):
         read_video(tmp_path / "none.mp4")
 
 

@@ -151,7 +151,7 @@ def test_a_failed_run(root):
     assert (
         ended.exit_code == 1
         and "RuntimeError: no [bold]luck[/bold]" in ended.stderr
-        and "cell 2, under “Title”" in ended.stderr
+        and "cell 2, line 3, under “Title”" in ended.stderr
     )  # of the page: the values given are a cell that papermill adds
     (folder,) = (root / "runs" / "toy").iterdir()
     assert (
@@ -326,7 +326,7 @@ def test_a_sweep_says_what_it_would_run(root):
 def test_a_sweep_that_left_something_ends_with_1(root, monkeypatch):
     planned = make_sweep(root)
     monkeypatch.setattr(workers, "executor", lambda *_: contextlib.nullcontext())
-    monkeypatch.setattr(workers, "work_off", lambda *_: None)  # as where nothing can be written
+    monkeypatch.setattr(workers, "work_off", lambda *_, **__: None)  # nothing can be written
     leave(planned[0], "done")
     leave(planned[1], "failed", LUCKLESS)
     assert (

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import neurobridge
@@ -90,13 +91,20 @@ def test_nothing_advises_to_install_another_packages_name():
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("not a git checkout")
-    wrong = re.compile(r"pip install[^\n]{0,60}[\s'\"=]neurobridge(?![-\w/.])")
+    commands = "|".join(get_command(app).commands)  # `neurobridge run` in the next line is one
+    wrong = re.compile(
+        r"pip install[^\n]{0,60}[\s'\"=]neurobridge(?![-\w/.])"
+        rf"(?!(?<=\nneurobridge) (?:{commands})\b)"
+    )
     for name in listed.stdout.split():
         if name.endswith((".py", ".ipynb", ".md", ".html", ".ini", ".cff", ".toml", ".yml")):
             found = wrong.search((ROOT / name).read_text(encoding="utf-8"))
             assert not found, f"{name}: {found[0]}"
     assert wrong.search("run: pip " + "install -U 'neurobridge[cluster]'")
+    for text in ("torch\nneurobridge", "-U\nneurobridge to get it", "neurobridge run"):
+        assert wrong.search("pip " + f"install {text}"), text
     assert not wrong.search("pip install git+https://x.org/a/neurobridge.git neurobridge-lab")
+    assert not wrong.search("pip install git+https://x.org/neurobridge\nneurobridge run toy")
 
 
 def test_what_is_missing_is_named_as_pip_takes_it():

@@ -467,7 +467,7 @@ def test_a_failed_page_is_kept_and_tried_again(root):
     page = make_page(root / "p.ipynb", "from neurobridge.lab.run.execute import record, run_dir\nmark = run_dir() / 'mark'\nn = mark.exists()\nmark.touch()",
                      new_markdown_cell("## The $hard$ part"), "assert n, 'not <yet>'\nrecord({'n': float(n)})")  # fmt: skip
     with pytest.raises(
-        RunFailed, match="cell 3, under “The .* part”: AssertionError: not <yet>"
+        RunFailed, match="cell 3, line 1, under “The .* part”: AssertionError: not <yet>"
     ) as failed:
         run_notebook(page)
     run = failed.value.run

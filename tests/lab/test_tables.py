@@ -323,7 +323,7 @@ def test_parquet_takes_long_whole_numbers(root):
 def test_parquet_without_its_library(monkeypatch):
     for name in ("pyarrow", "fastparquet"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(RunRefused, match=r"neurobridge\[tables\]"):
+    with pytest.raises(RunRefused, match=r"^Parquet needs pyarrow; run: pip install pyarrow$"):
         format_table(pd.DataFrame({"a": [1]}), "parquet")
 
 

@@ -711,15 +711,20 @@ def test_pages_of_a_hostile_site(root, browse, beacon):
     out = build_site(root=root)
     nothing_acted(browse, out / "index.html", beacon, "Title")
     text = (out / "index.html").read_text()
-    assert (
-        text.index("Content-Security-Policy") < text.index("<title>") and text.count("<script") == 2
-    )
+    assert text.index("Content-Security-Policy") < text.index("<title>")
+    ours = [
+        '<script src="theme.js"></script>',
+        '<script src="search.js" defer></script>',
+        '<script src="code.js" defer></script>',
+    ]
+    assert re.findall(r"<script[^>]*>[^<]*</script>", text) == ours
+    assert len(re.findall("<script", text, re.IGNORECASE)) == len(ours), "and no other one"
     index = (out / "search-index.js").read_text()
-    assert (
-        "<" not in index
-        and json.loads(index.removeprefix("const SEARCH_INDEX = ").rstrip(";\n"))[0][0]
-        == "index.html"
-    )
+    assert not re.search("[<>\u2028\u2029]", index)
+    pages, groups = index.splitlines()
+    (page,) = json.loads(pages.removeprefix("const SEARCH_PAGES = ").removesuffix(";"))
+    assert page[0] == "index.html" and any("words" in section[2] for section in page[-1])
+    assert json.loads(groups.removeprefix("const SEARCH_SYNONYMS = ").removesuffix(";"))
 
 
 def test_pictures_that_are_links_are_left_out(root):
@@ -773,12 +778,15 @@ def test_a_report_embeds_no_links(root):
 
 
 def test_the_index_ends_no_script():
-    text = index_script(
-        [("a.html", "</script><script>alert(1)</script>", "<!--", [("", "\u2028", "é")])]
-    )
-    assert not re.search("[<>\u2028\u2029]", text) and json.loads(
-        text.partition(" = ")[2].rstrip(";\n")
-    )[0][1:3] == ["</script><script>alert(1)</script>", "<!--"]
+    "Whichever field of a page, a section or a group of synonyms it is that somebody has written."
+    hostile = "</script><script>alert(1)</script><!--\u2028\u2029]];é'\"\\\n"
+    page = [hostile] * 5 + [[[hostile] * 4] * 2]
+    text = index_script([page], [[hostile, hostile]])
+    assert not re.search("[<>\u2028\u2029]", text)
+    pages, groups = text.splitlines()
+    assert json.loads(pages.removeprefix("const SEARCH_PAGES = ").removesuffix(";")) == [page]
+    read = json.loads(groups.removeprefix("const SEARCH_SYNONYMS = ").removesuffix(";"))
+    assert read == [[hostile, hostile]]
 
 
 def test_cards_of_the_gallery_escape():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from neurobridge.core import write_json
-from neurobridge.lab import RunRefused, where
+from neurobridge.lab import RunRefused, load_runs, where
 from neurobridge.lab.cli import app
 
 FRAME = pd.DataFrame({
@@ -204,12 +204,13 @@ def test_names_from_a_record_do_not_reach_the_terminal_or_fill_it(root):
         file, record | {"params": {f"\x1b]0;title\x07{i}" + "x" * 1000: i for i in range(100)}}
     )
     ended = CliRunner().invoke(app, ["table", "--where", "nope == 1"])
+    assert len(load_runs().columns) == 110  # 100 parameters, loss, error, and 8 of each run
     assert (
         ended.exit_code == 2
         and "\x1b" not in ended.stderr
         and "\\x1b]0;title" in ended.stderr
         and len(ended.stderr) < 5000
-        and "and 49 more" in ended.stderr
+        and "and 50 more" in ended.stderr
     )
 
 

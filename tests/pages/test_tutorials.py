@@ -65,8 +65,15 @@ def test_three_exercises_with_answers_folded_and_run(page):
 
 def test_the_front_page_leads_to_every_tutorial_and_every_paper_to_one():
     cells = [text(cell) for cell in cells_of(ROOT / "nbs" / "index.ipynb")]
-    (read,) = [cell for cell in cells if cell.startswith("- **Read.**")]
-    assert re.findall(r"\(tutorials/([^)]+)\)", read.splitlines()[0]) == NAMES
+    (doors,) = [cell for cell in cells if cell.startswith("- **Read.**")]
+    read = doors.splitlines()[0]
+    assert re.findall(r"\(tutorials/([^)]+)\)", read) == NAMES[:1], "the door is the first one"
+    numbers = ("One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
+    assert f"{numbers[len(NAMES) - 1]} [tutorials]" in read
+    (after,) = [cell for cell in cells if "The tutorials, in order: " in cell]
+    assert cells.index(after) == cells.index(doors) + 1, "all of them are right below the doors"
+    (listed,) = re.findall(r"The tutorials, in order: (.*?)\.(?= |$)", after)
+    assert re.findall(r"\(tutorials/([^)]+)\)", listed) == NAMES
     (table,) = [cell for cell in cells if cell.startswith("| your paper |")]
     bibliography = "".join(text(cell) for cell in cells_of(ROOT / "nbs" / "bibliography.ipynb"))
     rows = table.splitlines()[2:]
