@@ -105,6 +105,7 @@ CALLS = {
         view=len,
     ),
     "lab.record": Call(lambda folder: {"metrics": {"a": 1.0}, "rows": [{"a": 1}]}),
+    "lab.report_step": Call(lambda folder: {"step": 1, "value": 0.5}),
     "lab.declare": Call(lambda folder: {"path": page(folder)}, view=lambda file: file.name),
     "lab.run_notebook": Call(
         lambda folder: {
