@@ -323,7 +323,7 @@ def _bar(console: Console, name: str) -> Iterator[Callable[[dict[str, int], str]
             bar.update(
                 task,
                 total=sum(counts.values()),
-                completed=counts["done"] + counts["failed"],
+                completed=counts["done"] + counts["failed"] + counts.get("pruned", 0),
                 now=f"{counts['failed']} failed",
             )
 
@@ -449,12 +449,12 @@ def sweep(
             batch = replace(batch, results=results_path(results))
         if dry_run:
             planned = batch.plan()
-            left = [is_left(one, only_failed) for one in planned]
+            left = [is_left(one, only_failed, bool(batch.search)) for one in planned]
             return _tell_sweep(batch, sweep_table(planned), left)
         with _counting(batch.name) as tell:
             found = run_sweep(batch, workers, place, only_failed, tell)
         _tell_sweep(batch, found)
-        left_over = ~found["status"].isin(["done", "recorded"])
+        left_over = ~found["status"].isin(["done", "recorded", "pruned"])
         if (left_over & (found["error"].notna() | (not only_failed))).any():
             raise typer.Exit(1)
 
@@ -466,9 +466,7 @@ def _tell_sweep(batch: Any, found: "pd.DataFrame", left: list[bool] | None = Non
     from neurobridge.lab.sweep.driver import TABLE_COLUMNS
     from neurobridge.lab.report.tables import value_text
 
-    asked = {
-        column_name(name, taken=TABLE_COLUMNS) for settings in batch.settings for name in settings
-    }
+    asked = {column_name(name, taken=TABLE_COLUMNS) for name in batch.names}
     params = [name for name in found if name in asked]
     dull = [
         name for name in params if len(found) > 1 and found[name].map(value_text).nunique() == 1
@@ -490,6 +488,8 @@ def _tell_sweep(batch: Any, found: "pd.DataFrame", left: list[bool] | None = Non
         f"{stand}{'' if left is None else f'; {len(shown)} would be run'}; "
         f"below\n{runs_root()}\npage:\n{batch.page}"
     )
+    if batch.search:
+        _say(f"search: {len(found)} of {batch.search.trials} trials asked for")
     if batch.results:
         from neurobridge.lab.sweep.results_file import state_of
 

@@ -34,6 +34,8 @@ from neurobridge.lab import (
 )
 from neurobridge.lab.cli import app
 from neurobridge.lab.run.identity import content_hash
+from neurobridge.lab.run.page import page_hash
+from neurobridge.lab.run.parameters import read_page
 from neurobridge.lab.run.steps import Pruned, ask_to_stop, read_steps
 from neurobridge.lab.sweep import driver
 from neurobridge.lab.sweep.search import Search, Trials, asked_before, journal_of, opened
@@ -79,7 +81,7 @@ def score(values):
 
 def record_of(task, metrics, status="done", **more):
     return {"id": task["id"], "experiment": "p", "status": status, "started": "2026-01-01", "seconds": 1.0, "params": task["full"], "metrics": metrics,
-            "rows": [], "error": None, "package": {}, "modules": {}, "files": {}} | more  # fmt: skip
+            "rows": [], "error": None, "package": {}, "modules": {}, "files": {}, "page": page_hash(read_page(task["page"]))} | more  # fmt: skip
 
 
 class Instant(Workers):
@@ -151,7 +153,7 @@ def instant(monkeypatch):
         (SEARCH.replace(SPACE, "parameters: {kind: {choice: [a, b]}}"), 3, "there are 2"),
         (f"{SEARCH}\n  sampler: TPE", 6, "did you mean"),
         (f"{SEARCH}\n  sampler: cmaes", 6, "expected tpe or gp or random"),
-        (f"{SEARCH}\n  seed: -1", 6, "at least 0"),
+        (f"{SEARCH}\n  seed: -1", 6, "`seed` of `search` is -1"),
         (f"{SEARCH}\n  pruner: medain", 6, "did you mean median?"),
         (f"{SEARCH}\n  pruner: {{median: 3}}", 6, "expected a mapping"),
         (f"{SEARCH}\n  pruner: {{median: {{warmup: 3}}}}", 6, "did you mean `warmup_steps`"),
@@ -159,7 +161,9 @@ def instant(monkeypatch):
         (f"{SEARCH}\n  pruner: {{hyperband: {{factor: 1}}}}", 6, "at least 2"),
         (f"{SEARCH}\n  pruner: {{hyperband: {{min_step: 9, max_step: 3}}}}", 6, "below"),
         (
-            f"{SEARCH}\n  pruner: median".replace("{score: maximize}", "{a: maximize, b: minimize}"),
+            f"{SEARCH}\n  pruner: median".replace(
+                "{score: maximize}", "{a: maximize, b: minimize}"
+            ),
             6,
             "2 objectives",
         ),
@@ -402,12 +406,6 @@ def test_an_objective_that_is_not_recorded_stops_the_search(root, instant):
     with pytest.raises(RunRefused, match="has recorded scores, loss, and not `score`"):
         run_sweep(sweep(root))
     assert len(workers.sent) == 1
-    for file in (root / "runs" / "p").glob("*/run.json"):
-        content = read_json(file)
-        from neurobridge.lab.run.page import page_hash
-        from neurobridge.lab.run.parameters import read_page
-
-        write_json(file, content | {"page": page_hash(read_page(root / "p.ipynb"))})
     with pytest.raises(RunRefused, match="none of 1 finished runs .* did you mean `scores`"):
         run_sweep(sweep(root))
     assert len(workers.sent) == 1

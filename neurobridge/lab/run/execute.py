@@ -563,9 +563,12 @@ def _begin(job: _Job, force: bool) -> dict[str, Any]:
 
 
 # %% ../../../nbs/lab/run/07_execute.ipynb #clear-code
+STOP = ".stop"  # the file by which a run in progress is asked to end
+
+
 def _clear(folder: Path, everything: bool) -> None:
     "Remove the results of an earlier attempt from a folder, or everything."
-    results = ("notebook.ipynb", "report.html", "metrics.json", "rows.csv", "kernel.log")
+    results = ("notebook.ipynb", "report.html", "metrics.json", "rows.csv", "kernel.log", STOP)
     for file in folder.iterdir():
         if file.name in (".lock", ".neurobridge", "run.json"):
             continue
@@ -622,6 +625,7 @@ def _execute(
         "output_cut": told.get("output_cut", False),
         **_noted(job, told.get("used")),
         "status": "failed" if failures else "done",
+        **_pruned(job.folder, failures),
         "seconds": round(time.monotonic() - started, 3),
         "core_seconds": (told.get("used") or {}).get("core_seconds"),
         "error": failures[0] if failures else None,
@@ -636,6 +640,13 @@ def _execute(
 
 
 # %% ../../../nbs/lab/run/07_execute.ipynb #cell-053
+def _pruned(folder: Path, failures: list[dict[str, Any]]) -> dict[str, str]:
+    "Take the error of a run that was asked to stop off the list; return its status and the reason."
+    if not failures or failures[0]["ename"] != "Pruned" or not (folder / STOP).is_file():
+        return {}
+    return {"status": "pruned", "pruned": failures.pop()["evalue"]}
+
+
 def _failure_of(error: Exception) -> dict[str, Any]:
     "Describe an error outside of the page's cells, in the form of a failed cell."
     return {

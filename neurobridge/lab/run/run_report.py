@@ -155,6 +155,8 @@ def _missing(record: dict[str, Any]) -> dict[str, str]:
         )
     if record["status"] == "done" and not record["metrics"] and not record["rows"]:
         found["recorded"] = "nothing: the page ended without a call of record"
+    if record["status"] == "pruned":
+        found["pruned"] = record.get("pruned", "")
     return found
 
 

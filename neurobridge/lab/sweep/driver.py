@@ -6,15 +6,18 @@
 __all__ = ["sweep_table", "run_sweep"]
 
 # %% ../../../nbs/lab/sweep/02_driver.ipynb #driver-imports
-import functools
+import contextlib
+import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..report.recorded import join_tables, rows_with_facts
+from ..report.recorded import finished, join_tables, rows_with_facts
 from ..run.identity import first_few
-from ..run.parameters import RunRefused, checked
+from ..run.page import page_hash
+from ..run.parameters import RunRefused, checked, read_page
 from neurobridge.lab.run.run_record import (
     TAKEN_COLUMNS,
     column_name,
@@ -34,7 +37,15 @@ from neurobridge.lab.sweep.results_file import (
     values_hash,
     version_of,
 )
-from .sweep_file import Planned, Sweep
+from .search import asked_before, journal_of, opened
+from neurobridge.lab.sweep.sweep_file import (
+    Planned,
+    Sweep,
+    different_settings,
+    search_key,
+    with_trials,
+)
+from .trial_runs import TrialRuns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,13 +55,15 @@ if TYPE_CHECKING:
 def is_left(
     one: Planned,  # from `Sweep.plan`
     only_failed: bool = False,  # only runs that have failed before
+    searched: bool = False,  # whether it is of a search, which knows how others have ended
 ) -> bool:
     "Return whether a run is still to be done."
     record = read_record(one.folder) or {}
     status = run_status(one.folder, record)
+    ended = ("done", "pruned", "failed") if searched and not only_failed else ("done",)
     return (
         not one.kept
-        and status != "done"
+        and status not in ended
         and (
             not only_failed
             or status == "failed"
@@ -110,9 +123,10 @@ def sweep_table(
             | found
             | {"error": error, "folder": str(one.folder)}
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows or None, columns=None if rows else _ALWAYS)
 
 
+_ALWAYS = ["status", "seconds", "error", "folder"]  # columns of a table without runs
 _FACTS = {"seed", "commit", "device", "run_seconds", "run_core_seconds", "run", *HASHES}
 
 
@@ -154,7 +168,7 @@ def _keep(sweep: Sweep, order: Sequence[str], tell: Callable[[str], None], one: 
 
 def _finished(sweep: Sweep, file: Path, one: Planned, record: Mapping[str, Any]) -> Finished:
     "Return what is kept of a run."
-    names = list(dict.fromkeys(name for setting in sweep.settings for name in setting))
+    names = sweep.names
     runs = [(one.folder, record)]
     tables = join_tables(runs, names)
     return Finished(
@@ -171,6 +185,112 @@ def _texts(table: "pd.DataFrame") -> list[dict[str, str]]:
     return rows_of_csv(table.to_csv(index=False, lineterminator="\r\n"))
 
 
+# %% ../../../nbs/lab/sweep/02_driver.ipynb #driver-keeper
+def _hashes(sweep: Sweep) -> list[str]:
+    "Return the hash of the values of each run, in the order of the sweep."
+    return [values_hash(one.full, one.slow, one.repeat) for one in sweep.plan()]
+
+
+class _Keeper:
+    "Adds runs that are done to the results file of a sweep, or later where that is impossible now."
+
+    def __init__(self, sweep: Sweep, tell: Callable[[str], None]):
+        self._sweep = sweep
+        self._tell = tell
+        self._later: list[Planned] = []
+        self._order = _hashes(sweep)
+
+    def keep(self, one: Planned) -> None:
+        "Add a run; raise `OSError` or `RunRefused` where that is impossible."
+        if self._sweep.search and self._sweep.results:
+            self._order = _hashes(with_trials(self._sweep))  # it may have asked for more
+        _keep(self._sweep, self._order, self._tell, one)
+
+    def landed(self, one: Planned) -> None:
+        "Add a run, now or when the sweep ends."
+        try:
+            self.keep(one)
+        except (OSError, RunRefused) as error:
+            self._later.append(one)
+            name = one.folder.name
+            self._tell(f"{name} is done, but not in the results file yet: {error}")
+
+    def keep_rest(self) -> None:
+        "Add what could not be added before."
+        for one in self._later:
+            self.keep(one)
+
+
+# %% ../../../nbs/lab/sweep/02_driver.ipynb #search-run-code
+@contextlib.contextmanager
+def _searching(
+    sweep: Sweep, only_failed: bool, news: Callable[[str], None]
+) -> Iterator[tuple[Sweep, TrialRuns | None]]:
+    "Open the search of a sweep, if it has one; yield the sweep as it is now, and its feed."
+    if sweep.search is None:
+        yield sweep, None
+        return
+    _check_objectives(sweep)
+    if sweep.search.pruner != "none" and not _reports(sweep):
+        news(f"{sweep.experiment} does not call report_step, so no run can be pruned early")
+    journal = journal_of(sweep.experiment, sweep.name)
+    anew = _outdated(sweep)
+    if anew:
+        news(f"modules or files of {anew} finished trials were edited: the search begins anew")
+    with opened(sweep.search, journal, search_key(sweep), anew=bool(anew)) as trials:
+        sweep = with_trials(sweep)
+        failed = [one for one in sweep.plan() if is_left(one, True)] if only_failed else None
+        yield sweep, TrialRuns(sweep, trials, _metrics, news, failed)
+
+
+def _metrics(one: Planned) -> Mapping[str, Any] | None:
+    "Return the metrics of a run that is done, here or in a results file."
+    record = read_record(one.folder)
+    if record and record["status"] == "done":
+        return record["metrics"]
+    return _recorded(one)["metrics"] if one.kept else None
+
+
+# %% ../../../nbs/lab/sweep/02_driver.ipynb #search-run-checks
+def _check_objectives(sweep: Sweep) -> None:
+    "Raise `RunRefused` for an objective that no finished run of the page has recorded."
+    now = page_hash(read_page(sweep.page))
+    runs = [record for _, record in finished(sweep.experiment) if record.get("page") == now]
+    there = sorted({name for record in runs for name in record["metrics"]})
+    for name in sweep.search.objectives if sweep.search and runs else ():
+        if name not in there:
+            near = difflib.get_close_matches(name, there, n=1)
+            names = ", ".join(there) or "none"
+            hint = f"did you mean `{near[0]}`?" if near else f"they have {names}"
+            raise RunRefused(
+                f"`objectives` of the sweep {sweep.name} has `{name}`, which none of {len(runs)} "
+                f"finished runs of {sweep.experiment} has recorded; {hint}"
+            )
+
+
+def _reports(sweep: Sweep) -> bool:
+    "Return whether a page, or a module beside it, calls `report_step`."
+    texts = [cell["source"] for cell in read_page(sweep.page)["cells"]]
+    texts += [file.read_text(errors="replace") for file in sweep.page.parent.glob("*.py")]
+    return any("report_step" in text for text in texts)
+
+
+def _outdated(sweep: Sweep) -> int:
+    "Return how many finished trials of a search were made before modules or files were edited."
+    if sweep.search is None:
+        return 0
+    journal = journal_of(sweep.experiment, sweep.name)
+    trials = asked_before(sweep.search, journal, search_key(sweep))
+    told = different_settings([one for one in trials if one.state == "complete"])
+    return sum(
+        one.base is not None
+        and one.folder != one.base
+        and _metrics(one) is None
+        and (read_record(one.base) or {}).get("status") == "done"
+        for one in replace(sweep, settings=told).plan()
+    )
+
+
 # %% ../../../nbs/lab/sweep/02_driver.ipynb #cell-043
 @checked
 def run_sweep(
@@ -185,8 +305,8 @@ def run_sweep(
     The rows of runs that are done are added to the sweep's results file, if it has one. A run that
     fails raises nothing: its row has the error. What cannot be run at all raises
     `RunRefused`. As text, `scheduler` is an address "tls://…", "slurm:key=value,…" or "pbs:…".
-    `tell` is called with the numbers of runs (waiting, running, done, failed) and a line of news,
-    which may be empty.
+    `tell` is called with the numbers of runs (waiting, running, done, failed; pruned, of a search)
+    and a line of news, which may be empty. Of a search, the rows are those of its trials.
 
     Parameters
     ----------
@@ -207,30 +327,29 @@ def run_sweep(
     """
     if workers is not None and workers < 1:
         raise RunRefused(f"{workers} workers were asked for; expected at least 1")
-    planned = sweep.plan()
-    left = [one for one in planned if is_left(one, only_failed)]
     tell = tell or (lambda counts, news: None)
-    counts = {"waiting": len(left), "running": 0, "done": 0, "failed": 0}
-    order = [values_hash(one.full, one.slow, one.repeat) for one in planned]
-    keep = functools.partial(_keep, sweep, order, lambda line: tell(counts, line))
-    for one in planned:
-        if sweep.results and not one.kept and not is_left(one):
-            keep(one)
-    if not left:
-        return sweep_table(planned)
-    later: list[Planned] = []
+    counts = {"waiting": 0, "running": 0, "done": 0, "failed": 0}
 
-    def landed(one: Planned) -> None:
-        try:
-            keep(one)
-        except (OSError, RunRefused) as error:
-            later.append(one)
-            tell(counts, f"{one.folder.name} is done, but not in the results file yet: {error}")
+    def told(now: dict[str, int], line: str) -> None:
+        counts.update(now)
+        tell(now, line)
 
-    with executor(
-        scheduler, workers, sweep.resources, len(left), lambda line: tell(counts, line)
-    ) as found:
-        work_off(found, sweep, left, tell, landed)
-    for one in later:
-        keep(one)
-    return sweep_table(sweep.plan())  # another process may have finished one with other modules
+    def news(line: str) -> None:
+        tell(counts, line)
+
+    with _searching(sweep, only_failed, news) as (sweep, feed):
+        planned = sweep.plan()
+        left = [] if feed else [one for one in planned if is_left(one, only_failed)]
+        count = feed.left() if feed else len(left)
+        counts["waiting"] = count
+        kept = _Keeper(sweep, news)
+        for one in planned:
+            if sweep.results and not one.kept and not is_left(one):
+                kept.keep(one)
+        if not count:
+            return sweep_table(planned)
+        with executor(scheduler, workers, sweep.resources, count, news) as found:
+            work_off(found, sweep, left, told, kept.landed, feed)
+        kept.keep_rest()
+    # another process may have finished one with other modules
+    return sweep_table(with_trials(sweep).plan())

@@ -75,13 +75,12 @@ _EDITED = "the page, a module beside it or the package was edited while the swee
 @checked
 def perform(
     task: Mapping[str, Any],  # page, params, full, id, source, folder, slow, and its limits
-) -> dict[str, Any]:  # status (done, failed, raised, busy, refused or changed) and error
+) -> dict[str, Any]:  # status (done, pruned, failed, raised, busy, refused, changed) and error
     "Do one run of a sweep; return how it ended."
     try:
         if _is_edited(task):
             return {"status": "changed", "error": _EDITED}
-        _perform(task)
-        return {"status": "done", "error": ""}
+        return {"status": _perform(task), "error": ""}
     except RunBusy as error:
         return {"status": "busy", "error": str(error)}
     except RunRefused as error:
@@ -105,8 +104,8 @@ def _is_edited(task: Mapping[str, Any]) -> bool:
     )
 
 
-def _perform(task: Mapping[str, Any]) -> None:
-    "Execute the page of a task within its limits."
+def _perform(task: Mapping[str, Any]) -> str:
+    "Execute the page of a task within its limits; return the status of its run."
     start = _launcher(task["cpu"])
     import_nbformat()
     # takes a moment, in which the server imports as well
@@ -117,7 +116,7 @@ def _perform(task: Mapping[str, Any]) -> None:
         return _kernels[task["folder"]]
 
     with lease_gpus(task["gpu"]) as devices:
-        run_notebook(
+        run = run_notebook(
             task["page"],
             task["params"],
             out=task["folder"],
@@ -125,6 +124,7 @@ def _perform(task: Mapping[str, Any]) -> None:
             kernel=KernelSettings(_threads(task["cpu"]) | devices, task["memory"], begin),
             slow=task.get("slow", False),
         )
+    return run.status
 
 
 # %% ../../../nbs/lab/sweep/04_worker.ipynb #cell-019
