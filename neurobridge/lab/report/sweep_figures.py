@@ -75,6 +75,23 @@ def _draw_all(ax: Any, x: "pd.Series", y: "pd.Series", better: int) -> None:
         ax.plot([x[best]], [y[best]], "*", ms=13, color="#d1601f", mec="white", label=label)
 
 
+# %% ../../../nbs/lab/report/06_sweep_figures.ipynb #cell-017
+_LESS = frozenset(
+    "loss error seconds time spikes energy synops cost macs acs parameters steps epochs".split()
+)
+
+
+@checked
+def direction(
+    metric: str,  # a name, with or without a sign
+) -> tuple[str, int]:  # the bare name; 1 if more is better, -1 if less is
+    "Return which direction of a metric is better: by its sign, else by its name."
+    if metric.startswith(("+", "-")):
+        return metric[1:], 1 if metric[0] == "+" else -1
+    less = any(word in _LESS for word in re.split(r"[^a-z]+", metric.lower()))
+    return metric, -1 if less else 1
+
+
 # %% ../../../nbs/lab/report/06_sweep_figures.ipynb #cell-012
 @checked
 def draw_effect(
@@ -142,23 +159,6 @@ def draw_effect(
     if others or scattered:
         ax.legend()
     return fig
-
-
-# %% ../../../nbs/lab/report/06_sweep_figures.ipynb #cell-017
-_LESS = frozenset(
-    "loss error seconds time spikes energy synops cost macs acs parameters steps epochs".split()
-)
-
-
-@checked
-def direction(
-    metric: str,  # a name, with or without a sign
-) -> tuple[str, int]:  # the bare name; 1 if more is better, -1 if less is
-    "Return which direction of a metric is better: by its sign, else by its name."
-    if metric.startswith(("+", "-")):
-        return metric[1:], 1 if metric[0] == "+" else -1
-    less = any(word in _LESS for word in re.split(r"[^a-z]+", metric.lower()))
-    return metric, -1 if less else 1
 
 
 # %% ../../../nbs/lab/report/06_sweep_figures.ipynb #pareto-code

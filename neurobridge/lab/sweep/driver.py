@@ -186,24 +186,24 @@ def _texts(table: "pd.DataFrame") -> list[dict[str, str]]:
 
 
 # %% ../../../nbs/lab/sweep/02_driver.ipynb #driver-keeper
-def _hashes(sweep: Sweep) -> list[str]:
-    "Return the hash of the values of each run, in the order of the sweep."
-    return [values_hash(one.full, one.slow, one.repeat) for one in sweep.plan()]
+def _hashes(planned: Sequence[Planned]) -> list[str]:
+    "Return the hash of the values of each run."
+    return [values_hash(one.full, one.slow, one.repeat) for one in planned]
 
 
 class _Keeper:
     "Adds runs that are done to the results file of a sweep, or later where that is impossible now."
 
-    def __init__(self, sweep: Sweep, tell: Callable[[str], None]):
+    def __init__(self, sweep: Sweep, planned: Sequence[Planned], tell: Callable[[str], None]):
         self._sweep = sweep
         self._tell = tell
         self._later: list[Planned] = []
-        self._order = _hashes(sweep)
+        self._order = _hashes(planned)
 
     def keep(self, one: Planned) -> None:
         "Add a run; raise `OSError` or `RunRefused` where that is impossible."
         if self._sweep.search and self._sweep.results:
-            self._order = _hashes(with_trials(self._sweep))  # it may have asked for more
+            self._order = _hashes(with_trials(self._sweep).plan())  # it may have asked for more
         _keep(self._sweep, self._order, self._tell, one)
 
     def landed(self, one: Planned) -> None:
@@ -342,7 +342,7 @@ def run_sweep(
         left = [] if feed else [one for one in planned if is_left(one, only_failed)]
         count = feed.left() if feed else len(left)
         counts["waiting"] = count
-        kept = _Keeper(sweep, news)
+        kept = _Keeper(sweep, planned, news)
         for one in planned:
             if sweep.results and not one.kept and not is_left(one):
                 kept.keep(one)
