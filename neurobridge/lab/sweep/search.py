@@ -86,15 +86,15 @@ def settings_in(
     space: Mapping[str, tuple[str, list[Any]]],  # as in `Search`
 ) -> float:  # infinity where a parameter is continuous
     "Return the number of different settings in a space."
-    counts = [
-        len(values)
-        if kind == "choice"
-        else values[1] - values[0] + 1
-        if kind in ("integer", "log_integer")
-        else math.inf
-        for kind, values in space.values()
-    ]
-    return math.prod(counts)
+    return math.prod(_different(*how) for how in space.values())
+
+
+def _different(kind: str, values: Sequence[Any]) -> float:
+    "Return the number of different values of a distribution."
+    if kind == "choice":
+        return len(values)
+    low, high = values
+    return high - low + 1 if kind in ("integer", "log_integer") else math.inf
 
 
 # %% ../../../nbs/lab/sweep/10_search.ipynb #search-samplers

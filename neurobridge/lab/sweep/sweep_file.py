@@ -647,6 +647,8 @@ class Sweep:
         whether cells marked slow are run
     results :
         gains the rows of finished runs
+    search :
+        asks for settings as runs end
     """
 
     name: str  # of the sweep; `from_yaml` takes the file's
@@ -656,8 +658,7 @@ class Sweep:
     resources: Resources = Resources()  # limits of each run
     slow: bool = False  # whether cells marked slow are run
     results: Path | None = field(default=None, kw_only=True)  # gains the rows of finished runs
-    # asks for more settings; `settings` are those of its trials so far
-    search: Search | None = field(default=None, kw_only=True)
+    search: Search | None = field(default=None, kw_only=True)  # asks for settings as runs end
 
     @classmethod
     def from_yaml(
