@@ -247,7 +247,7 @@ def test_amounts_of_memory():
         (
             "random: {draws: 3, parameters: {n: {log_uniform: [1, 2]}}}",
             2,
-            "expected integer or choice",
+            "expected integer or log_integer or choice",
         ),
         (
             "random: {draws: 3, parameters: {rate: {uniform: [-1.0e308, 1.0e308]}}}",

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -209,11 +209,28 @@ def _followed(path: str, package: tuple[str, ...], folder: str, apart: tuple[str
     return path if inside or path.startswith(package) else ""
 
 
+# %% ../../../nbs/lab/run/09_engine.ipynb #versions-code
+def _versions() -> dict[str, str]:
+    "Return the versions of the libraries that are imported."
+    import sys
+
+    kind = type(sys)
+    loaded = {name: module for name, module in list(sys.modules.items()) if "." not in name}
+    # not by `getattr`, for which a module may import others
+    named = {
+        name: vars(module).get("__version__")
+        for name, module in loaded.items()
+        if isinstance(module, kind)
+    }
+    return {name: str(text) for name, text in sorted(named.items()) if isinstance(text, str)}
+
+
+# %% ../../../nbs/lab/run/09_engine.ipynb #follow-code
 def _follow(package: tuple[str, ...], folder: str, apart: tuple[str, ...], since: int) -> Any:
     """Listen in the kernel; return a function that returns what was used so far.
 
-    That is modules and files, with the time of their last change when they were opened, and the
-    seconds of processor time.
+    That is modules and files, with the time of their last change when they were opened, the
+    versions of libraries, and the seconds of processor time.
     """
     import os
     import sys
@@ -249,6 +266,7 @@ def _follow(package: tuple[str, ...], folder: str, apart: tuple[str, ...], since
             "opened": {path: first.get(path) for path in known if os.path.isfile(path)},
             "modules": sorted(modules),
             "declared": getattr(runs, "declared", {}),
+            "versions": _versions(),
             "core_seconds": round(sum(os.times()[:4]), 3),  # of this process and its children
         }
 
@@ -277,11 +295,9 @@ def _handing_over(what: Followed) -> str:
         tuple(f"{path}{os.sep}" if path.is_dir() else str(path) for path in apart),
         what.since,
     ]
-    functions = (
-        f"from typing import Any\n{inspect.getsource(_followed)}\n{inspect.getsource(_follow)}"
-    )
+    functions = "\n".join(map(inspect.getsource, (_followed, _versions, _follow)))
     call = f"import IPython\nIPython.get_ipython()._neurobridge_used = _follow(*{words!r})"
-    inner = f"{functions}\n{call}"
+    inner = f"from typing import Any\n{functions}\n{call}"
     return f"exec({inner!r}, {{'__name__': 'neurobridge_follow'}})"
 
 
@@ -343,19 +359,16 @@ def _describe_failure(
         for line in cell.source.splitlines()
         if re.match("#{1,6} ", line)
     ]
-    lines = [
-        line
-        for line in nb.cells[index].source.splitlines()
-        if line.strip() and not line.startswith("#|")
-    ]
     plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", "\n".join(traceback)).splitlines()
+    line, source = _own_line(nb.cells[index].source, plain)
     return {
         "cell": _number(nb, index),
+        "line": line,
         "heading": headings[-1] if headings else "",
-        "source": lines[0] if lines else "",
+        "source": source,
         "ename": ename,
         "evalue": shorten(evalue),
-        "traceback": [shorten(line) for line in plain[-12:]],
+        "traceback": [shorten(each) for each in _cut_traceback(plain)],
     }
 
 
@@ -377,6 +390,50 @@ def _why_dead(code: int | None) -> str:
         else f"with exit code {code}"
     )
     return f"the kernel died {cause}"
+
+
+# %% ../../../nbs/lab/run/09_engine.ipynb #own-line
+_ENDS = 12  # lines that are kept of the end of a traceback
+
+
+def _frames(lines: list[str]) -> list[list[str]]:
+    "Return the frames of a traceback: lines that begin with a place, and those that follow it."
+    frames: list[list[str]] = [[]]
+    for line in lines:
+        if re.match(r"(Cell In\[\d+\]|File )", line):
+            frames.append([])
+        frames[-1].append(line)
+    return frames
+
+
+def _own_line(source: str, traceback: list[str]) -> tuple[int | None, str]:
+    "Return number and text of the line of a cell at which it failed, else its first line of code."
+    lines = source.splitlines()
+    for frame in _frames(traceback)[1:]:
+        place = re.match(r"Cell In\[\d+\], line (\d+)", frame[0])
+        number = int(place[1]) if place else 0
+        if place and 0 < number <= len(lines):
+            return number, lines[number - 1].strip()
+    code = [line for line in lines if line.strip() and not line.startswith("#|")]
+    return None, code[0] if code else ""
+
+
+def _cut_traceback(lines: list[str]) -> list[str]:
+    "Return the end of a traceback, after the frames of cells that are not in it."
+    if len(lines) <= 2 * _ENDS:
+        return lines
+    kept = []
+    before = lines[:-_ENDS]
+    for frame in _frames(before)[1:]:
+        if frame[0].startswith("Cell In["):
+            kept += [frame[0], *(line for line in frame[1:] if line.lstrip().startswith("-"))]
+    kept = kept[: 2 * _ENDS]
+    left = len(before) - len(kept)
+    return [
+        *kept,
+        f"… {left} lines left out, all of them in the executed notebook …",
+        *lines[-_ENDS:],
+    ]
 
 
 # %% ../../../nbs/lab/run/09_engine.ipynb #own-loop
@@ -404,9 +461,10 @@ class PageClient(PapermillNotebookClient):
     limit: float | None = None  # seconds, for the message
     kernel: KernelSettings = KernelSettings()
     on_cell: Callable[[nbformat.NotebookNode, int], None] | None = None
+    on_output: Callable[[str], None] | None = None  # gets what the page prints
     slow: bool = False  # whether cells marked slow are run
     followed: Followed | None = None
-    used: dict[str, Any] | None = None  # in the end: opened, modules, declared
+    used: dict[str, Any] | None = None  # in the end: opened, modules, declared, versions
     skipped: list[dict[str, Any]]  # cells left out: number, why, first line
     output_cut: bool = False  # whether the kernel has left output out
 
@@ -434,9 +492,18 @@ class PageClient(PapermillNotebookClient):
         self.nb.metadata["language_info"] = {"name": "python", "version": sys.version.split()[0]}
 
     def process_message(self, message: dict[str, Any], *rest: Any, **settings: Any) -> Any:
-        "Note whether the kernel has left output out."
+        "Pass on what is printed, and note whether the kernel has left output out."
         self.output_cut |= CUT in message["metadata"]
-        return super().process_message(message, *rest, **settings)
+        output = super().process_message(message, *rest, **settings)
+        _pass_on(output, self.on_output)
+        return output
+
+    async def async_execute_cell(self, *cell: Any, **settings: Any) -> Any:
+        "Execute a cell; meanwhile save the notebook from time to time."
+        async with _saving(self):
+            return await super().async_execute_cell(*cell, **settings)
+
+    execute_cell = run_sync(async_execute_cell)
 
     def papermill_execute_cells(self) -> None:
         "Execute the cells within the memory limit."
@@ -447,6 +514,41 @@ class PageClient(PapermillNotebookClient):
         _all_cells(self)
         if self.failure is None:
             self.shutdown_kernel = "graceful"
+
+
+# %% ../../../nbs/lab/run/09_engine.ipynb #tick-code
+def _text_of(output: Mapping[str, Any]) -> str:
+    "Return an output as text: what was printed, or the plain form of what is shown."
+    if output["output_type"] == "stream":
+        return "".join(output["text"])
+    text = "".join(output.get("data", {}).get("text/plain", ""))
+    return f"{text}\n" if text else ""
+
+
+def _pass_on(output: Mapping[str, Any] | None, to: Callable[[str], None] | None) -> None:
+    "Hand an output over as text, if somebody wants it."
+    if output and to:
+        to(_text_of(output))
+
+
+@contextlib.asynccontextmanager
+async def _saving(client: Any) -> AsyncIterator[None]:
+    "Save a notebook from time to time in the block."
+    timer = asyncio.ensure_future(_now_and_then(client.nb_man))
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+async def _now_and_then(keeper: Any) -> None:
+    "Save a notebook when that is due, and call `on_tick`; never ends."
+    while True:
+        await asyncio.sleep(0.5)
+        with contextlib.suppress(OSError):
+            keeper.write_if_due()
+            if keeper.on_tick:
+                keeper.on_tick()
 
 
 # %% ../../../nbs/lab/run/09_engine.ipynb #all-cells
@@ -563,18 +665,35 @@ def _with_limit(client: PageClient, ename: str, evalue: str) -> str:
 class _Keeper(NotebookExecutionManager):
     "papermill's bookkeeping of cells, with atomic saving."
 
+    unsaved = False  # whether something has changed since the last write
+    took = 0.0  # seconds that it took
+    on_tick: Callable[[], None] | None = None  # called while a cell runs
+
     def save(self, **_: Any) -> None:
-        "Write the notebook, at most once a second."
-        if (self.now() - self.last_save_time).total_seconds() > 1:
+        "Write the notebook, unless that was done just now; then the timer does it."
+        self.unsaved = True
+        self.write_if_due()
+
+    def autosave_cell(self) -> None:
+        "Note that there is a new output; papermill calls it for each."
+        self.unsaved = True
+
+    def write_if_due(self) -> None:
+        "Write what is not saved, if the last write is long enough ago."
+        since = (self.now() - self.last_save_time).total_seconds()
+        if self.unsaved and since > max(1, 19 * self.took):
             self.write()
 
     def write(self) -> None:
         "Write the notebook."
         if not self.output_path:
             return
-        text = nbformat.writes(self.nb)
+        started = time.monotonic()
+        text = nbformat.v4.writes(self.nb)
         with atomic_write(self.output_path) as file:
             file.write(text + "\n")
+        self.unsaved = False
+        self.took = time.monotonic() - started
         self.last_save_time = self.now()
 
 
@@ -598,6 +717,8 @@ class PageEngine(Engine):
         lock: int | None = None,  # file descriptor of the run's lock, held by the kernel as well
         kernel: KernelSettings | None = None,  # how its kernel is started; default: a new Python
         on_cell: Callable[[nbformat.NotebookNode, int], None] | None = None,  # before each cell
+        on_output: Callable[[str], None] | None = None,  # gets what the page prints, as it comes
+        on_tick: Callable[[], None] | None = None,  # called twice a second while a cell runs
         on_failure: Callable[[dict[str, Any]], None] | None = None,  # gets cell, heading and error
         slow: bool = False,  # also run the cells marked slow, gpu and notest
         followed: Followed | None = None,  # which files the run takes note of
@@ -612,6 +733,8 @@ class PageEngine(Engine):
         keeper.notebook_start()
         try:
             client = _client(keeper, limit, kernel or KernelSettings(), on_cell, slow, followed)
+            client.on_output = on_output
+            keeper.on_tick = on_tick
             _run_cells(client, folder, workdir, lock)
             if on_end:
                 names = ("skipped", "used", "output_cut")

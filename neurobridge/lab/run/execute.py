@@ -15,12 +15,14 @@ import shutil
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import neurobridge
+from ...core.checks import needs
 from neurobridge.core.files import (
     atomic_write,
     is_marked,
@@ -29,7 +31,7 @@ from neurobridge.core.files import (
     read_json,
     write_json,
 )
-from ...core.paths import local_path, runs_root
+from ...core.paths import data_root, local_path, runs_root, shipped_root
 from .html import plain_text, without_home
 from neurobridge.lab.run.identity import (
     NOTED,
@@ -38,11 +40,12 @@ from neurobridge.lab.run.identity import (
     first_few,
     modules_beside,
     noted_places,
+    only_runs_pages,
     package_files,
     run_hash,
     source_hash,
 )
-from .lock import belongs_to_others, now, owned, refuse_links
+from .lock import RunBusy, belongs_to_others, now, owned, refuse_links
 
 # %% ../../../nbs/lab/run/07_execute.ipynb #imports-room
 from neurobridge.lab.run.page import (
@@ -56,16 +59,21 @@ from neurobridge.lab.run.page import (
 )
 from neurobridge.lab.run.parameters import (
     RunRefused,
+    assignments,
     checked,
     own_path,
     page_parameters,
     read_page,
     resolve,
+    tags,
 )
 from neurobridge.lab.run.run_record import (
     LARGEST_RECORD,
     Run,
+    all_metrics,
     environment,
+    error_text,
+    marks_text,
     processor,
     read_record,
 )
@@ -90,7 +98,7 @@ def run_dir() -> Path | None:  # None if the page is not run by `run_notebook`
 
 # %% ../../../nbs/lab/run/07_execute.ipynb #cell-011
 def _number(name: str, value: Any) -> float | int:
-    "Return one finite number as Python's; raise `TypeError` or `ValueError` otherwise."
+    "Return one number as Python's; raise `TypeError` or `ValueError` otherwise."
     if (
         not isinstance(value, str)
         and hasattr(value, "item")
@@ -99,12 +107,11 @@ def _number(name: str, value: Any) -> float | int:
         value = value.item()  # one number of NumPy or torch
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(
-            f"record: {name!r} is {value!r} ({type(value).__name__}); expected one finite number"
+            f"record: {name!r} is {value!r} ({type(value).__name__}); expected one number"
         )
-    if not abs(value) <= sys.float_info.max:  # NaN is neither
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
         raise ValueError(
-            f"record: {name!r} is {value if isinstance(value, float) else 'beyond every float'}; "
-            "expected a finite number: look for what diverged, and leave out what was not measured"
+            f"record: {name!r} is beyond every float; expected a number of less than 309 digits"
         )
     return value
 
@@ -136,7 +143,7 @@ _MOST = LARGEST_RECORD - 2**20  # bytes: the record itself has more entries besi
 
 
 def _write_reported(folder: Path, found: dict[str, Any]) -> None:
-    "Write metrics and rows into the folder of a run; raise `ValueError` if they are too large."
+    "Write what was recorded into the folder of a run; raise `ValueError` if it is too large."
     size = len(json.dumps(found, indent=2))
     if size > _MOST:
         raise ValueError(
@@ -165,21 +172,69 @@ def _torch_facts() -> dict[str, Any]:
     return {"device": device, "torch_threads": torch.get_num_threads()}
 
 
+# %% ../../../nbs/lab/run/07_execute.ipynb #marks-code
+def _marks(numbers: Mapping[str, Any], row: int | None) -> list[dict[str, Any]]:
+    "Return a mark for each number that is not finite: its row, name and value as a text."
+    wild = {
+        name: value
+        for name, value in numbers.items()
+        if isinstance(value, float) and not math.isfinite(value)
+    }
+    return [{"row": row, "name": name, "value": str(value)} for name, value in wild.items()]
+
+
+def _added(
+    before: Mapping[str, Any], metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    "Return what was recorded before with metrics and rows added; what is not finite is marked."
+    earlier = before.get("rows", [])
+    marks = [*before.get("not_finite", []), *_marks(metrics, None)]
+    table = []
+    for number, row in enumerate(rows, len(earlier)):
+        found = _marks(row, number)
+        table.append({**row, **{mark["name"]: None for mark in found}})
+        marks += found
+    finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+    added = {"metrics": before.get("metrics", {}) | finite, "rows": earlier + table}
+    unlike = {(mark["row"], mark["name"]): mark for mark in marks}
+    return added | ({"not_finite": list(unlike.values())} if unlike else {})
+
+
+def _warn_of(marks: Sequence[Mapping[str, Any]], known: Sequence[Mapping[str, Any]]) -> None:
+    "Warn the page of numbers that are not finite, but for those that are known."
+    if new := marks[len(known) :]:
+        warnings.warn(
+            f"record: {marks_text({'not_finite': new})}; kept and marked as not finite: look for "
+            "what diverged, and leave out what was not measured",
+            stacklevel=3,
+        )
+
+
+def _refuse_second(known: Mapping[str, float], given: Mapping[str, float]) -> None:
+    "Raise `ValueError` for another value of a name that was recorded before."
+    for name in known.keys() & given.keys():
+        if repr(known[name]) != repr(given[name]) and known[name] != given[name]:
+            raise ValueError(
+                f"record: {name!r} is {given[name]}, and {known[name]} was recorded before; "
+                "expected one value per name: give the second another name, or put both into rows"
+            )
+
+
 # %% ../../../nbs/lab/run/07_execute.ipynb #cell-012
 def record(
-    metrics: Mapping[str, float],  # what the page found: name to finite number
+    metrics: Mapping[str, float],  # what the page found: name to number
     rows: Sequence[Mapping[str, Any]]
     | None = None,  # table: a mapping per arm and seed, None: missing
 ) -> dict[str, float]:  # the same metrics as plain numbers
     """Add metrics and rows to those of the page's run, if it has one.
 
-    Raises `TypeError` or `ValueError` for anything but finite numbers, and for a second value of
-    a name.
+    Warns of numbers that are not finite, which are kept apart. Raises `TypeError` or `ValueError`
+    for anything but numbers, and for a second value of a name.
 
     Parameters
     ----------
     metrics :
-        what the page found: name to finite number
+        what the page found: name to number
     rows :
         table: a mapping per arm and seed, None: missing
 
@@ -198,19 +253,12 @@ def record(
         for i, row in enumerate(rows or [])
     ]
     folder = run_dir()
-    if folder is None:
-        return plain
-    before = _reported(folder)
-    known = before.get("metrics", {})
-    table = before.get("rows", []) + table
-    for name in known.keys() & plain.keys():
-        if known[name] != plain[name]:
-            raise ValueError(
-                f"record: {name!r} is {plain[name]}, and {known[name]} was recorded before; "
-                "expected one value per name: give the second another name, or put both into rows"
-            )
-    found = {"metrics": known | plain, "rows": table, "torch": _torch_facts()}
-    _write_reported(folder, found)
+    before = _reported(folder) if folder else {}
+    _refuse_second(all_metrics({"metrics": {}} | before), plain)
+    found = _added(before, plain, table)
+    _warn_of(found.get("not_finite", []), before.get("not_finite", []))
+    if folder:
+        _write_reported(folder, found | {"torch": _torch_facts()})
     return plain
 
 
@@ -287,6 +335,8 @@ def run_notebook(
     force: bool = False,  # run again what is done; its old content is removed first
     timeout: float | None = None,  # seconds for the whole page; None or infinity: no limit
     on_cell: "Callable[[nbformat.NotebookNode, int], None] | None" = None,  # before each cell
+    on_output: Callable[[str], None] | None = None,  # gets what the page prints, as it comes
+    on_live: Callable[[dict[str, Any]], None] | None = None,  # gets what it does, every 2 seconds
     kernel: "KernelSettings | None" = None,  # how its kernel is started; default: a new Python
     slow: bool = False,  # also run the cells marked slow, gpu or notest
     repeat: int = 1,  # which of several runs of the same values
@@ -310,6 +360,10 @@ def run_notebook(
         seconds for the whole page; None or infinity: no limit
     on_cell :
         before each cell
+    on_output :
+        gets what the page prints, as it comes
+    on_live :
+        gets what it does, every 2 seconds
     kernel :
         how its kernel is started; default: a new Python
     slow :
@@ -321,21 +375,11 @@ def run_notebook(
     -------
         its folder and record
     """
-    job = _job(name, params, out, slow, repeat)
-    limit = _limit(timeout)
+    path = find_page(name)
     _check_flags(force=force, slow=slow)
-    _check_budget()
-    while True:
-        job.folder = job.folder if out else free_folder(job.path, job.base, job.source)
-        if done := _settle(job, force):
-            return done
-        with owned(job.folder) as lock:
-            if not out and job.folder != free_folder(job.path, job.base, job.source):
-                continue  # finished meanwhile, and with other modules
-            if done := _settle(job, force):
-                return done
-            record = _begin(job, force)
-            return _execute(job, record, lock, limit, on_cell, kernel)
+    job = _job(path, params, out, slow, repeat)
+    hooks = {"on_cell": on_cell, "on_output": on_output, "on_live": on_live}
+    return _run_job(job, bool(out), force, _limit(timeout), hooks, kernel)
 
 
 # %% ../../../nbs/lab/run/07_execute.ipynb #a3179e84
@@ -386,20 +430,21 @@ class _Job:
 
 
 def _job(
-    name: str | Path,
+    path: Path,
     params: Mapping[str, Any] | None,
     out: str | Path | None,
     slow: bool,
     repeat: int,
+    page: dict[str, Any] | None = None,  # its source, if it is not that of the file
+    name: str | None = None,  # of the experiment; default: the page's
 ) -> _Job:
     "Check what is asked for, and return it with the ids and folders that follow from it."
-    path = find_page(name)
     if isinstance(repeat, bool) or not isinstance(repeat, int) or repeat < 1:
         raise RunRefused(
             f"run_notebook: repeat is {repeat!r}; expected a whole number of at least 1"
         )
     try:
-        page = read_page(path)
+        page = read_page(path) if page is None else page
         full = resolve(page_parameters(page), params)
     except RunRefused as error:
         raise RunRefused(f"{path.stem}: {error}") from error
@@ -407,7 +452,11 @@ def _job(
     whole = run_hash(page, full, slow)
     folder = _given_folder(own_path("out", out)) if out else None
     identity = whole[:12]
-    base = runs_root() / page_name(path) / (identity if repeat == 1 else f"{identity}-{repeat}")
+    base = (
+        runs_root()
+        / (name or page_name(path))
+        / (identity if repeat == 1 else f"{identity}-{repeat}")
+    )
     return _Job(
         path=path,
         page=page,
@@ -422,11 +471,69 @@ def _job(
     )
 
 
+# %% ../../../nbs/lab/run/07_execute.ipynb #given-folder
 def _given_folder(out: Path) -> Path:
     "Return a folder that the user has named; links on the way are followed, it can't be one."
     refuse_links(out)
     out = Path(os.path.abspath(out))
     return out.parent.resolve() / out.name
+
+
+# %% ../../../nbs/lab/run/07_execute.ipynb #run-job-code
+def _run_job(
+    job: _Job,
+    named: bool,  # whether the user has named the folder
+    force: bool,
+    limit: float | None,
+    hooks: Mapping[str, Any],
+    kernel: Any,
+) -> Run:
+    "Do a job, or return the run if it is done."
+    _check_budget()
+    while True:
+        job.folder = job.folder if named else free_folder(job.path, job.base, job.source)
+        if done := _settle(job, force):
+            return _with_report(job, done)
+        with owned(job.folder) as lock:
+            if not named and job.folder != free_folder(job.path, job.base, job.source):
+                continue  # finished meanwhile, and with other modules
+            if done := _settle(job, force):
+                return done
+            record = _begin(job, force)
+            return _execute(job, record, lock, limit, hooks, kernel)
+
+
+def _with_report(job: _Job, done: Run) -> Run:
+    "Return a run that is done, with its report written if it has none."
+    if done.report or belongs_to_others(done.folder):
+        return done
+    with contextlib.suppress(RunBusy, RunRefused, OSError), owned(done.folder, patience=0):
+        record = read_record(done.folder)
+        if record and record["status"] == "done":
+            written = _report(job, record)
+            if written != record.get("report"):
+                write_json(done.folder / "run.json", record | {"report": written})
+            return Run(done.folder, record | {"report": written}, fresh=False)
+    return done
+
+
+@checked
+def run_recorded(
+    path: str | Path,  # the file of the page; modules and data are looked for beside it
+    page: dict[str, Any],  # its source, as it was
+    record: Mapping[str, Any],  # of the run: experiment, whether it ran the cells marked slow
+    params: Mapping[str, Any],
+    repeat: int = 1,  # which of several runs of the same values
+    *,
+    out: str | Path | None = None,  # as for `run_notebook`, and so are the others
+    force: bool = False,
+    timeout: float | None = None,
+    **hooks: Any,  # on_cell, on_output, on_live
+) -> Run:
+    "Run the source of a recorded run, whatever its page is now."
+    slow = bool(record.get("slow"))
+    job = _job(Path(path), params, out, slow, repeat, page, record["experiment"])
+    return _run_job(job, bool(out), force, _limit(timeout), hooks, None)
 
 
 # %% ../../../nbs/lab/run/07_execute.ipynb #free-code
@@ -544,7 +651,7 @@ def _begin(job: _Job, force: bool) -> dict[str, Any]:
     "Write the record of a run that starts, and remove what is left of others from its folder."
     old = read_record(job.folder) or {}
     fresh = force or old.get("status") == "clearing" or old.get("id", job.id) != job.id
-    name = page_name(job.path)
+    name = job.base.parent.name
     if job.folder.parent == job.base.parent:
         _take_name(job.path, name)
     record = _new_record(job, name) | {
@@ -563,12 +670,16 @@ def _begin(job: _Job, force: bool) -> dict[str, Any]:
 
 
 # %% ../../../nbs/lab/run/07_execute.ipynb #clear-code
-_RESULTS = ("notebook.ipynb", "report.html", "metrics.json", "rows.csv", "kernel.log")
+_RESULTS = (
+    *("notebook.ipynb", "report.html", "metrics.json", "rows.csv", "kernel.log"),
+    *("live.json", "output.log"),  # while the page runs
+)
+STOP = ".stop"  # the file by which a run in progress is asked to end
 
 
 def kept_files(folder: Path) -> list[Path]:
     "Return what a page has put into the folder of its run, from which another attempt can go on."
-    own = ("run.json", *_RESULTS)
+    own = ("run.json", "steps.csv", *_RESULTS)
     return [
         file
         for file in sorted(folder.iterdir())
@@ -586,7 +697,7 @@ def _clear(folder: Path, everything: bool) -> None:
                 shutil.rmtree(file)
         elif (
             everything
-            or file.name in _RESULTS
+            or file.name in (*_RESULTS, STOP)
             or (file.name.startswith(".") and file.suffix == ".part")
         ):
             file.unlink()
@@ -603,24 +714,27 @@ def _take_name(page: Path, name: str) -> None:
 
 # %% ../../../nbs/lab/run/07_execute.ipynb #cell-050
 def _execute(
-    job: _Job, record: dict[str, Any], lock: int, timeout: float | None, on_cell: Any, kernel: Any
+    job: _Job,
+    record: dict[str, Any],
+    lock: int,
+    timeout: float | None,
+    hooks: Mapping[str, Any],
+    kernel: Any,
 ) -> Run:
     "Execute a page, and write its record and report; raise `RunFailed` if it fails."
+    from neurobridge.lab.run.live import Live
+
     started = time.monotonic()
     failures: list[dict[str, Any]] = []
     told: dict[str, Any] = {}
     broken = None
-    settings = {
-        "folder": job.folder,
-        "workdir": job.path.parent,
+    live = Live(job.folder, **hooks)
+    settings = _settings(job, live) | {
         "limit": timeout,
         "lock": lock,
-        "on_cell": on_cell,
+        "kernel": _kernel_of(job.path, kernel),
         "on_failure": failures.append,
         "on_end": told.update,
-        "kernel": kernel,
-        "slow": job.slow,
-        "shown_as": without_home(page_key(job.path)),
     }
     try:
         _papermill(job, settings)
@@ -628,14 +742,15 @@ def _execute(
     except Exception as error:
         broken = error
         failures.append(_failure_of(error))
+    finally:
+        live.end()
     record["environment"] |= record.pop("torch", {})
     record |= {
-        "skipped": told.get("skipped", []),
-        "output_cut": told.get("output_cut", False),
+        **_told(told),
         **_noted(job, told.get("used")),
         "status": "failed" if failures else "done",
+        **_pruned(job.folder, failures),
         "seconds": round(time.monotonic() - started, 3),
-        "core_seconds": (told.get("used") or {}).get("core_seconds"),
         "error": failures[0] if failures else None,
     }
     record["report"] = None if broken else _report(job, record)
@@ -647,7 +762,50 @@ def _execute(
     return run
 
 
+# %% ../../../nbs/lab/run/07_execute.ipynb #kernel-of-code
+def _kernel_of(page: Path, kernel: "KernelSettings | None") -> "KernelSettings | None":
+    "Return the settings of a page's kernel; the data of an installed page are where it was called."
+    if not page.is_relative_to(shipped_root()):
+        return kernel
+    from neurobridge.lab.run.engine import KernelSettings
+
+    kernel = kernel or KernelSettings()
+    places = {"NEUROBRIDGE_DATA": str(data_root()), "NEUROBRIDGE_RUNS": str(runs_root())}
+    return replace(kernel, env={**places, **kernel.env})
+
+
 # %% ../../../nbs/lab/run/07_execute.ipynb #cell-053
+def _settings(job: _Job, live: Any) -> dict[str, Any]:
+    "Return the arguments of the engine that follow from a job."
+    return {
+        "folder": job.folder,
+        "workdir": job.path.parent,
+        "on_cell": live.begin_cell,
+        "on_output": live.add_output,
+        "on_tick": live.tick,
+        "slow": job.slow,
+        "shown_as": without_home(page_key(job.path)),
+    }
+
+
+def _told(told: Mapping[str, Any]) -> dict[str, Any]:
+    "Return for the record what the engine has told of a run."
+    used = told.get("used") or {}
+    return {
+        "skipped": told.get("skipped", []),
+        "output_cut": told.get("output_cut", False),
+        "versions": used.get("versions", {}),
+        "core_seconds": used.get("core_seconds"),
+    }
+
+
+def _pruned(folder: Path, failures: list[dict[str, Any]]) -> dict[str, str]:
+    "Take the error of a run that was asked to stop off the list; return its status and the reason."
+    if not failures or failures[0]["ename"] != "Pruned" or not (folder / STOP).is_file():
+        return {}
+    return {"status": "pruned", "pruned": failures.pop()["evalue"]}
+
+
 def _failure_of(error: Exception) -> dict[str, Any]:
     "Describe an error outside of the page's cells, in the form of a failed cell."
     return {
@@ -688,7 +846,8 @@ class RunFailed(RuntimeError):
         self.run = run
         error = run.record["error"]
         heading = f", under “{error['heading']}”" if error["heading"] else ""
-        where = f"in cell {error['cell']}{heading}" if error["cell"] else "outside its cells"
+        line = f", line {error['line']}" if error.get("line") else ""
+        where = f"in cell {error['cell']}{line}{heading}" if error["cell"] else "outside its cells"
         kept = (
             f"the executed notebook is kept: {run.notebook}"
             if run.notebook.exists()
@@ -696,8 +855,7 @@ class RunFailed(RuntimeError):
         )
         super().__init__(
             plain_text(
-                f"{run.experiment} {run.id} failed {where}: {error['ename']}: {error['evalue']} "
-                f"({kept})"
+                f"{run.experiment} {run.id} failed {where}: {error_text(run.record, 300)} ({kept})"
             )
         )
 
@@ -708,7 +866,8 @@ def _noted(job: _Job, used: Mapping[str, Any] | None) -> dict[str, dict[str, str
     places = noted_places(job.path)
     found: dict[str, dict[str, str | None]] = {kind: {} for kind in NOTED}
     if used is None:
-        found["package"] = {name: content_hash(file) for name, file in package_files().items()}
+        files = {name: file for name, file in package_files().items() if not only_runs_pages(name)}
+        found["package"] = {name: content_hash(file) for name, file in files.items()}
         found["modules"] = {
             name: content_hash(file) for name, file in modules_beside(job.path.parent).items()
         }
@@ -720,6 +879,8 @@ def _noted(job: _Job, used: Mapping[str, Any] | None) -> dict[str, dict[str, str
         kind = "modules" if text in used["modules"] else "files"
         kind = "package" if within else kind
         name = file.relative_to(within.parent if within else places[kind]).as_posix()
+        if within and only_runs_pages(name):
+            continue
         found[kind][name] = (
             content_hash(file) if opened in (None, file.stat().st_mtime_ns) else None
         )
@@ -759,6 +920,9 @@ def _papermill(job: _Job, settings: dict[str, Any]) -> None:
         nb = parameterize_notebook(
             nb, job.given, comment="Given to this run", engine_name="neurobridge"
         )
+        cell = next(each for each in nb.cells if "injected-parameters" in tags(each))
+        lines = assignments(page_parameters(job.page), job.given)
+        cell.source = f"# Given to this run\n{lines}"
     # papermill counts errors that the page allows; `on_failure` does not
     with contextlib.suppress(papermill.PapermillExecutionError):
         papermill.execute_notebook(
@@ -768,8 +932,8 @@ def _papermill(job: _Job, settings: dict[str, Any]) -> None:
 
 def _report(job: _Job, record: dict[str, Any]) -> str:
     "Write the HTML report; return its name, or why there is none."
-    if not importlib.util.find_spec("nbconvert"):
-        return "not written: nbconvert is not installed (pip install 'neurobridge[docs]')"
+    if not all(map(importlib.util.find_spec, ("nbconvert", "bleach", "latex2mathml"))):
+        return f"not written: {needs('a report', 'nbconvert', 'bleach[css]', 'latex2mathml')}"
     from neurobridge.lab.run.run_report import write_report
 
     try:

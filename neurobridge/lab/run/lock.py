@@ -73,8 +73,22 @@ def make_folder(folder: Path) -> None:
             "exchange what is written there; give a folder of your own"
         )
     if not folder.is_dir():
+        if folder.is_relative_to(runs_root()):
+            make_runs_folder()
         folder.mkdir(parents=True, exist_ok=True)
         mark_folder(folder, "run")
+
+
+def make_runs_folder() -> None:
+    "Make the runs folder if it is missing, with a `.gitignore`: runs are not to be committed."
+    root = runs_root()
+    if root.is_dir():
+        return
+    root.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):  # of another process, or a link: left alone
+        ignore = os.open(root / ".gitignore", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        with os.fdopen(ignore, "w") as file:
+            file.write("# runs of neurobridge; what of them is kept is in results/\n*\n")
 
 
 # %% ../../../nbs/lab/run/05_lock.ipynb #lock-none
