@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .sweep_figures import direction, rounded
+from .sweep_figures import direction
 from ..run.parameters import RunRefused, checked
 from ..run.run_record import FINISHED
 from ..run.steps import read_steps
