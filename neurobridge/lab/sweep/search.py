@@ -75,10 +75,12 @@ def distributions(
     for name, (kind, values) in space.items():
         if kind == "choice":
             found[name] = CategoricalDistribution([json.dumps(value) for value in values])
-        elif kind in ("integer", "log_integer"):
-            found[name] = IntDistribution(*values, log=kind == "log_integer")
+            continue
+        low, high = values
+        if kind in ("integer", "log_integer"):
+            found[name] = IntDistribution(low, high, log=kind == "log_integer")
         else:
-            found[name] = FloatDistribution(*values, log=kind == "log_uniform")
+            found[name] = FloatDistribution(low, high, log=kind == "log_uniform")
     return found
 
 
@@ -286,11 +288,12 @@ def _study(search: Search, store: "optuna.storages.BaseStorage", name: str) -> "
     "Return the study of a search, a new one if there is none."
     import optuna
 
+    directions: list[Any] = list(search.objectives.values())
     with _quiet():
         return optuna.create_study(
             storage=store,
             study_name=name,
-            directions=list(search.objectives.values()),
+            directions=directions,
             pruner=_pruner(search),
             load_if_exists=True,
         )
