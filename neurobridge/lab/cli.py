@@ -834,7 +834,7 @@ def _ordered(
     frame: "pd.DataFrame", sort: str | None, best: int | None, by: str | None, limit: int | None
 ) -> list[int]:
     "Return the positions of the rows that are asked for, in their order."
-    from neurobridge.lab.report.sweep_figures import direction
+    from neurobridge.core.plots import direction
     from neurobridge.lab.report.tables import best_runs, sort_runs
 
     if (best is None) != (by is None):

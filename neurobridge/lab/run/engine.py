@@ -295,7 +295,7 @@ def _handing_over(what: Followed) -> str:
         tuple(f"{path}{os.sep}" if path.is_dir() else str(path) for path in apart),
         what.since,
     ]
-    functions = "\n".join(map(inspect.getsource, (_followed, _versions, _follow)))
+    functions = "\n".join(inspect.getsource(one) for one in (_followed, _versions, _follow))
     call = f"import IPython\nIPython.get_ipython()._neurobridge_used = _follow(*{words!r})"
     inner = f"from typing import Any\n{functions}\n{call}"
     return f"exec({inner!r}, {{'__name__': 'neurobridge_follow'}})"
