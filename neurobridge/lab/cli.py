@@ -288,8 +288,8 @@ def run(
         str,
         typer.Argument(
             help="An experiment's name, or the name or path of a notebook; neurobridge list shows "
-            "them. With a name, --help shows its parameters. The notebook of a recorded run repeats "
-            "the run."
+            "them. With a name, --help shows its parameters. The notebook of a recorded run "
+            "repeats the run."
         ),
     ],
     param: Annotated[

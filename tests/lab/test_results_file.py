@@ -275,7 +275,7 @@ def test_a_full_disk_does_not_stop_the_batch(root, monkeypatch, lasting):
     "A run that can't be added is added at the end, or by the next start; the others are not stopped."
     sweep, told, tries = plan_of(root), [], []
 
-    def work(workers, sweep, planned, tell, landed, feed=None):
+    def work(workers, sweep, planned, tell, landed, **_):
         for one in planned:
             finish(one, root)
             landed(one)

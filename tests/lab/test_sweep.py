@@ -423,7 +423,11 @@ def test_failed_runs_whose_next_attempt_was_stopped_are_still_failed_ones(root, 
         table["status"].tolist() == ["stopped", "absent"] and table["error"].tolist()[0] == "E: v"
     )
     monkeypatch.setattr(driver, "executor", lambda *_: contextlib.nullcontext())
-    monkeypatch.setattr(driver, "work_off", lambda client, sweep, planned, *_: sent.extend(planned))
+
+    def work(client, sweep, planned, *_, **__):
+        sent.extend(planned)
+
+    monkeypatch.setattr(driver, "work_off", work)
     run_sweep(one, only_failed=True)
     assert sent == [failed]
     monkeypatch.setattr(runs, "_papermill", lambda *_: None)

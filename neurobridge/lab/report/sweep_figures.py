@@ -64,6 +64,14 @@ def repeats(
     return bool((counts > 1).mean() >= 0.5) or runs[parameter].map(value_key).nunique() == 1
 
 
+def _by_setting(runs: "pd.DataFrame", names: Sequence[str]) -> "list[pd.DataFrame]":
+    "Return the runs of each setting of some parameters."
+    if not names:
+        return [runs]
+    keys = [runs[name].map(value_key) for name in names]
+    return [part for _, part in runs.groupby(keys, sort=False)]
+
+
 def _draw_all(ax: Any, x: "pd.Series", y: "pd.Series", better: int) -> None:
     "Draw all runs as dots, and mark the best."
     count = f"{len(y)} run{'s'[: len(y) != 1]}"
@@ -109,10 +117,7 @@ def draw_effect(
     done = runs[runs["status"].isin(FINISHED) & runs[metric].notna()]
     places, order, numeric = _places(done[parameter])
     names = dict(zip(places, done[parameter].map(value_text), strict=True))
-    lines = [done]
-    if others:
-        keys = [done[name].map(value_key) for name in others]
-        lines = [line for _, line in done.groupby(keys, sort=False)]
+    lines = _by_setting(done, others)
     fig, ax = plt.subplots(figsize=(4.5, 3))
     scattered = not repeats(done, parameter, others)
     if scattered:
