@@ -33,6 +33,8 @@ from neurobridge.lab import (
     write_sweep_report,
 )
 from neurobridge.lab.cli import app
+from neurobridge.lab.run import live
+from neurobridge.lab.run.execute import _clear, kept_files
 from neurobridge.lab.run.identity import content_hash
 from neurobridge.lab.run.page import page_hash
 from neurobridge.lab.run.parameters import read_page
@@ -40,6 +42,7 @@ from neurobridge.lab.run.steps import Pruned, ask_to_stop, read_steps
 from neurobridge.lab.sweep import driver
 from neurobridge.lab.sweep.search import Search, Trials, asked_before, journal_of, opened
 from neurobridge.lab.sweep.sweep_file import search_key
+from neurobridge.lab.sweep.watch import varied
 from neurobridge.lab.sweep.worker import Workers
 
 optuna = pytest.importorskip("optuna")
@@ -517,6 +520,45 @@ for step in range(1, steps + 1):
     report_step(step, value)
 record({{'score': value}})
 """
+
+
+# What is shown meanwhile
+
+
+def test_what_runs_of_a_search_do_is_watched(root, instant):
+    "Those that were asked for on the way too; with no `tell`, nothing is in the way of the watching."
+    workers, seen = instant(count=2), []
+    found = run_sweep(sweep(root), watch=lambda runs: seen.extend(runs), log_output=True)
+    assert {one.id for one in seen} == {task["id"] for task in workers.sent}
+    assert len(found) == 12 and all(task["log_output"] for task in workers.sent)
+    shown = CliRunner().invoke(app, ["sweep", str(root / "s.yaml"), "--dry-run"])
+    assert shown.exit_code == 0 and "; 0 would be run" in shown.stdout
+    assert varied(sweep(root)) == ["x", "n"]
+
+
+def test_a_search_that_has_not_begun_is_shown(root):
+    sweep(root)
+    shown = CliRunner().invoke(app, ["sweep", str(root / "s.yaml"), "--dry-run"])
+    assert shown.exit_code == 0 and "0 of 12 trials asked for" in shown.stdout
+
+
+def test_a_curve_is_no_checkpoint_and_outlives_an_attempt(tmp_path, monkeypatch):
+    "Another attempt adds to it; what the one before has reported is not shown as the present state."
+    for name in ("metrics.json", "output.log", "live.json", ".stop", "fit.pt"):
+        (tmp_path / name).write_text("1")
+    (tmp_path / "steps.csv").write_text("step,value\n1,0.5\n2,0.25\n")
+    assert kept_files(tmp_path) == [tmp_path / "fit.pt"]
+    _clear(tmp_path, everything=False)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["fit.pt", "steps.csv"]
+    monkeypatch.setattr(live, "_PAUSE", 0.0)
+    states = []
+    now = live.Live(tmp_path, on_live=states.append)
+    now.tick()
+    with (tmp_path / "steps.csv").open("a") as file:
+        file.write("3,0.125\n")
+    now.tick()
+    assert "step" not in states[0] and (states[1]["step"], states[1]["value"]) == (3, "0.125")
+    assert read_steps(tmp_path) == {1: 0.5, 2: 0.25, 3: 0.125}
 
 
 @pytest.mark.long
