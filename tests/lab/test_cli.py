@@ -326,7 +326,9 @@ def test_a_sweep_says_what_it_would_run(root):
 def test_a_sweep_that_left_something_ends_with_1(root, monkeypatch):
     planned = make_sweep(root)
     monkeypatch.setattr(workers, "executor", lambda *_: contextlib.nullcontext())
-    monkeypatch.setattr(workers, "work_off", lambda *_, **__: None)  # as where nothing can be written
+    monkeypatch.setattr(
+        workers, "work_off", lambda *_, **__: None
+    )  # as where nothing can be written
     leave(planned[0], "done")
     leave(planned[1], "failed", LUCKLESS)
     assert (

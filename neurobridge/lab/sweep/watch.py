@@ -87,7 +87,7 @@ def values_text(
 def varied(
     sweep: Sweep,  # from `Sweep.from_yaml`
 ) -> list[str]:
-    "Return the parameters that are not the same in all settings of a sweep."
+    "Return the parameters that are not the same in all settings of a sweep, or that it searches."
     if sweep.search:
         return list(sweep.search.space)
     return [
