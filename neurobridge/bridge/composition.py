@@ -441,21 +441,10 @@ def _check_state(network: Any, x: Tensor, state: Any) -> None:
 
 
 # %% ../../nbs/bridge/03_composition.ipynb #clock-code
-class ClockNet(AreaNet):
-    "Areas on one clock: a whole sequence, a recording in pieces, feedback between areas."
+class _SteppedNet(AreaNet):
+    "Areas that are run one step after another, with all that they keep in a mapping."
 
-    def __init__(self, blueprint: Blueprint, areas: Mapping[str, nn.Module], decoder: nn.Module):
-        super().__init__(blueprint, areas, decoder)
-        if blueprint.time.feedback:
-            self.feedback = _feedback(areas)
-            self.area_layers = {name: f"{name}.output" for name in areas}
-
-    def by_area(self, x: Tensor) -> dict[str, list[Tensor]]:
-        time = self.blueprint.time
-        short = x.ndim == 5 and len(x) < least_steps(self.blueprint.body, time)
-        if time.feedback or short:
-            return self.stepped(x, {})[0]
-        return super().by_area(x)
+    feedback: nn.ModuleDict
 
     def stepped(
         self,
@@ -500,6 +489,24 @@ class ClockNet(AreaNet):
             own = t - i * (self.late and not rests)
             sent[name] = area.step(x, own, memory[name], back)
         return sent
+
+
+# %% ../../nbs/bridge/03_composition.ipynb #clock-net
+class ClockNet(_SteppedNet):
+    "Areas on one clock: a whole sequence, a recording in pieces, feedback between areas."
+
+    def __init__(self, blueprint: Blueprint, areas: Mapping[str, nn.Module], decoder: nn.Module):
+        super().__init__(blueprint, areas, decoder)
+        if blueprint.time.feedback:
+            self.feedback = _feedback(areas)
+            self.area_layers = {name: f"{name}.output" for name in areas}
+
+    def by_area(self, x: Tensor) -> dict[str, list[Tensor]]:
+        time = self.blueprint.time
+        short = x.ndim == 5 and len(x) < least_steps(self.blueprint.body, time)
+        if time.feedback or short:
+            return self.stepped(x, {})[0]
+        return super().by_area(x)
 
     def forward(
         self,

@@ -259,6 +259,7 @@ class PooledArea(Area):
         return memory["sent"]
 
 
+# %% ../../nbs/bridge/02_parts.ipynb #cell-201-2
 class StemArea(Area):
     "Respond twice: V1 of CORnet-S."
 
@@ -397,7 +398,7 @@ class StateArea(Area):
         self.across, self.steps = time.recurrence == "across", steps
 
     def forward(self, inputs: Sequence[Tensor | None]) -> list[Tensor]:
-        driven = self._driven(inputs)
+        driven = _driven(self, inputs)
         state = torch.zeros_like(next(each for each in driven if each is not None))
         memory: dict[str, Tensor] = {}
         outputs = []
@@ -431,24 +432,26 @@ class StateArea(Area):
         memory["sent"] = self.output(y)
         return memory["sent"]
 
-    def _driven(self, inputs: Sequence[Tensor | None]) -> list[Tensor | None]:
-        "Return the response of the input side in each pass; equal inputs are computed once."
-        layers = (self.conv_input, self.norm_input, self.neuron_input)
-        found: list[Tensor | None] = []
-        for i, x in enumerate(inputs):
-            if x is None:
-                found.append(None)
-            elif i and x is inputs[i - 1]:
-                found.append(found[-1])
-            elif self.across:
-                found.append(self.norm_input(self.conv_input(x)))
-            else:
-                found.append(first_response(x, layers, self.steps))
-        if not self.across:
-            return found
-        late = sum(x is None for x in inputs)
-        sent = self.neuron_input(torch.stack([x for x in found if x is not None]))
-        return [None] * late + list(sent.unbind(0))
+
+# %% ../../nbs/bridge/02_parts.ipynb #cell-032-driven
+def _driven(area: StateArea, inputs: Sequence[Tensor | None]) -> list[Tensor | None]:
+    "Return the response of the input side in each pass; equal inputs are computed once."
+    layers = (area.conv_input, area.norm_input, area.neuron_input)
+    found: list[Tensor | None] = []
+    for i, x in enumerate(inputs):
+        if x is None:
+            found.append(None)
+        elif i and x is inputs[i - 1]:
+            found.append(found[-1])
+        elif area.across:
+            found.append(area.norm_input(area.conv_input(x)))
+        else:
+            found.append(first_response(x, layers, area.steps))
+    if not area.across:
+        return found
+    late = sum(x is None for x in inputs)
+    sent = area.neuron_input(torch.stack([x for x in found if x is not None]))
+    return [None] * late + list(sent.unbind(0))
 
 
 # %% ../../nbs/bridge/02_parts.ipynb #cell-035

@@ -508,9 +508,7 @@ class PageClient(PapermillNotebookClient):
     def papermill_execute_cells(self) -> None:
         "Execute the cells within the memory limit."
         self.shutdown_kernel = "immediate"
-        if self.kernel.memory:
-            process: Any = self.km.provisioner
-            _limit_memory(process.pid, self.kernel.memory)
+        _within_memory(self)
         _all_cells(self)
         if self.failure is None:
             self.shutdown_kernel = "graceful"
@@ -552,6 +550,12 @@ async def _now_and_then(keeper: Any) -> None:
 
 
 # %% ../../../nbs/lab/run/09_engine.ipynb #all-cells
+def _within_memory(client: PageClient) -> None:
+    if client.kernel.memory:
+        process: Any = client.km.provisioner
+        _limit_memory(process.pid, client.kernel.memory)
+
+
 def _all_cells(client: PageClient) -> None:
     "Execute the cells up to the first that fails; note what is left out and what was used."
     _answer(client, f"{ADD_FOLDER}\n{_handing_over(client.followed) if client.followed else ''}")

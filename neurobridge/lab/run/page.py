@@ -72,6 +72,7 @@ def find_page(
     )
 
 
+# %% ../../../nbs/lab/run/02_page.ipynb #page-11-2
 def _places_of(name: Path, beside: Path) -> list[Path]:
     "List the files where a page of this name or path may be."
     if name.suffix == ".ipynb":

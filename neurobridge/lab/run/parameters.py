@@ -729,6 +729,7 @@ def _example(parameter: Parameter, given: Any) -> str:
     return ""
 
 
+# %% ../../../nbs/lab/run/03_parameters.ipynb #refusal-code-2
 def _advice(value: Any, expected: str) -> str:
     "Return what to do about a value that YAML has read as something else, or that JSON can't keep."
     if "text" in expected or "'" in expected:
