@@ -105,6 +105,13 @@ CALLS = {
         view=len,
     ),
     "lab.record": Call(lambda folder: {"metrics": {"a": 1.0}, "rows": [{"a": 1}]}),
+    "lab.report_step": Call(
+        lambda folder: {"step": 1, "value": 0.5},
+        legitimate={
+            "value: NaN": "by which a search knows that a training has diverged",
+            "value: learned": "a loss that has a gradient is a number, too",
+        },
+    ),
     "lab.declare": Call(lambda folder: {"path": page(folder)}, view=lambda file: file.name),
     "lab.run_notebook": Call(
         lambda folder: {

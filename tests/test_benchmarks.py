@@ -295,3 +295,37 @@ def test_composition_costs_nothing():
     "At least 0.95 times the speed of the classes that composed networks equal."
     table = pd.read_csv(BENCHMARKS / "compose.csv", comment="#")
     assert len(table) == 14 and table.ratio.min() >= 0.95
+
+
+@pytest.mark.long
+def test_searches_run(tmp_path):
+    pytest.importorskip("optuna")
+    given = ("--seeds", "1", "--trials", "3", "--epochs", "2", "--out", tmp_path / "out.csv")
+    run("search.py", *given)
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert len(table) == 2 * 3 * 3 and (table.above_optimum > 0).all()
+    pruning = pd.read_csv(tmp_path / "out_pruning.csv")
+    assert pruning.pruner.tolist() == ["none", "median", "hyperband"]
+    assert (pruning.core_seconds > 0).all()
+
+
+def test_recorded_searches_are_whole_and_better_than_chance():
+    "Forty trials by ten seeds; the best so far never rises, and no value lies below the optimum."
+    table = pd.read_csv(BENCHMARKS / "search.csv")
+    runs = table.groupby(["function", "sampler", "seed"])
+    assert len(runs) == 2 * 3 * 10 and (runs.size() == 40).all()
+    assert (table.above_optimum >= -1e-6).all()
+    assert (runs.above_optimum.diff().dropna() <= 0).all()
+    for name, part in table[table.trial == 40].groupby("function"):
+        median = part.groupby("sampler").above_optimum.median()
+        assert median["tpe"] < median["random"] and median["gp"] < median["random"], name
+
+
+def test_recorded_pruning_saves_time_at_no_loss():
+    table = pd.read_csv(BENCHMARKS / "search_pruning.csv").set_index(["seed", "pruner"])
+    assert len(table) == 30
+    best = table.best.unstack()
+    seconds = table.core_seconds.unstack()
+    for pruner in ("median", "hyperband"):
+        assert (seconds[pruner] < seconds["none"]).all()
+        assert (best["none"] - best[pruner]).mean() < 0.005

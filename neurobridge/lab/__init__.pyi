@@ -21,6 +21,7 @@ from .run.page import experiments as experiments
 from .run.parameters import RunRefused as RunRefused
 from .run.provenance import provenance as provenance
 from .run.run_record import load_runs as load_runs
+from .run.steps import report_step as report_step
 from .sweep.dask_workers import Scheduler as Scheduler
 from .sweep.driver import run_sweep as run_sweep
 from .sweep.driver import sweep_table as sweep_table

@@ -288,8 +288,8 @@ def run(
         str,
         typer.Argument(
             help="An experiment's name, or the name or path of a notebook; neurobridge list shows "
-            "them. With a name, --help shows its parameters. The notebook of a recorded run repeats "
-            "the run."
+            "them. With a name, --help shows its parameters. The notebook of a recorded run "
+            "repeats the run."
         ),
     ],
     param: Annotated[
@@ -589,8 +589,10 @@ def _bar(sight: _Sight) -> Iterator[None]:
     def shown() -> Group:
         counts = sight.counts
         if counts:
-            done = counts["done"] + counts["failed"]
-            now = f"{counts['failed']} failed"
+            done = sum(counts.get(state, 0) for state in ("done", "failed", "pruned"))
+            now = ", ".join(
+                f"{counts[state]} {state}" for state in ("failed", "pruned") if state in counts
+            )
             bar.update(task, total=sum(counts.values()), completed=done, now=now)
         return Group(bar, _doing(sight.rows))
 
@@ -741,13 +743,13 @@ def sweep(
             batch = replace(batch, results=results_path(results))
         if dry_run:
             planned = batch.plan()
-            left = [is_left(one, only_failed) for one in planned]
+            left = [is_left(one, only_failed, bool(batch.search)) for one in planned]
             return _tell_sweep(batch, sweep_table(planned), left)
         with _watching(batch, log_output) as sight:
             show: dict[str, Any] = {"watch": sight.look, "log_output": log_output}
             found = run_sweep(batch, workers, place, only_failed, sight.tell, **show)
         _tell_sweep(batch, found)
-        left_over = ~found["status"].isin(["done", "recorded"])
+        left_over = ~found["status"].isin(["done", "recorded", "pruned"])
         if (left_over & (found["error"].notna() | (not only_failed))).any():
             raise typer.Exit(1)
 
@@ -758,9 +760,7 @@ def _tell_sweep(batch: Any, found: "pd.DataFrame", left: list[bool] | None = Non
     from neurobridge.lab.run.run_record import TABLE_COLUMNS, column_name
     from neurobridge.lab.report.tables import value_text
 
-    asked = {
-        column_name(name, taken=TABLE_COLUMNS) for settings in batch.settings for name in settings
-    }
+    asked = {column_name(name, taken=TABLE_COLUMNS) for name in batch.names}
     params = [name for name in found if name in asked]
     dull = [
         name for name in params if len(found) > 1 and found[name].map(value_text).nunique() == 1
@@ -782,6 +782,8 @@ def _tell_sweep(batch: Any, found: "pd.DataFrame", left: list[bool] | None = Non
         f"{stand}{'' if left is None else f'; {len(shown)} would be run'}; "
         f"below\n{runs_root()}\npage:\n{batch.page}"
     )
+    if batch.search:
+        _say(f"search: {len(found)} of {batch.search.trials} trials asked for")
     if batch.results:
         from neurobridge.lab.sweep.results_file import state_of
 

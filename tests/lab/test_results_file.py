@@ -275,8 +275,8 @@ def test_a_full_disk_does_not_stop_the_batch(root, monkeypatch, lasting):
     "A run that can't be added is added at the end, or by the next start; the others are not stopped."
     sweep, told, tries = plan_of(root), [], []
 
-    def work(workers, sweep, planned, tell, landed, *, watch, log_output):
-        assert watch is None and log_output is False  # nobody asked for more
+    def work(workers, sweep, planned, tell, landed, *, feed, watch, log_output):
+        assert feed is None and watch is None and log_output is False  # nobody asked for more
         for one in planned:
             finish(one, root)
             landed(one)

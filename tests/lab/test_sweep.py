@@ -247,7 +247,7 @@ def test_amounts_of_memory():
         (
             "random: {draws: 3, parameters: {n: {log_uniform: [1, 2]}}}",
             2,
-            "expected integer or choice",
+            "expected integer or log_integer or choice",
         ),
         (
             "random: {draws: 3, parameters: {rate: {uniform: [-1.0e308, 1.0e308]}}}",
@@ -424,7 +424,7 @@ def test_failed_runs_whose_next_attempt_was_stopped_are_still_failed_ones(root, 
     )
     monkeypatch.setattr(driver, "executor", lambda *_: contextlib.nullcontext())
 
-    def work(workers, sweep, planned, tell, landed, *, watch, log_output):
+    def work(workers, sweep, planned, tell, landed, *, feed, watch, log_output):
         sent.extend(planned)
 
     monkeypatch.setattr(driver, "work_off", work)

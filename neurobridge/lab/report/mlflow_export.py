@@ -191,7 +191,7 @@ def _name(text: str) -> str:
 
 
 # %% ../../../nbs/lab/report/08_mlflow_export.ipynb #cell-015
-_ENDED = ("done", "failed")
+_ENDED = {"done": "FINISHED", "failed": "FAILED", "pruned": "KILLED"}  # in MLflow's words
 
 
 @checked
@@ -226,7 +226,7 @@ def export_to_mlflow(
     opened, refused = _mlflow()
     try:
         client = opened(uri)
-        ended = frame[frame["status"].isin(_ENDED)]
+        ended = frame[frame["status"].isin(list(_ENDED))]
         for experiment, group in ended.groupby("experiment", sort=False):
             place = _experiment(client, uri, experiment)
             there = _there(client, place)
@@ -383,7 +383,7 @@ def _one(
         client.log_batch(run, metrics=metrics)
     for file in found["files"]:
         client.log_artifact(run, str(file))
-    client.set_terminated(run, "FINISHED" if record["status"] == "done" else "FAILED", ended)
+    client.set_terminated(run, _ENDED[record["status"]], ended)
     client.set_tag(run, "neurobridge.record", state)
     return "renewed" if old else "new"
 

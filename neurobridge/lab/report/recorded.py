@@ -33,6 +33,7 @@ from neurobridge.lab.run.run_record import (
     record_or_why,
     run_files,
     run_name,
+    run_status,
     warn_of_damage,
 )
 from ..run.lock import refuse_links
@@ -230,7 +231,11 @@ def _wanted(sweeps: Sequence[Sweep]) -> tuple[dict[str, Any], dict[str, int]]:
     planned: dict[str, Any] = {}
     wanted: Counter[str] = Counter()
     for sweep in sweeps:
-        keys = [(values_key(one.full, one.slow), one.params) for one in sweep.plan()]
+        keys = [
+            (values_key(one.full, one.slow), one.params)
+            for one in sweep.plan()
+            if not (sweep.search and run_status(one.folder) in ("pruned", "failed"))
+        ]
         planned |= dict(keys)
         wanted = operator.or_(wanted, Counter(key for key, _ in keys))
     return planned, wanted

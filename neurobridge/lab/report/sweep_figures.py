@@ -6,6 +6,7 @@
 __all__ = ["draw_effect", "draw_pareto", "draw_curves"]
 
 # %% ../../../nbs/lab/report/06_sweep_figures.ipynb #figures-imports
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,29 +36,70 @@ def _places(values: "pd.Series") -> "tuple[pd.Series, list[Any], bool]":
     return places, order, numeric
 
 
+def rounded(value: Any) -> str:
+    "Return a value as text for a label: numbers with four digits."
+    number = isinstance(value, float) and math.isfinite(value) and not value.is_integer()
+    return f"{value:.4g}" if number else value_text(value)
+
+
 def _label(value: Any, most: int = 40) -> str:
     "Return a value as matplotlib takes it: on one line, short, its dollars no formula."
-    text = " ".join(value_text(value).split())
+    text = " ".join(rounded(value).split())
     short = text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 2 :]}"
     return short.replace("$", r"\$")
+
+
+# %% ../../../nbs/lab/report/06_sweep_figures.ipynb #scatter-code
+@checked
+def repeats(
+    runs: "pd.DataFrame",  # finished runs
+    parameter: str,  # column of the horizontal axis
+    others: Sequence[str],  # the other parameters that vary
+) -> bool:
+    "Return whether at least half of the settings of the others have two values of a parameter."
+    if not others or not len(runs):
+        return True
+    keys = [runs[name].map(value_key) for name in others]
+    counts = runs[parameter].map(value_key).groupby(keys).nunique()
+    return bool((counts > 1).mean() >= 0.5) or runs[parameter].map(value_key).nunique() == 1
+
+
+def _by_setting(runs: "pd.DataFrame", names: Sequence[str]) -> "list[pd.DataFrame]":
+    "Return the runs of each setting of some parameters."
+    if not names:
+        return [runs]
+    keys = [runs[name].map(value_key) for name in names]
+    return [part for _, part in runs.groupby(keys, sort=False)]
+
+
+def _draw_all(ax: Any, x: "pd.Series", y: "pd.Series", better: int) -> None:
+    "Draw all runs as dots, and mark the best."
+    count = f"{len(y)} run{'s'[: len(y) != 1]}"
+    ax.plot(x, y, "o", ms=5, color="#005fa0", mec="white", mew=0.5, alpha=0.75, label=count)
+    if len(y):
+        best = (better * y.astype(float)).idxmax()
+        label = f"best: {rounded(float(y[best]))}"
+        ax.plot([x[best]], [y[best]], "*", ms=13, color="#d1601f", mec="white", label=label)
 
 
 # %% ../../../nbs/lab/report/06_sweep_figures.ipynb #cell-012
 @checked
 def draw_effect(
     runs: "pd.DataFrame",  # from `sweep_runs` or `load_runs`
-    metric: str,  # column of the vertical axis
+    metric: str,  # column of the vertical axis; a sign sets which direction is better
     parameter: str,  # column of the horizontal axis
     others: Sequence[str],  # the other parameters that vary
 ) -> "Figure":  # of matplotlib
     """Draw a metric against one parameter, with a line for each setting of the others.
+
+    Where settings of the others don't repeat, as in random draws, all runs are drawn as dots.
 
     Parameters
     ----------
     runs :
         from `sweep_runs` or `load_runs`
     metric :
-        column of the vertical axis
+        column of the vertical axis; a sign sets which direction is better
     parameter :
         column of the horizontal axis
     others :
@@ -69,15 +111,19 @@ def draw_effect(
     """
     import matplotlib.pyplot as plt
 
+    from neurobridge.core.plots import direction
+
+    metric, better = direction(metric)
     done = runs[runs["status"].isin(FINISHED) & runs[metric].notna()]
     places, order, numeric = _places(done[parameter])
     names = dict(zip(places, done[parameter].map(value_text), strict=True))
-    lines = [done]
-    if others:
-        keys = [done[name].map(value_key) for name in others]
-        lines = [line for _, line in done.groupby(keys, sort=False)]
+    lines = _by_setting(done, others)
     fig, ax = plt.subplots(figsize=(4.5, 3))
-    for line in lines[:6]:
+    scattered = not repeats(done, parameter, others)
+    if scattered:
+        x = done[parameter] if numeric else places.map(order.index)
+        _draw_all(ax, x, done[metric], better)
+    for line in () if scattered else lines[:6]:
         values = line[list(others)].iloc[0] if len(line) else ()
         x = line[parameter] if numeric else places[line.index].map(order.index)
         grouped = line[metric].groupby(x)
@@ -97,9 +143,9 @@ def draw_effect(
         ax.set_xticks(range(len(order)), [_label(names[place]) for place in order])
     elif len(order) > 1 and order[0] > 0 and order[-1] > 8 * order[0]:
         ax.set_xscale("log")
-    title = f"first 6 of {len(lines)} settings" if len(lines) > 6 else ""
+    title = f"first 6 of {len(lines)} settings" if len(lines) > 6 and not scattered else ""
     ax.set(xlabel=parameter, ylabel=_label(metric), title=title)
-    if others:
+    if others or scattered:
         ax.legend()
     return fig
 
@@ -195,7 +241,7 @@ def _collected(runs: "pd.DataFrame", settings: Sequence[str]) -> _Curves:
             if name in table and table[name].nunique() > 1
         ]
         for values, part in table.groupby(words, sort=False) if words else [((), table)]:
-            setting = [f"{name} {value_text(run[name])}" for name in settings]
+            setting = [f"{name} {rounded(run[name])}" for name in settings]
             label = ", ".join([*setting, *map(str, values)]) or "all"
             key = (*(value_key(run[name]) for name in settings), *values)
             kept.setdefault(key, (label, []))[1].append(part)

@@ -28,7 +28,19 @@ from neurobridge.lab.report.recorded import (
     values_key,
 )
 from ..run.run_report import REPORT_STYLE, html_page
-from .sweep_figures import draw_curves, draw_effect, draw_pareto
+from neurobridge.lab.report.search_figures import (
+    draw_history,
+    draw_importance,
+    draw_steps,
+    importance,
+)
+from neurobridge.lab.report.sweep_figures import (
+    draw_curves,
+    draw_effect,
+    draw_pareto,
+    repeats,
+    rounded,
+)
 from .tables import group_runs, metric_columns, value_key, value_text
 from neurobridge.lab.run.run_record import (
     FINISHED,
@@ -71,6 +83,11 @@ def sweep_runs(
     import pandas as pd
 
     planned = sweep.plan()
+    if not planned:
+        raise RunRefused(
+            f"the search {sweep.name} has asked for no setting yet; run it first: neurobridge "
+            "sweep FILE"
+        )
     own = {one.folder for one in planned}
     found = same_values(finished(sweep.experiment), sweep.page)
     before = {
@@ -111,7 +128,7 @@ def swept(
 
 
 # %% ../../../nbs/lab/report/07_sweep_report.ipynb #cell-029
-def _choose(runs: "pd.DataFrame", metrics: Sequence[str]) -> list[str]:
+def _choose(sweep: Sweep, runs: "pd.DataFrame", metrics: Sequence[str]) -> list[str]:
     "Return the metrics to draw; raise `RunRefused` for one that no run has."
     from neurobridge.core.plots import direction
 
@@ -121,7 +138,13 @@ def _choose(runs: "pd.DataFrame", metrics: Sequence[str]) -> list[str]:
             raise RunRefused(
                 f"--metric {name}: no finished run has it; there are {', '.join(there) or 'none'}"
             )
-    return list(metrics) or sorted(there, key=lambda name: name == "seconds")[:2]
+    if metrics:
+        return list(metrics)
+    if sweep.search:
+        signs = {"maximize": "+", "minimize": "-"}
+        objectives = sweep.search.objectives.items()
+        return [f"{signs[way]}{name}" for name, way in objectives if name in there]
+    return sorted(there, key=lambda name: name == "seconds")[:2]
 
 
 @contextlib.contextmanager
@@ -209,13 +232,14 @@ def _sections(
     bare = [direction(name)[0] for name in metrics]
     found: list[_Section] = []
     if runs["status"].isin(FINISHED).any():
-        found += _tables(sweep, runs, names)
-        found += _effects(runs, bare, asked, names)
+        scattered = _scattered(runs, asked, names)
+        if sweep.search and metrics:
+            found += _history(runs, metrics)
+        found += _ranking(runs, names, metrics) if scattered else _tables(sweep, runs, names)
+        found += _effects(runs, metrics, asked, names)
+        found += _importances(runs, metrics, asked) if scattered else []
         found += _trade_off(runs, metrics, bare, names)
-        if curves := draw_curves(runs, names):
-            done = runs[runs["status"].isin(FINISHED)]
-            text = f"mean over seeds, and their standard deviation{_uncurved(done)}"
-            found.append(("Learning curves", _embedded(curves, text)))
+        found += _curves(_best_first(runs, metrics) if scattered else runs, names)
     shown = [*names, *(["seed"] if "seed" in runs else [])]
     others = [name for name in bare if name != "seconds"]
     return [*found, ("Every run", _list_runs(runs, shown, others, file))]
@@ -254,12 +278,15 @@ def _effects(
     runs: "pd.DataFrame", metrics: Sequence[str], asked: Sequence[str], names: Sequence[str]
 ) -> list[_Section]:
     "Return each metric against each parameter."
+    from neurobridge.core.plots import direction
+
     done = runs[runs["status"].isin(FINISHED)]
     pictures = []
     for metric in dict.fromkeys(metrics):
+        bare, _ = direction(metric)
         for name in asked:
             figure = draw_effect(runs, metric, name, [other for other in names if other != name])
-            pictures.append(_embedded(figure, f"{metric} against {name}{_lacking(done, [metric])}"))
+            pictures.append(_embedded(figure, f"{bare} against {name}{_lacking(done, [bare])}"))
     if not pictures:
         return []
     return [("Against each parameter", f"<div class=pair>{''.join(pictures)}</div>")]
@@ -284,10 +311,107 @@ def _lacking(done: "pd.DataFrame", metrics: Sequence[str]) -> str:
     return f"; {count} of {len(done)} finished runs lack {' or '.join(metrics)} and are not in it"
 
 
+def _curves(runs: "pd.DataFrame", names: Sequence[str]) -> list[_Section]:
+    "Return the learning curves, if there are some."
+    figure = draw_curves(runs, names)
+    if figure is None:
+        return []
+    done = runs[runs["status"].isin(FINISHED)]
+    text = f"mean over seeds, and their standard deviation{_uncurved(done)}"
+    return [("Learning curves", _embedded(figure, text))]
+
+
 def _uncurved(done: "pd.DataFrame") -> str:
     "Return how many finished runs left no curves."
     count = sum(not (Path(folder) / "curves.csv").exists() for folder in done["folder"])
     return f"; {count} of {len(done)} finished runs left no curves" if count else ""
+
+
+# %% ../../../nbs/lab/report/07_sweep_report.ipynb #scattered-code
+_RANKED = 100  # settings
+
+
+def _scattered(runs: "pd.DataFrame", asked: Sequence[str], names: Sequence[str]) -> bool:
+    "Return whether settings don't repeat: no parameter can be followed with the others fixed."
+    done = runs[runs["status"].isin(FINISHED)]
+    others = {name: [other for other in names if other != name] for name in asked}
+    return len(asked) > 0 and not any(repeats(done, name, others[name]) for name in asked)
+
+
+def _best_first(runs: "pd.DataFrame", metrics: Sequence[str]) -> "pd.DataFrame":
+    "Return runs in the order of the first metric."
+    from neurobridge.core.plots import direction
+
+    if not metrics:
+        return runs
+    name, better = direction(metrics[0])
+    return runs.sort_values(name, ascending=better < 0, kind="stable", na_position="last")
+
+
+def _ranking(runs: "pd.DataFrame", names: Sequence[str], metrics: Sequence[str]) -> list[_Section]:
+    "Return the settings, ranked by the first metric."
+    from neurobridge.core.plots import direction
+
+    means = group_runs(runs, names)
+    table = group_runs(runs, names, spread).drop(columns=["within", *["runs"] * (_once(means))])
+    order = _best_first(means, metrics).index[:_RANKED]
+    table = table.loc[order]
+    for name in names:
+        table[name] = table[name].map(rounded)
+    table.insert(0, "rank", range(1, len(table) + 1))
+    name, better = direction(metrics[0]) if metrics else ("", 1)
+    words = {1: "more is better", -1: "less is better"}[better]
+    text = f"<p>By {html.escape(name)} ({words}); values in four digits, all of them below.</p>"
+    left = len(means) - len(order)
+    text += f"<p>{left} more are left out.</p>" * (left > 0)
+    return [("Settings ranked", text + _html_table(table))]
+
+
+def _once(means: "pd.DataFrame") -> bool:
+    "Return whether each setting has one run."
+    return bool((means["runs"] == 1).all())
+
+
+# %% ../../../nbs/lab/report/07_sweep_report.ipynb #search-sections
+def _history(runs: "pd.DataFrame", metrics: Sequence[str]) -> list[_Section]:
+    "Return each objective in the order of asking, and the curves that runs have reported."
+    from neurobridge.core.plots import direction
+
+    pruned = int((runs["status"] == "pruned").sum())
+    text = f", with {pruned} pruned runs at their last value" * (pruned > 0)
+    pictures = [
+        _embedded(draw_history(runs, metric), f"{direction(metric)[0]} by trial{text}")
+        for metric in metrics
+    ]
+    found = [("History", f"<div class=pair>{''.join(pictures)}</div>")]
+    if curves := draw_steps(runs, metrics[0]):
+        found.append(("Reported values", _embedded(curves, "what each run has reported by step")))
+    return found
+
+
+def _importances(
+    runs: "pd.DataFrame", metrics: Sequence[str], asked: Sequence[str]
+) -> list[_Section]:
+    "Return the importance of each parameter for each metric, where it can be computed."
+    from neurobridge.core.plots import direction
+
+    pictures = []
+    for metric in dict.fromkeys(metrics):
+        if shares := importance(runs, metric, asked):
+            text = f"importance for {direction(metric)[0]} (fANOVA), in the range that was tried"
+            pictures.append(_embedded(draw_importance(shares), text))
+    return [("Importance", f"<div class=pair>{''.join(pictures)}</div>")] if pictures else []
+
+
+def _search_facts(sweep: Sweep) -> dict[str, str]:
+    "Return the facts of a search."
+    if sweep.search is None:
+        return {}
+    search = sweep.search
+    goals = ", ".join(f"{way} {name}" for name, way in search.objectives.items())
+    pruner = f", pruner {search.pruner}" if search.pruner != "none" else ""
+    asked = f"{len(sweep.settings)} of {search.trials} trials"
+    return {"search": f"{goals}; {asked}, sampler {search.sampler}, seed {search.seed}{pruner}"}
 
 
 # %% ../../../nbs/lab/report/07_sweep_report.ipynb #facts-of
@@ -308,6 +432,7 @@ def _facts(sweep: Sweep, runs: "pd.DataFrame", title: str) -> dict[str, str]:
         "page": f"{sweep.experiment}: {title}",
         "runs": f"{len(runs)}: {counts}",
         "varied": ", ".join(swept(sweep)) or "nothing but the seed",
+        **_search_facts(sweep),
         "time": f"{runs['seconds'].sum():.0f} s in all runs together",
     }
     pages = count_versions(_records(sweep, runs), sweep.page)
@@ -362,7 +487,7 @@ def write_sweep_report(
     runs = sweep_runs(sweep)
     with _own_style():
         place = file.resolve() if links else None
-        sections = _sections(sweep, runs, _choose(runs, metrics), place)
+        sections = _sections(sweep, runs, _choose(sweep, runs, metrics), place)
     title = _title(sweep)
     rows = "".join(
         f"<tr><th>{name}</th><td>{html.escape(text)}</td></tr>"

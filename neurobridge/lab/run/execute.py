@@ -672,13 +672,14 @@ def _begin(job: _Job, force: bool) -> dict[str, Any]:
 # %% ../../../nbs/lab/run/07_execute.ipynb #clear-code
 _RESULTS = (
     *("notebook.ipynb", "report.html", "metrics.json", "rows.csv", "kernel.log"),
-    *("live.json", "output.log", "steps.csv"),  # while the page runs
+    *("live.json", "output.log"),  # while the page runs
 )
+STOP = ".stop"  # the file by which a run in progress is asked to end
 
 
 def kept_files(folder: Path) -> list[Path]:
     "Return what a page has put into the folder of its run, from which another attempt can go on."
-    own = ("run.json", *_RESULTS)
+    own = ("run.json", "steps.csv", *_RESULTS)
     return [
         file
         for file in sorted(folder.iterdir())
@@ -696,7 +697,7 @@ def _clear(folder: Path, everything: bool) -> None:
                 shutil.rmtree(file)
         elif (
             everything
-            or file.name in _RESULTS
+            or file.name in (*_RESULTS, STOP)
             or (file.name.startswith(".") and file.suffix == ".part")
         ):
             file.unlink()
@@ -748,6 +749,7 @@ def _execute(
         **_told(told),
         **_noted(job, told.get("used")),
         "status": "failed" if failures else "done",
+        **_pruned(job.folder, failures),
         "seconds": round(time.monotonic() - started, 3),
         "error": failures[0] if failures else None,
     }
@@ -795,6 +797,13 @@ def _told(told: Mapping[str, Any]) -> dict[str, Any]:
         "versions": used.get("versions", {}),
         "core_seconds": used.get("core_seconds"),
     }
+
+
+def _pruned(folder: Path, failures: list[dict[str, Any]]) -> dict[str, str]:
+    "Take the error of a run that was asked to stop off the list; return its status and the reason."
+    if not failures or failures[0]["ename"] != "Pruned" or not (folder / STOP).is_file():
+        return {}
+    return {"status": "pruned", "pruned": failures.pop()["evalue"]}
 
 
 def _failure_of(error: Exception) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class Live:
         self.state: dict[str, Any] = {"cell": 0, "cells": 0, "heading": "", "printed": ""}
         self._calls = on_cell, on_output, on_live
         self._started = self._written = time.monotonic()
+        self._earlier = last_step(folder)  # of the attempt before
 
     def begin_cell(
         self,
@@ -72,7 +73,8 @@ class Live:
             return
         self._written = time.monotonic()
         state = {**self.state, "seconds": round(self._written - self._started, 1)}
-        state |= last_step(self.folder)
+        if (step := last_step(self.folder)) != self._earlier:
+            state |= step
         write_json(self.folder / LIVE, state)
         if self._calls[2]:
             self._calls[2](state)

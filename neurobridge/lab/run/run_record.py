@@ -84,6 +84,7 @@ _LATELY: dict[str, Any] = {
     "not_finite": list,
     "versions": dict,
     "output_cut": bool,
+    "pruned": str,
     "package": dict,
     "modules": dict,
     "files": dict,
@@ -202,7 +203,7 @@ def run_status(
     folder: str | Path,  # a run's folder, or the place for one
     record: Mapping[str, Any] | None = None,  # its record, if it has been read
 ) -> str:
-    "Return `absent`, `damaged`, `running`, `stopped` (killed on the way), `failed` or `done`."
+    "Return `absent`, `damaged`, `running`, `stopped` (killed), `pruned`, `failed` or `done`."
     record = record or read_record(Path(folder))
     if record is None:
         return "damaged" if os.path.lexists(Path(folder) / "run.json") else "absent"

@@ -163,6 +163,8 @@ def _missing(record: dict[str, Any]) -> dict[str, str]:
         found["not finite"] = f"{marks}: look for what diverged"
     if record["status"] == "done" and not all_metrics(record) and not record["rows"]:
         found["recorded"] = "nothing: the page ended without a call of record"
+    if record["status"] == "pruned":
+        found["pruned"] = record.get("pruned", "")
     return found
 
 

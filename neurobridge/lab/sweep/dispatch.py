@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../../nbs/lab/sweep/08_dispatch.ipynb #cell-003
+import abc
 import contextlib
 import heapq
 import logging
@@ -129,6 +130,27 @@ def _end(workers: LocalWorkers) -> None:
         workers.close()
 
 
+# %% ../../../nbs/lab/sweep/08_dispatch.ipynb #feed-code
+class Feed(abc.ABC):
+    "More runs for the loop than its list has, one at a time."
+
+    @abc.abstractmethod
+    def left(self) -> int:
+        "Return how many runs are still to come."
+
+    @abc.abstractmethod
+    def next(self) -> Planned | None:
+        "Return another run; None if there is none now, which may change when one has ended."
+
+    @abc.abstractmethod
+    def look(self, running: Sequence[Planned]) -> None:
+        "Look at the runs in progress; called some times a second."
+
+    @abc.abstractmethod
+    def ended(self, one: Planned, status: str) -> None:
+        "Hear how a run has ended: done, pruned or failed."
+
+
 # %% ../../../nbs/lab/sweep/08_dispatch.ipynb #cell-031
 @dataclass
 class _Board:
@@ -136,32 +158,48 @@ class _Board:
 
     workers: Workers
     sweep: Sweep
-    planned: Sequence[Planned]
+    planned: list[Planned]
     waiting: list[tuple[float, int]]  # a heap: when it is due, which run
     source: str  # hash of what the page may import, when the sweep began
     landed: Callable[[Planned], None] | None = None  # called with each run that is done
+    feed: Feed | None = None
     flying: dict[Any, int] = field(default_factory=dict)  # key of the workers, to run
     tries: dict[tuple[str, int], int] = field(default_factory=dict)  # by status and run
     room: int = 0  # runs that the workers can do at a time
     sent: int = 0
     done: int = 0
     failed: int = 0
+    pruned: int = 0
+
+    def in_progress(self) -> list[Planned]:
+        "Return the runs that workers have."
+        return [self.planned[number] for number in self.flying.values()]
 
     def counts(self) -> dict[str, int]:
         "Return the numbers of runs in each state."
         running = min(len(self.flying), self.room)
-        return {
+        counts = {
             "waiting": len(self.waiting) + len(self.flying) - running,
             "running": running,
             "done": self.done,
             "failed": self.failed,
         }
+        if self.feed:
+            counts["waiting"] += self.feed.left()
+            counts["pruned"] = self.pruned
+        return counts
 
 
 def _hand_out(board: _Board, limits: Mapping[str, Any]) -> None:
     "Send the runs that are due, as many as the workers accept."
     board.room = board.workers.room()
-    most = board.workers.most()
+    most = board.room if board.feed else board.workers.most()  # what waits is asked too early
+    while board.feed and len(board.flying) + len(board.waiting) < most:
+        one = board.feed.next()
+        if one is None:
+            break
+        board.planned.append(one)
+        heapq.heappush(board.waiting, (0.0, len(board.planned) - 1))
     while board.waiting and len(board.flying) < most and board.waiting[0][0] <= time.monotonic():
         _, number = heapq.heappop(board.waiting)
         one = board.planned[number]
@@ -182,7 +220,8 @@ def _hand_out(board: _Board, limits: Mapping[str, Any]) -> None:
 def _landed(board: _Board) -> list[tuple[Any, dict[str, Any]]]:
     "Wait until a run has ended, or the next is due; return what has ended."
     due = board.waiting[0][0] - time.monotonic() if board.waiting else 0.0
-    pause = min(due, 1.0) if due > 0 else 1.0  # what is due and not handed out waits for room
+    longest = 0.25 if board.feed else 1.0  # a run that is to be stopped should hear of it soon
+    pause = min(due, longest) if due > 0 else longest  # what is due and not sent waits for room
     if not board.flying:
         time.sleep(pause)
         return []
@@ -190,15 +229,22 @@ def _landed(board: _Board) -> list[tuple[Any, dict[str, Any]]]:
 
 
 # %% ../../../nbs/lab/sweep/08_dispatch.ipynb #cell-033
+def _count_ended(board: _Board, one: Planned, status: str) -> None:
+    "Count a run that has ended, and pass it on."
+    setattr(board, status, getattr(board, status) + 1)
+    if status == "done" and board.landed:
+        board.landed(one)
+    if board.feed:
+        board.feed.ended(one, status)
+
+
 def _take(board: _Board, key: Any, outcome: Mapping[str, Any]) -> str:
     "Note how a run ended; return a line of news, or nothing."
     number = board.flying.pop(key)
     name = f"{board.sweep.experiment} {board.planned[number].folder.name}"
     status = outcome["status"]
-    if status == "done":
-        board.done += 1
-        if board.landed:
-            board.landed(board.planned[number])
+    if status in ("done", "pruned"):
+        _count_ended(board, board.planned[number], status)
         return ""
     if status in ("changed", "refused"):
         raise RunRefused(
@@ -209,7 +255,7 @@ def _take(board: _Board, key: Any, outcome: Mapping[str, Any]) -> str:
     board.tries[status, number] = tries
     limits = board.sweep.resources
     if status == "raised" or (status == "failed" and tries > limits.retries):
-        board.failed += 1
+        _count_ended(board, board.planned[number], "failed")
         return outcome["error"]
     busy = status == "busy"
     pause = min(2 ** min(tries - 1, 5), 30) if busy else limits.backoff * 2 ** (tries - 1)
@@ -228,20 +274,24 @@ def work_off(
     *,
     watch: Callable[[Sequence[Planned]], None] | None = None,  # called with the runs in progress
     log_output: bool = False,  # each run keeps what it prints in its folder
+    feed: Feed | None = None,  # of further runs
 ) -> dict[str, int]:  # runs done and failed
     "Hand runs to workers until each is done, or has failed as often as the sweep allows."
     limits = {name: getattr(sweep.resources, name) for name in ("cpu", "gpu", "memory", "timeout")}
     limits |= {"page": str(sweep.page), "log_output": log_output}
     waiting = [(0.0, number) for number in range(len(planned))]
-    board = _Board(workers, sweep, planned, waiting, source_hash(sweep.page), landed)
+    source = source_hash(sweep.page)
+    board = _Board(workers, sweep, list(planned), waiting, source, landed, feed)
     try:
-        while board.waiting or board.flying:
+        while board.waiting or board.flying or (feed and feed.left()):
             workers.look(
                 len(board.waiting) + len(board.flying), lambda line: tell(board.counts(), line)
             )
+            if feed:
+                feed.look(board.in_progress())
             _hand_out(board, limits)
             if watch:
-                watch([planned[number] for number in board.flying.values()])
+                watch(board.in_progress())
             news = [_take(board, key, outcome) for key, outcome in _landed(board)]
             for line in [line for line in news if line] or [""]:
                 tell(board.counts(), line)

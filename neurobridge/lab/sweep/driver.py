@@ -7,18 +7,19 @@ __all__ = ["sweep_table", "run_sweep"]
 
 # %% ../../../nbs/lab/sweep/02_driver.ipynb #driver-imports
 import contextlib
-import functools
+import difflib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.progress import progress_bar, show_progress
-from ..report.recorded import join_tables, rows_with_facts
+from ..report.recorded import finished, join_tables, rows_with_facts
 from ..run.execute import run_notebook
 from ..run.identity import first_few
-from ..run.parameters import RunRefused, checked
+from ..run.page import page_hash
+from ..run.parameters import RunRefused, checked, read_page
 from neurobridge.lab.run.run_record import (
     found_columns,
     read_record,
@@ -37,7 +38,15 @@ from neurobridge.lab.sweep.results_file import (
     values_hash,
     version_of,
 )
-from .sweep_file import Planned, Sweep
+from .search import asked_before, journal_of, opened
+from neurobridge.lab.sweep.sweep_file import (
+    Planned,
+    Sweep,
+    different_settings,
+    search_key,
+    with_trials,
+)
+from .trial_runs import TrialRuns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,13 +56,15 @@ if TYPE_CHECKING:
 def is_left(
     one: Planned,  # from `Sweep.plan`
     only_failed: bool = False,  # only runs that have failed before
+    searched: bool = False,  # whether it is of a search, which knows how others have ended
 ) -> bool:
     "Return whether a run is still to be done."
     record = read_record(one.folder) or {}
     status = run_status(one.folder, record)
+    ended = ("done", "pruned", "failed") if searched and not only_failed else ("done",)
     return (
         not one.kept
-        and status != "done"
+        and status not in ended
         and (
             not only_failed
             or status == "failed"
@@ -101,13 +112,12 @@ def sweep_table(
         asked = {name: found.pop(name) for name in list(found)[: len(one.full)]}
         stands = {"status": status, "seconds": record["seconds"]}
         rows.append(asked | stands | found | {"folder": str(one.folder)})
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows or None, columns=None if rows else _ALWAYS)
     return table[sorted(table, key=lambda name: name in _LAST)]
 
 
 _LAST = ("error", "not_finite", "folder")  # columns of a table
-
-
+_ALWAYS = ["status", "seconds", "error", "folder"]  # of a table without runs
 _FACTS = {"seed", "commit", "device", "run_seconds", "run_core_seconds", "run", *HASHES}
 
 
@@ -149,7 +159,7 @@ def _keep(sweep: Sweep, order: Sequence[str], tell: Callable[[str], None], one: 
 
 def _finished(sweep: Sweep, file: Path, one: Planned, record: Mapping[str, Any]) -> Finished:
     "Return what is kept of a run."
-    names = list(dict.fromkeys(name for setting in sweep.settings for name in setting))
+    names = sweep.names
     runs = [(one.folder, record)]
     tables = join_tables(runs, names)
     return Finished(
@@ -166,8 +176,120 @@ def _texts(table: "pd.DataFrame") -> list[dict[str, str]]:
     return rows_of_csv(table.to_csv(index=False, lineterminator="\r\n"))
 
 
+# %% ../../../nbs/lab/sweep/02_driver.ipynb #driver-keeper
+def _hashes(planned: Sequence[Planned]) -> list[str]:
+    "Return the hash of the values of each run."
+    return [values_hash(one.full, one.slow, one.repeat) for one in planned]
+
+
+class _Keeper:
+    "Adds runs that are done to the results file of a sweep, or later where that is impossible now."
+
+    def __init__(self, sweep: Sweep, planned: Sequence[Planned], tell: Callable[[str], None]):
+        self._sweep = sweep
+        self._tell = tell
+        self._later: list[Planned] = []
+        self._order = _hashes(planned)
+
+    def keep(self, one: Planned) -> None:
+        "Add a run; raise `OSError` or `RunRefused` where that is impossible."
+        if self._sweep.search and self._sweep.results:
+            self._order = _hashes(with_trials(self._sweep).plan())  # it may have asked for more
+        _keep(self._sweep, self._order, self._tell, one)
+
+    def keep_earlier(self, planned: Sequence[Planned]) -> None:
+        "Add the runs that are done already."
+        for one in planned:
+            if self._sweep.results and not one.kept and not is_left(one):
+                self.keep(one)
+
+    def landed(self, one: Planned) -> None:
+        "Add a run, now or when the sweep ends."
+        try:
+            self.keep(one)
+        except (OSError, RunRefused) as error:
+            self._later.append(one)
+            name = one.folder.name
+            self._tell(f"{name} is done, but not in the results file yet: {error}")
+
+    def keep_rest(self) -> None:
+        "Add what could not be added before."
+        for one in self._later:
+            self.keep(one)
+
+
+# %% ../../../nbs/lab/sweep/02_driver.ipynb #search-run-code
+@contextlib.contextmanager
+def _searching(
+    sweep: Sweep, only_failed: bool, news: Callable[[str], None]
+) -> Iterator[tuple[Sweep, TrialRuns | None]]:
+    "Open the search of a sweep, if it has one; yield the sweep as it is now, and its feed."
+    if sweep.search is None:
+        yield sweep, None
+        return
+    _check_objectives(sweep)
+    if sweep.search.pruner != "none" and not _reports(sweep):
+        news(f"{sweep.experiment} does not call report_step, so no run can be pruned early")
+    journal = journal_of(sweep.experiment, sweep.name)
+    anew = _outdated(sweep)
+    if anew:
+        news(f"modules or files of {anew} finished trials were edited: the search begins anew")
+    with opened(sweep.search, journal, search_key(sweep), anew=bool(anew)) as trials:
+        sweep = with_trials(sweep)
+        failed = [one for one in sweep.plan() if is_left(one, True)] if only_failed else None
+        yield sweep, TrialRuns(sweep, trials, _metrics, news, failed)
+
+
+def _metrics(one: Planned) -> Mapping[str, Any] | None:
+    "Return the metrics of a run that is done, here or in a results file."
+    record = read_record(one.folder)
+    if record and record["status"] == "done":
+        return record["metrics"]
+    return _recorded(one)["metrics"] if one.kept else None
+
+
+# %% ../../../nbs/lab/sweep/02_driver.ipynb #search-run-checks
+def _check_objectives(sweep: Sweep) -> None:
+    "Raise `RunRefused` for an objective that no finished run of the page has recorded."
+    now = page_hash(read_page(sweep.page))
+    runs = [record for _, record in finished(sweep.experiment) if record.get("page") == now]
+    there = sorted({name for record in runs for name in record["metrics"]})
+    for name in sweep.search.objectives if sweep.search and runs else ():
+        if name not in there:
+            near = difflib.get_close_matches(name, there, n=1)
+            names = ", ".join(there) or "none"
+            hint = f"did you mean `{near[0]}`?" if near else f"they have {names}"
+            raise RunRefused(
+                f"`objectives` of the sweep {sweep.name} has `{name}`, which none of {len(runs)} "
+                f"finished runs of {sweep.experiment} has recorded; {hint}"
+            )
+
+
+def _reports(sweep: Sweep) -> bool:
+    "Return whether a page, or a module beside it, calls `report_step`."
+    texts = [cell["source"] for cell in read_page(sweep.page)["cells"]]
+    texts += [file.read_text(errors="replace") for file in sweep.page.parent.glob("*.py")]
+    return any("report_step" in text for text in texts)
+
+
+def _outdated(sweep: Sweep) -> int:
+    "Return how many finished trials of a search were made before modules or files were edited."
+    if sweep.search is None:
+        return 0
+    journal = journal_of(sweep.experiment, sweep.name)
+    trials = asked_before(sweep.search, journal, search_key(sweep))
+    told = different_settings([one for one in trials if one.state == "complete"])
+    return sum(
+        one.base is not None
+        and one.folder != one.base
+        and _metrics(one) is None
+        and (read_record(one.base) or {}).get("status") == "done"
+        for one in replace(sweep, settings=told).plan()
+    )
+
+
 # %% ../../../nbs/lab/sweep/02_driver.ipynb #driver-bar-code
-@contextmanager
+@contextlib.contextmanager
 def _telling(
     tell: Callable[[dict[str, int], str], None] | None, name: str, runs: int
 ) -> Iterator[Callable[[dict[str, int], str], None]]:
@@ -179,7 +301,8 @@ def _telling(
 
         def told(counts: dict[str, int], news: str) -> None:
             words = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-            move(counts["done"] + counts["failed"], f"{name}: {words}")
+            ended = sum(counts.get(state, 0) for state in ("done", "failed", "pruned"))
+            move(ended, f"{name}: {words}")
 
         yield told
 
@@ -188,7 +311,7 @@ def _telling(
 def _late_reports(sweep: Sweep, done: Sequence[Planned]) -> None:
     "Write the missing reports of runs that are done."
     for one in done:
-        if not one.folder.is_dir() or (one.folder / "report.html").exists():
+        if run_status(one.folder) != "done" or (one.folder / "report.html").exists():
             continue
         with contextlib.suppress(RunRefused):  # the folder is another user's, or was changed
             late = run_notebook(
@@ -215,9 +338,10 @@ def run_sweep(
     The rows of runs that are done are added to the sweep's results file, if it has one. A run that
     fails raises nothing: its row has the error. What cannot be run at all raises
     `RunRefused`. As text, `scheduler` is an address "tls://…", "slurm:key=value,…" or "pbs:…".
-    `tell` is called with the numbers of runs (waiting, running, done, failed) and a line of news,
-    which may be empty, and `watch` about once a second with the runs that workers have.
-    Without `tell`, a bar is shown in a terminal or an open notebook.
+    `tell` is called with the numbers of runs (waiting, running, done, failed; pruned, of a search)
+    and a line of news, which may be empty, and `watch` about once a second with the runs that
+    workers have. Without `tell`, a bar is shown in a terminal or an open notebook. Of a search, the
+    rows are those of its trials.
 
     Parameters
     ----------
@@ -244,45 +368,31 @@ def run_sweep(
         raise RunRefused(f"{workers} workers were asked for; expected at least 1")
     if not isinstance(log_output, bool):
         raise RunRefused(f"run_sweep: log_output is {log_output!r}; expected True or False")
-    planned = sweep.plan()
-    left = [one for one in planned if is_left(one, only_failed)]
-    with _telling(tell, sweep.name, len(left)) as told:
-        watching = {"watch": watch, "log_output": log_output}
-        return _run_left(sweep, planned, left, told, workers, scheduler, watching)
+    counts = {"waiting": 0, "running": 0, "done": 0, "failed": 0}
 
+    def news(line: str) -> None:
+        if tell:
+            tell(counts, line)
 
-def _run_left(
-    sweep: Sweep,
-    planned: Sequence[Planned],
-    left: Sequence[Planned],
-    tell: Callable[[dict[str, int], str], None],
-    workers: int | None,
-    scheduler: Any,
-    watching: Mapping[str, Any],
-) -> "pd.DataFrame":
-    "Run what is left, and keep the rows of all runs that are done."
-    counts = {"waiting": len(left), "running": 0, "done": 0, "failed": 0}
-    order = [values_hash(one.full, one.slow, one.repeat) for one in planned]
-    keep = functools.partial(_keep, sweep, order, lambda line: tell(counts, line))
-    for one in planned:
-        if sweep.results and not one.kept and not is_left(one):
-            keep(one)
-    _late_reports(sweep, [one for one in planned if not is_left(one)])
-    if not left:
-        return sweep_table(planned)
-    later: list[Planned] = []
+    with _searching(sweep, only_failed, news) as (sweep, feed):
+        planned = sweep.plan()
+        left = [] if feed else [one for one in planned if is_left(one, only_failed)]
+        count = feed.left() if feed else len(left)
+        counts["waiting"] = count
+        kept = _Keeper(sweep, planned, news)
+        kept.keep_earlier(planned)
+        _late_reports(sweep, planned)
+        if not count:
+            return sweep_table(planned)
+        with _telling(tell, sweep.name, count) as shown:
 
-    def landed(one: Planned) -> None:
-        try:
-            keep(one)
-        except (OSError, RunRefused) as error:
-            later.append(one)
-            tell(counts, f"{one.folder.name} is done, but not in the results file yet: {error}")
+            def told(now: dict[str, int], line: str) -> None:
+                counts.update(now)
+                shown(now, line)
 
-    with executor(
-        scheduler, workers, sweep.resources, len(left), lambda line: tell(counts, line)
-    ) as found:
-        work_off(found, sweep, left, tell, landed, **watching)
-    for one in later:
-        keep(one)
-    return sweep_table(sweep.plan())  # another process may have finished one with other modules
+            with executor(scheduler, workers, sweep.resources, count, news) as found:
+                show: dict[str, Any] = {"watch": watch, "log_output": log_output}
+                work_off(found, sweep, left, told, kept.landed, feed=feed, **show)
+        kept.keep_rest()
+    # another process may have finished one with other modules
+    return sweep_table(with_trials(sweep).plan())

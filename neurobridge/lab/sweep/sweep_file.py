@@ -13,7 +13,7 @@ import math
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from ...core.checks import number, whole
 from ...core.paths import runs_root
 from ..run.identity import content_hash, run_id, source_hash
 from ..run.execute import free_folder, folder_numbers
-from ..run.page import find_page, has_slow_cells, page_name
+from ..run.page import find_page, has_slow_cells, page_hash, page_name
 from neurobridge.lab.run.parameters import (
     Parameter,
     RunRefused,
@@ -34,6 +34,16 @@ from neurobridge.lab.run.parameters import (
     resolve,
 )
 from .results_file import recorded_runs, results_path
+from neurobridge.lab.sweep.search import (
+    DIRECTIONS,
+    PRUNERS,
+    SAMPLERS,
+    Search,
+    Trial,
+    asked_before,
+    journal_of,
+    settings_in,
+)
 
 if TYPE_CHECKING:
     import yaml
@@ -249,7 +259,7 @@ def _known(given: Mapping[str, _Node], names: Sequence[str], where: str) -> None
 MOST = 10_000  # runs in one sweep
 _VALUES = ("parameters", "list", "zip", "grid", "random", "seeds")
 _LIMITS = ("resources", "timeout", "retries", "backoff")
-_KEYS = ("notebook", *_VALUES, "repeats", "slow", "results", *_LIMITS)
+_KEYS = ("notebook", *_VALUES, "search", "repeats", "slow", "results", *_LIMITS)
 
 # the parameters that a section sets, how many settings it has, and a function that lists them
 _Settings = tuple[set[str], int, Callable[[], list[dict[str, Any]]]]
@@ -377,6 +387,9 @@ def _draw(chance: random.Random, kind: str, values: list[Any]) -> Any:
         return chance.randint(low, high)  # both ends included
     if kind == "uniform":
         return chance.uniform(low, high)
+    if kind == "log_integer":
+        whole = round(math.exp(chance.uniform(math.log(low - 0.5), math.log(high + 0.5))))
+        return min(max(whole, low), high)
     return math.exp(chance.uniform(math.log(low), math.log(high)))
 
 
@@ -432,7 +445,9 @@ def _drawn_settings(
 
 
 # %% ../../../nbs/lab/sweep/01_sweep_file.ipynb #cell-024
-_KINDS = ("choice", "uniform", "log_uniform", "integer")
+_KINDS = ("choice", "uniform", "log_uniform", "integer", "log_integer")
+_WHOLE = ("integer", "log_integer")
+_LOG = ("log_uniform", "log_integer")
 
 
 def _distribution(name: str, node: _Node, takes: Parameter) -> tuple[str, list[Any]]:
@@ -447,7 +462,7 @@ def _distribution(name: str, node: _Node, takes: Parameter) -> tuple[str, list[A
     ((kind, values),) = given.items()
     if kind == "choice":
         return kind, _values(values, name, takes)
-    number = Parameter(name, "int" if kind == "integer" else "float", 0)
+    number = Parameter(name, "int" if kind in _WHOLE else "float", 0)
     fitting = _fitting(takes)
     if kind not in fitting:
         raise _wrong(
@@ -458,12 +473,12 @@ def _distribution(name: str, node: _Node, takes: Parameter) -> tuple[str, list[A
         len(ends) != 2
         or not ends[0] < ends[1]
         or not math.isfinite(ends[1] - ends[0])
-        or (kind == "log_uniform" and ends[0] <= 0)
+        or (kind in _LOG and ends[0] <= 0)
     ):
         raise _wrong(
             values.line,
             f"`{name}`: {kind} of {values.plain()!r}; expected [low, high], low below high"
-            + ", both above 0" * (kind == "log_uniform"),
+            + ", both above 0" * (kind in _LOG),
         )
     return kind, ends
 
@@ -473,7 +488,137 @@ def _fitting(takes: Parameter) -> tuple[str, ...]:
     words = bases(takes.type)
     if words & {"Any", "float"}:
         return _KINDS
-    return ("integer", "choice") if "int" in words else ("choice",)
+    return (*_WHOLE, "choice") if "int" in words else ("choice",)
+
+
+# %% ../../../nbs/lab/sweep/01_sweep_file.ipynb #search-code
+_SEARCH = ("trials", "objectives", "parameters", "sampler", "seed", "pruner")
+
+
+def _search(sections: Mapping[str, _Node], takes: Mapping[str, Parameter]) -> Search | None:
+    "Read the section `search`, if there is one."
+    if "search" not in sections:
+        return None
+    node = sections["search"]
+    section = _mapping(node, "search")
+    _known(section, _SEARCH, "`search`")
+    _alone(sections)
+    for name in ("trials", "objectives", "parameters"):
+        if name not in section:
+            raise _wrong(node.line, f"`search` has no `{name}`; expected {', '.join(_SEARCH[:3])}")
+    space = {
+        key: _distribution(key, value, _parameter(value, key, takes))
+        for key, value in _mapping(section["parameters"], "parameters").items()
+    }
+    if not space:
+        raise _wrong(
+            section["parameters"].line,
+            "`parameters` of `search` is empty; expected a distribution for each parameter to vary",
+        )
+    if both := space.keys() & sections.get("parameters", _Node({}, 0)).value.keys():
+        raise _wrong(
+            section["parameters"].line,
+            f"`{min(both)}` is set in `search` and in `parameters`; expected one place",
+        )
+    objectives = _objectives(section["objectives"])
+    pruner, pruning = _pruner(section.get("pruner", _Node("none", node.line)), objectives)
+    seed = section.get("seed", _Node(0, node.line))
+    if not _is_whole(seed.value, 0):
+        raise _wrong(seed.line, f"`seed` of `search` is {seed.plain()!r}; expected 0, 1, 2, …")
+    sampler = _named("sampler", section.get("sampler", _Node("tpe", node.line)), SAMPLERS)
+    trials = _trials(section["trials"], space)
+    return Search(trials, space, objectives, sampler, seed.value, pruner, pruning)
+
+
+# %% ../../../nbs/lab/sweep/01_sweep_file.ipynb #search-parts
+def _alone(sections: Mapping[str, _Node]) -> None:
+    "Raise `RunRefused` for a section that can't stand beside a search."
+    for name in ("list", "zip", "grid", "random", "seeds", "repeats"):
+        if name in sections:
+            raise _wrong(
+                sections[name].line,
+                f"`{name}` stands beside `search`, which chooses the settings; expected "
+                "`parameters` alone beside it: leave it out, or give it a sweep file of its own",
+            )
+    if not isinstance(sections.get("parameters", _Node({}, 0)).value, dict):
+        _mapping(sections["parameters"], "parameters")  # raises
+
+
+def _trials(node: _Node, space: Mapping[str, tuple[str, list[Any]]]) -> int:
+    "Read the number of trials; raise `RunRefused` for more than there are settings, or `MOST`."
+    if not _is_whole(node.value, 1):
+        raise _wrong(
+            node.line, f"`trials` is {node.plain()!r}; expected a whole number, at least 1"
+        )
+    there = settings_in(space)
+    if node.value > there:
+        raise _wrong(
+            node.line,
+            f"`trials` is {node.value:,}, and there are {there:,} different settings; expected "
+            "fewer trials or wider ranges, or take them all with `grid`",
+        )
+    if node.value > MOST:
+        raise _wrong(node.line, f"`trials` is {node.value:,}; one sweep has at most {MOST:,} runs")
+    return node.value
+
+
+def _objectives(node: _Node) -> dict[str, str]:
+    "Read the objectives: a metric and its direction each."
+    found = _mapping(node, "objectives")
+    if not found:
+        raise _wrong(
+            node.line,
+            "`objectives` is empty; expected a metric that the page records, and its direction: "
+            "{valid_accuracy: maximize}",
+        )
+    return {name: _named(name, each, DIRECTIONS) for name, each in found.items()}
+
+
+def _named(name: str, node: _Node, names: Sequence[str]) -> str:
+    "Read one of a few words."
+    if node.value not in names:
+        near = difflib.get_close_matches(str(node.value).lower(), names, n=1)
+        raise _wrong(
+            node.line,
+            f"`{name}` is {node.plain()!r}; expected {' or '.join(names)}"
+            + (f": did you mean {near[0]}?" if near else ""),
+        )
+    return node.value
+
+
+# %% ../../../nbs/lab/sweep/01_sweep_file.ipynb #search-pruner
+def _pruner(node: _Node, objectives: Mapping[str, str]) -> tuple[str, dict[str, int]]:
+    "Read a pruner and its settings."
+    given: dict[str, _Node] = {}
+    word = node
+    if isinstance(node.value, dict) and len(node.value) == 1:
+        ((name, inner),) = node.value.items()
+        word = _Node(name, node.line)
+        given = _mapping(inner, name)
+    name = _named("pruner", word, tuple(PRUNERS))
+    _known(given, tuple(PRUNERS[name]), f"`{name}`")
+    if name != "none" and len(objectives) > 1:
+        raise _wrong(
+            node.line,
+            f"`pruner` is {name}, and there are {len(objectives)} objectives; expected one, or no "
+            "pruner: which of two runs is better on the way is no single number",
+        )
+    lowest = {"startup_trials": 0, "warmup_steps": 0, "factor": 2}
+    for key, each in given.items():
+        if not _is_whole(each.value, lowest.get(key, 1)):
+            raise _wrong(
+                each.line,
+                f"`{key}` of `{name}` is {each.plain()!r}; expected a whole number, at least "
+                f"{lowest.get(key, 1)}",
+            )
+    pruning = {key: each.value for key, each in given.items()}
+    if pruning.get("max_step", math.inf) < pruning.get("min_step", 1):
+        raise _wrong(
+            given["max_step"].line,
+            f"`max_step` of `hyperband` is {pruning['max_step']}, below `min_step` "
+            f"({pruning.get('min_step', 1)})",
+        )
+    return name, pruning
 
 
 # %% ../../../nbs/lab/sweep/01_sweep_file.ipynb #cell-026
@@ -512,6 +657,8 @@ class Sweep:
         whether cells marked slow are run
     results :
         gains the rows of finished runs
+    search :
+        asks for settings as runs end
     """
 
     name: str  # of the sweep; `from_yaml` takes the file's
@@ -521,6 +668,7 @@ class Sweep:
     resources: Resources = Resources()  # limits of each run
     slow: bool = False  # whether cells marked slow are run
     results: Path | None = field(default=None, kw_only=True)  # gains the rows of finished runs
+    search: Search | None = field(default=None, kw_only=True)  # asks for settings as runs end
 
     @classmethod
     def from_yaml(
@@ -553,6 +701,13 @@ class Sweep:
         "The name under which the page's runs are stored."
         return page_name(self.page)
 
+    @property
+    def names(self) -> list[str]:
+        "The parameters that it sets, in the order of the file."
+        if self.search:
+            return [*self.search.fixed, *self.search.space]
+        return list(dict.fromkeys(name for setting in self.settings for name in setting))
+
     def plan(self) -> list[Planned]:  # in the order of `settings`
         """List every run with its identity and folder; a repeat has a folder of its own.
 
@@ -562,24 +717,57 @@ class Sweep:
         -------
             in the order of `settings`
         """
-        page = read_page(self.page)
-        source = source_hash(self.page)
-        digest = functools.cache(content_hash)
-        kept = recorded_runs(self.results, self.page, digest) if self.results else {}
-        takes = page_parameters(page)
-        place = runs_root() / self.experiment
-        there = folder_numbers(place)
-        slow = self.slow and has_slow_cells(page)
-        planned = []
-        for params in self.settings:
-            full = resolve(takes, params)
-            identity = run_id(page, full, self.slow)
-            for repeat in range(1, self.repeats + 1):
-                base = place / (identity if repeat == 1 else f"{identity}-{repeat}")
-                folder = free_folder(self.page, base, source, digest, there)
-                rows = kept.get(base.name, ())
-                planned.append(Planned(params, full, identity, folder, repeat, base, slow, rows))
-        return planned
+        return _planned(self)
+
+
+# %% ../../../nbs/lab/sweep/01_sweep_file.ipynb #planned-code
+def _planned(sweep: Sweep) -> list[Planned]:
+    "Return the runs of a sweep, each with its identity and folder."
+    page = read_page(sweep.page)
+    source = source_hash(sweep.page)
+    digest = functools.cache(content_hash)
+    kept = recorded_runs(sweep.results, sweep.page, digest) if sweep.results else {}
+    takes = page_parameters(page)
+    place = runs_root() / sweep.experiment
+    there = folder_numbers(place)
+    slow = sweep.slow and has_slow_cells(page)
+    planned = []
+    for params in sweep.settings:
+        full = resolve(takes, params)
+        identity = run_id(page, full, sweep.slow)
+        for repeat in range(1, sweep.repeats + 1):
+            base = place / (identity if repeat == 1 else f"{identity}-{repeat}")
+            folder = free_folder(sweep.page, base, source, digest, there)
+            rows = kept.get(base.name, ())
+            planned.append(Planned(params, full, identity, folder, repeat, base, slow, rows))
+    return planned
+
+
+# %% ../../../nbs/lab/sweep/01_sweep_file.ipynb #with-trials
+def search_key(
+    sweep: Sweep,  # with a search
+) -> str:  # 12 hexadecimal digits
+    "Return the key of a sweep's search, for its page as it is now."
+    if sweep.search is None:
+        raise RunRefused(f"the sweep {sweep.name} has no `search`")
+    page = read_page(sweep.page)
+    defaults = resolve(page_parameters(page))
+    code = f"{page_hash(page)} {sorted(defaults.items())}"
+    return sweep.search.key(code, sweep.slow and has_slow_cells(page))
+
+
+def with_trials(sweep: Sweep) -> Sweep:
+    "Return a sweep with the settings that its search, if it has one, has asked for so far."
+    if sweep.search is None:
+        return sweep
+    journal = journal_of(sweep.experiment, sweep.name)
+    trials = asked_before(sweep.search, journal, search_key(sweep))
+    return replace(sweep, settings=different_settings(trials))
+
+
+def different_settings(trials: Sequence[Trial]) -> tuple[dict[str, Any], ...]:
+    "Return the settings of trials, each once, in the order of asking."
+    return tuple({repr(one.params): one.params for one in trials}.values())
 
 
 # %% ../../../nbs/lab/sweep/01_sweep_file.ipynb #cell-028
@@ -601,6 +789,7 @@ def _sweep(name: str, root: _Node, beside: Path) -> Sweep:
             f"`slow` is {slow.plain()!r}; expected true or false: whether the page's cells marked "
             "slow, gpu or notest are run",
         )
+    search = _search(sections, takes)
     parts = {key: _section(key, sections[key], takes) for key in _VALUES if key in sections}
     _once(parts, sections)
     _few({key: count for key, (_, count, _) in parts.items()} | {"repeats": repeats.value})
@@ -610,9 +799,13 @@ def _sweep(name: str, root: _Node, beside: Path) -> Sweep:
     )
     _different(settings, takes)
     results = _results(sections, beside)
-    return Sweep(name, page, settings, repeats.value, resources, slow.value, results=results)
+    sweep = Sweep(name, page, settings, repeats.value, resources, slow.value, results=results)
+    if search is None:
+        return sweep
+    return with_trials(replace(sweep, search=replace(search, fixed=settings[0])))
 
 
+# %% ../../../nbs/lab/sweep/01_sweep_file.ipynb #results-page-code
 def _results(sections: Mapping[str, _Node], beside: Path) -> Path | None:
     "Read the key `results`; a path is seen from the folder of the sweep file."
     if "results" not in sections:

@@ -97,15 +97,14 @@ _EDITED = "the page, a module beside it or the package was edited while the swee
 @checked
 def perform(
     task: Mapping[str, Any],  # page, params, full, id, source, folder, slow, log_output, limits
-) -> dict[str, Any]:  # status (done, failed, raised, busy, refused or changed) and error
+) -> dict[str, Any]:  # status (done, pruned, failed, raised, busy, refused, changed) and error
     "Do one run of a sweep; return how it ended."
     try:
         if _is_edited(task):
             return {"status": "changed", "error": _EDITED}
         if _begins_anew(Path(task["folder"])):
             return failed_outcome(task["folder"], _ANEW) | {"status": "raised"}
-        _perform(task)
-        return {"status": "done", "error": ""}
+        return {"status": _perform(task), "error": ""}
     except RunBusy as error:
         return {"status": "busy", "error": str(error)}
     except RunRefused as error:
@@ -129,8 +128,8 @@ def _is_edited(task: Mapping[str, Any]) -> bool:
     )
 
 
-def _perform(task: Mapping[str, Any]) -> None:
-    "Execute the page of a task within its limits."
+def _perform(task: Mapping[str, Any]) -> str:
+    "Execute the page of a task within its limits; return the status of its run."
     start = _launcher(task["cpu"])
     import_nbformat()
     # takes a moment, in which the server imports as well
@@ -142,7 +141,7 @@ def _perform(task: Mapping[str, Any]) -> None:
         return _kernels[task["folder"]]
 
     with lease_gpus(task["gpu"]) as devices:
-        run_notebook(
+        run = run_notebook(
             task["page"],
             task["params"],
             out=task["folder"],
@@ -151,6 +150,7 @@ def _perform(task: Mapping[str, Any]) -> None:
             slow=task.get("slow", False),
             on_output=output_writer(Path(task["folder"])) if task.get("log_output") else None,
         )
+    return run.status
 
 
 # %% ../../../nbs/lab/sweep/04_worker.ipynb #cell-019
