@@ -32,7 +32,7 @@ class IndexedPage(NamedTuple):
     title: str
     subtitle: str
     names: str  # of its file, its module and what that exports
-    trail: str  # its place in the sidebar, such as "Library / snn"
+    trail: str  # its place in the sidebar, such as "Library / snn / Neuron"
     sections: list[Section]
 
 

@@ -23,14 +23,15 @@ function addButton(block) {
   box.append(button);
 }
 
-const fitted = new ResizeObserver((entries) => {
-  for (const { target } of entries) {
-    if (target.scrollWidth > target.clientWidth) target.tabIndex = 0;
-    else target.removeAttribute("tabindex");
-  }
-});
+function fit(block) {
+  if (block.scrollWidth > block.clientWidth) block.tabIndex = 0;
+  else block.removeAttribute("tabindex");
+}
+
+const fitted = new ResizeObserver((entries) => entries.forEach(({ target }) => fit(target)));
 
 document.addEventListener("DOMContentLoaded", () => {
   document.querySelectorAll("main pre").forEach((block) => fitted.observe(block));
   document.querySelectorAll("main .highlight pre, #here pre, .card pre").forEach(addButton);
+  document.querySelectorAll("main pre").forEach(fit); // at once: an observer waits until the page is drawn
 });

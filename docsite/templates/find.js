@@ -201,7 +201,11 @@ class SiteSearch {
       one.score = (one.score + (places.get(one.id)?.score ?? 0)) * (KINDS[page.trail.split(" / ")[0]] ?? 1);
     }
     const best = found.sort((a, b) => b.first - a.first || b.score - a.score).slice(0, most);
-    return best.map((one) => this.entry(this.pages.get(one.id), places.get(one.id), one));
+    return best.map((one) => {
+      const page = this.pages.get(one.id), at = page.sections.findIndex(([, heading]) => heading === query.trim());
+      const literal = { id: `${one.id} ${at}`, terms: one.terms }; // sharpened_relu, not SharpenedReLU
+      return this.entry(page, at > 0 ? literal : places.get(one.id), one);
+    });
   }
 
   entry({ url, title, subtitle, sections }, place, { score, terms }) {

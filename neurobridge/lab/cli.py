@@ -623,6 +623,14 @@ _Authority = Annotated[
         "configuration, as for the next two]"
     ),
 ]
+_Slurm = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY=VALUE,…",
+        help="Workers as SLURM jobs; for instance queue=gpu,walltime=12:00:00.",
+    ),
+]
+_Pbs = Annotated[str | None, typer.Option(metavar="KEY=VALUE,…", help="Workers as PBS jobs.")]
 _Results = Annotated[
     Path | None,
     typer.Option(
@@ -712,16 +720,8 @@ def sweep(
         Path | None, typer.Option(help="Its key, a file that only you can read.")
     ] = None,
     insecure: _Insecure = False,
-    slurm: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KEY=VALUE,…",
-            help="Workers as SLURM jobs; for instance queue=gpu,walltime=12:00:00.",
-        ),
-    ] = None,
-    pbs: Annotated[
-        str | None, typer.Option(metavar="KEY=VALUE,…", help="Workers as PBS jobs.")
-    ] = None,
+    slurm: _Slurm = None,
+    pbs: _Pbs = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would be run.")
     ] = False,

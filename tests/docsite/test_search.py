@@ -36,6 +36,7 @@ for (const query of QUERIES) answers[query] = site.find(query).map((found) => fo
 """
 NODE = """
 const {readFileSync} = require("fs"), {runInThisContext} = require("vm");
+for (const name of ["module", "exports"]) delete globalThis[name];  // as in a browser
 globalThis.QUERIES = JSON.parse(readFileSync(0, "utf8"));
 for (const name of %s) runInThisContext(readFileSync(name, "utf8"), name);
 console.log(runInThisContext(%s));

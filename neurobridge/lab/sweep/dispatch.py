@@ -190,6 +190,7 @@ class _Board:
         return counts
 
 
+# %% ../../../nbs/lab/sweep/08_dispatch.ipynb #cell-031-2
 def _hand_out(board: _Board, limits: Mapping[str, Any]) -> None:
     "Send the runs that are due, as many as the workers accept."
     board.room = board.workers.room()

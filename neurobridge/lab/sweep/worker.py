@@ -118,6 +118,7 @@ def perform(
         _kernels.pop(task["folder"], None)
 
 
+# %% ../../../nbs/lab/sweep/04_worker.ipynb #cell-016-2
 def _is_edited(task: Mapping[str, Any]) -> bool:
     "Return whether the page or the package is no longer the one that the run was named after."
     source = source_hash(task["page"])
