@@ -31,7 +31,8 @@ function fit(block) {
 const fitted = new ResizeObserver((entries) => entries.forEach(({ target }) => fit(target)));
 
 document.addEventListener("DOMContentLoaded", () => {
-  document.querySelectorAll("main pre").forEach((block) => fitted.observe(block));
+  const wide = document.querySelectorAll("main pre, main .scroll, main .cell-output");
+  wide.forEach((block) => fitted.observe(block));
   document.querySelectorAll("main .highlight pre, #here pre, .card pre").forEach(addButton);
-  document.querySelectorAll("main pre").forEach(fit); // at once: an observer waits until the page is drawn
+  wide.forEach(fit); // at once: an observer waits until the page is drawn
 });

@@ -24,53 +24,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-# %% ../../../nbs/lab/report/02_tables.ipynb #sort-code
-@checked
-def sort_runs(
-    frame: "pd.DataFrame",  # from `load_runs` or `group_runs`
-    by: Sequence[str],  # columns, the first decides; -column begins with the largest
-) -> "pd.DataFrame":  # with its index
-    "Return a table with its rows sorted; raise `RunRefused` for a column that is not there."
-    order = list(range(len(frame)))
-    for column in reversed(by):
-        name = column[1:] if column.startswith(("-", "+")) and column not in frame else column
-        if name not in frame:
-            raise _no_column("--sort", name, frame)
-        keys = [_sort_key(value) for value in frame[name]]
-        order.sort(key=lambda i: keys[i], reverse=name != column and column.startswith("-"))
-        order.sort(key=lambda i: keys[i][0] == 2)
-    table = frame.iloc[order]
-    table.attrs = frame.attrs
-    return table
-
-
-def _sort_key(value: Any) -> tuple[int, Any]:
-    "Return a key by which values of any types can be sorted: numbers, text, missing ones."
-    value = value.item() if hasattr(value, "item") else value
-    if value is None or value != value:
-        return 2, 0
-    return (0, value) if isinstance(value, int | float) else (1, str(value))
-
-
-@checked
-def best_runs(
-    frame: "pd.DataFrame",  # from `load_runs` or `group_runs`
-    metric: str,  # a column of numbers
-    larger: bool,  # whether more is better
-) -> "pd.DataFrame":  # with its index
-    "Return the finished runs that have a metric, the best first; raise `RunRefused` if none has."
-    there = metric_columns(frame)
-    if metric not in there:
-        raise RunRefused(
-            f"--by {metric}: no run has this metric; there are {', '.join(there) or 'none'}"
-        )
-    done = frame[frame[metric].astype(float).abs() < math.inf]
-    if "status" in done:
-        done = done[done["status"].isin(FINISHED)]
-    done.attrs = frame.attrs
-    return sort_runs(done, [f"-{metric}" if larger else metric])
-
-
 # %% ../../../nbs/lab/report/02_tables.ipynb #cell-008
 def value_text(
     value: Any,  # an entry of a table
@@ -228,6 +181,53 @@ def _no_column(option: str, name: str, frame: "pd.DataFrame") -> RunRefused:
     near = difflib.get_close_matches(name, frame.columns, n=1)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(frame)}"
     return RunRefused(f"{option} {name}: no such column; {hint}")
+
+
+# %% ../../../nbs/lab/report/02_tables.ipynb #sort-code
+@checked
+def sort_runs(
+    frame: "pd.DataFrame",  # from `load_runs` or `group_runs`
+    by: Sequence[str],  # columns, the first decides; -column begins with the largest
+) -> "pd.DataFrame":  # with its index
+    "Return a table with its rows sorted; raise `RunRefused` for a column that is not there."
+    order = list(range(len(frame)))
+    for column in reversed(by):
+        name = column[1:] if column.startswith(("-", "+")) and column not in frame else column
+        if name not in frame:
+            raise _no_column("--sort", name, frame)
+        keys = [_sort_key(value) for value in frame[name]]
+        order.sort(key=lambda i: keys[i], reverse=name != column and column.startswith("-"))
+        order.sort(key=lambda i: keys[i][0] == 2)
+    table = frame.iloc[order]
+    table.attrs = frame.attrs
+    return table
+
+
+def _sort_key(value: Any) -> tuple[int, Any]:
+    "Return a key by which values of any types can be sorted: numbers, text, missing ones."
+    value = value.item() if hasattr(value, "item") else value
+    if value is None or value != value:
+        return 2, 0
+    return (0, value) if isinstance(value, int | float) else (1, str(value))
+
+
+@checked
+def best_runs(
+    frame: "pd.DataFrame",  # from `load_runs` or `group_runs`
+    metric: str,  # a column of numbers
+    larger: bool,  # whether more is better
+) -> "pd.DataFrame":  # with its index
+    "Return the finished runs that have a metric, the best first; raise `RunRefused` if none has."
+    there = metric_columns(frame)
+    if metric not in there:
+        raise RunRefused(
+            f"--by {metric}: no run has this metric; there are {', '.join(there) or 'none'}"
+        )
+    done = frame[frame[metric].astype(float).abs() < math.inf]
+    if "status" in done:
+        done = done[done["status"].isin(FINISHED)]
+    done.attrs = frame.attrs
+    return sort_runs(done, [f"-{metric}" if larger else metric])
 
 
 # %% ../../../nbs/lab/report/02_tables.ipynb #cell-020

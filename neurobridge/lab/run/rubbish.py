@@ -142,6 +142,22 @@ def _changed(record: Mapping[str, Any], page: tuple[Path, str] | None, digest: A
     return ["the page"] * (record.get("page") != now) + differences(record, path, digest)
 
 
+# %% ../../../nbs/lab/run/12_rubbish.ipynb #still-code
+def _still(one: Rubbish) -> bool:
+    "Return whether a folder may still be removed."
+    if one.started is None:
+        return bool(_why(one.folder))
+    return _is_ours(one.folder) and not in_progress(one.folder)
+
+
+def _same_run(one: Rubbish) -> bool:
+    "Return whether a folder, whose lock is held, has what was listed."
+    record = read_record(one.folder)
+    if one.started is None:
+        return not (record and record["status"] == "done")
+    return record is not None and record["started"] == one.started
+
+
 # %% ../../../nbs/lab/run/12_rubbish.ipynb #cell-012
 @checked
 def remove_rubbish(
@@ -160,19 +176,3 @@ def remove_rubbish(
         except (RunBusy, RunRefused):  # a link instead of a lock
             continue
     return removed
-
-
-# %% ../../../nbs/lab/run/12_rubbish.ipynb #still-code
-def _still(one: Rubbish) -> bool:
-    "Return whether a folder may still be removed."
-    if one.started is None:
-        return bool(_why(one.folder))
-    return _is_ours(one.folder) and not in_progress(one.folder)
-
-
-def _same_run(one: Rubbish) -> bool:
-    "Return whether a folder, whose lock is held, has what was listed."
-    record = read_record(one.folder)
-    if one.started is None:
-        return not (record and record["status"] == "done")
-    return record is not None and record["started"] == one.started
