@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from nbformat import write
@@ -205,7 +206,12 @@ def test_the_third_job_is_the_last_only_for_a_run_that_keeps_nothing(root, monke
     task = {name: getattr(one, name) for name in names} | {"folder": str(one.folder), "cpu": 1}
     task |= {"page": str(root / "p.ipynb"), "gpu": None, "memory": None, "timeout": None}
     ran = []
-    monkeypatch.setattr(worker, "run_notebook", lambda *_, **__: ran.append(1))
+
+    def run(*_, **__):
+        ran.append(1)
+        return SimpleNamespace(status="done")
+
+    monkeypatch.setattr(worker, "run_notebook", run)
     one.folder.mkdir(parents=True)
     for name in ("run.json", "notebook.ipynb", "kernel.log", ".lock"):
         (one.folder / name).touch()  # these are the run's own, and nothing to go on from
