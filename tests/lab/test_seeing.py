@@ -209,7 +209,7 @@ def test_log_output_and_view_of_a_sweep(root):
         assert [step for _, step, of in found if of == n] == list("012345")
     (root / "q.yaml").write_text("notebook: p.ipynb\ngrid: {n: [4, 5]}")
     code, shown = on_a_terminal(command("sweep", "q.yaml", "--workers", "2"), root)
-    assert code == 0 and re.search(r"n 4.*cell 5 of 5, Its work; step \d of 4", shown), shown
+    assert code == 0 and re.search(r"n 4.*cell 6 of 6, Its work; step \d of 4", shown), shown
     assert re.search(r"2/2", shown)
 
 
