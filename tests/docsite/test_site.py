@@ -753,7 +753,6 @@ def test_pages_in_a_browser(seen):
     assert {request for request in seen["answered"] if request[0] not in (200, 304)} == set()
 
 
-@pytest.mark.slow  # was not seen to pass since the search was rebuilt
 @pytest.mark.browser
 def test_what_scrolls_can_be_reached_by_keyboard_and_no_figure_is_bent(seen):
     assert [(one["url"], one["width"], one["stuck"]) for one in seen["found"] if one["stuck"]] == []
@@ -776,7 +775,6 @@ def test_code_is_copied_as_it_stands(seen):
     assert all(one["same"] and one["label"] == "Copied" for one in copied)
 
 
-@pytest.mark.slow  # was not seen to pass since the search was rebuilt
 @pytest.mark.browser
 def test_search_by_keyboard(seen):
     one = seen["searched"]
