@@ -7,7 +7,8 @@ const STOP_WORDS = new Set(("a about after all also am an and any are as at be b
   "who whom whose why will with would you your").split(" "));
 const WEIGHTS = { word: 1, stem: 0.8, parts: 0.6, begun: 0.5, synonym: 0.45, longer: 0.2 };
 const PAGE_FIELDS = { title: 6, headings: 3, names: 3, trail: 1, subtitle: 2, text: 1, code: 0.3 };
-const KINDS = { Overview: 1.25, Tutorials: 1.25, Experiments: 0.8, Reference: 0.8 }; // what explains comes before what reports
+const KINDS = { Overview: 1.25, Tutorials: 1.25, Reference: 0.8, "Gallery of experiments": 0.8 }; // what explains comes before what lists
+const kindOf = (trail) => trail.split(" / ").map((name) => KINDS[name]).findLast(Boolean) ?? 1;
 const BEGINNING = 0.6;
 const SECTION_FIELDS = { heading: 4, text: 1, code: 0.3 };
 
@@ -198,7 +199,7 @@ class SiteSearch {
     for (const one of found) {
       const page = this.pages.get(one.id);
       one.first = called(page.title) ? 2 : Number(page.names.split(" ").some(called)); // what is called exactly so
-      one.score = (one.score + (places.get(one.id)?.score ?? 0)) * (KINDS[page.trail.split(" / ")[0]] ?? 1);
+      one.score = (one.score + (places.get(one.id)?.score ?? 0)) * kindOf(page.trail);
     }
     const best = found.sort((a, b) => b.first - a.first || b.score - a.score).slice(0, most);
     return best.map((one) => {
