@@ -22,10 +22,11 @@ function loadIndex() {
   return loading;
 }
 
-// The words from the place that was found on, unless the beginning shows it.
+// The words around the longest word that was found, unless the beginning shows it.
 function extract(text, terms) {
-  const plain = text.toLowerCase(), places = terms.map((term) => plain.indexOf(term)).filter((at) => at >= 0), at = Math.min(...places);
-  const from = places.length && at > 50 ? text.lastIndexOf(" ", at - 20) + 1 : 0;
+  const plain = text.toLowerCase(), shown = terms.filter((term) => plain.includes(term)).sort((a, b) => b.length - a.length);
+  const at = shown.length ? plain.indexOf(shown[0]) : 0;
+  const from = at > 50 ? text.lastIndexOf(" ", at - 20) + 1 : 0;
   return (from ? "… " : "") + text.slice(from, from + 300);
 }
 

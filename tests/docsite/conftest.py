@@ -1,8 +1,5 @@
 "The real site, built once for all tests of this folder."
 
-import shutil
-import subprocess
-
 import pytest
 
 pytest.importorskip(
@@ -31,34 +28,11 @@ def soups(site):
 
 
 @pytest.fixture(scope="session")
-def browse(tmp_path_factory):
-    "Open an address in a browser without a screen; give its page and what it wrote into its log."
-    browser = next(
-        filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None
-    )
-    if not browser:
-        pytest.skip("no Chromium on the PATH (chromium, chromium-browser or google-chrome)")
-    flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--no-first-run",
-        "--disable-background-networking",
-    ]
-    flags += [
-        "--enable-logging=stderr",
-        "--window-size=1300,1000",
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ]
+def browse(browse):
+    "As `browse` of all tests, with the page parsed."
 
     def opened(address, patience=10):
-        shown = subprocess.run(
-            [browser, *flags, f"--virtual-time-budget={1000 * patience}", "--dump-dom", address],
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        return BeautifulSoup(shown.stdout, "html.parser"), shown.stderr
+        page, log = browse(address, patience)
+        return BeautifulSoup(page, "html.parser"), log
 
     return opened

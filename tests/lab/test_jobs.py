@@ -44,12 +44,9 @@ def make(root, text, cell, parameters="n: int = 0"):
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("NEUROBRIDGE_RUNS", str(tmp_path / "runs"))
-    monkeypatch.delenv("NEUROBRIDGE_RUN", raising=False)
-    monkeypatch.setenv("NEUROBRIDGE_PRELOAD", "ipykernel.kernelapp ipykernel.ipkernel")
+def root(root, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return tmp_path
+    return root
 
 
 # sbatch, squeue, scancel, and what SLURM does with a job: at its limit everything of it is killed

@@ -368,13 +368,6 @@ def test_papermills_cell_and_ours_say_the_same_for_plain_values(value):
 # Pages and sweeps
 
 
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("NEUROBRIDGE_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("NEUROBRIDGE_PRELOAD", "ipykernel.kernelapp ipykernel.ipkernel")
-    return tmp_path
-
-
 def store(root, source, *cells):
     page = page_of(source, *cells)
     head = "from datetime import date\nfrom pathlib import Path\nfrom typing import Literal\n"

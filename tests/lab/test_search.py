@@ -62,11 +62,9 @@ def page(folder, code, name="p"):
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("NEUROBRIDGE_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("NEUROBRIDGE_PRELOAD", "ipykernel.kernelapp ipykernel.ipkernel")
-    page(tmp_path, "from neurobridge.lab import record\nrecord({'score': x})")
-    return tmp_path
+def root(root):
+    page(root, "from neurobridge.lab import record\nrecord({'score': x})")
+    return root
 
 
 def sweep(root, text=SEARCH, name="s"):

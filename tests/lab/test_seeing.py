@@ -30,16 +30,6 @@ from neurobridge.lab.run.run_record import all_metrics, read_record
 from neurobridge.lab.run.run_report import write_report
 from neurobridge.lab.sweep.watch import Watch, new_lines, printed_since
 
-QUICK = "ipykernel.kernelapp ipykernel.ipkernel"  # runs that do without torch
-
-
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("NEUROBRIDGE_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("NEUROBRIDGE_PRELOAD", QUICK)
-    monkeypatch.delenv("NEUROBRIDGE_RUN", raising=False)
-    return tmp_path
-
 
 def make_page(path, *cells, parameters="n: int = 1\nlr: float = 0.1"):
     head = [

@@ -36,14 +36,6 @@ LIGHT = "ipykernel.kernelapp ipykernel.ipkernel"
 STRANGER = 65531
 
 
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("NEUROBRIDGE_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("NEUROBRIDGE_PRELOAD", LIGHT)
-    monkeypatch.delenv("NEUROBRIDGE_RUN", raising=False)
-    return tmp_path
-
-
 def make(root, text, *cells):
     first = [
         new_code_cell("n: int = 0", metadata={"tags": ["parameters"]}),

@@ -506,45 +506,10 @@ def beacon():
         server.shutdown()
 
 
-@pytest.fixture(scope="module")
-def browse(tmp_path_factory):
-    browser = next(
-        filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None
-    )
-    if not browser:
-        pytest.skip("no Chromium on the PATH (chromium, chromium-browser or google-chrome)")
-    flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--no-first-run",
-        "--disable-background-networking",
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ]
-
-    def opened(file):
-        shown = subprocess.run(
-            [
-                browser,
-                *flags,
-                "--virtual-time-budget=5000",
-                "--dump-dom",
-                Path(file).resolve().as_uri(),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        return shown.stdout
-
-    return opened
-
-
 def nothing_acted(browse, file, beacon, title):
     address, asked = beacon
     asked.clear()
-    shown = browse(file)
+    shown, _ = browse(Path(file).resolve().as_uri(), patience=5)
     assert re.search(r"<title>(.*?)</title>", shown, re.DOTALL)[1].strip().startswith(title), shown[
         :300
     ]
@@ -631,7 +596,7 @@ def test_the_policy_holds_where_the_list_fails(root, browse, beacon, monkeypatch
     )
     assert "onerror" in file.read_text()
     beacon[1].clear()
-    shown = browse(file)
+    shown, _ = browse(Path(file).resolve().as_uri(), patience=5)
     assert "<title>toy 000000000001</title>" in shown and beacon[1] == []
 
 

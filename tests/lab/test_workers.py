@@ -48,14 +48,6 @@ def make(root, text, *cells, parameters="n: int = 0\nseed: int = 0"):
     return Sweep.from_yaml(root / "s.yaml")
 
 
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("NEUROBRIDGE_RUNS", str(tmp_path / "runs"))
-    monkeypatch.delenv("NEUROBRIDGE_RUN", raising=False)
-    monkeypatch.setenv("NEUROBRIDGE_PRELOAD", "ipykernel.kernelapp ipykernel.ipkernel")
-    return tmp_path
-
-
 @pytest.fixture(scope="module")
 def threads():
     "Two workers that are threads of this process: quick to start, and they see what a test replaces."
