@@ -63,7 +63,7 @@ _END = """---
 ## Training
 ---
 A bar shows the progress where somebody is looking. A run saves the network after each epoch, and
-goes on there if it was killed.
+goes on there if it was killed. What is reported is the run's curve, by which a search can end it.
 --- code
 folder = nb.lab.run_dir()  # None where the page is not run as a job
 history = nb.core.fit(
@@ -74,6 +74,7 @@ history = nb.core.fit(
     lr=lr,
     seed=seed,
     checkpoint=folder and folder / "net.pt",
+    after_epoch=lambda row: nb.lab.report_step(row["epoch"], row["valid_accuracy"]),
 )
 curves = history.frame()
 if folder:
