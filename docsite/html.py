@@ -115,6 +115,9 @@ def finish_html(
     for table in soup.find_all("table"):
         table.attrs.pop("border", None)
         table.wrap(soup.new_tag("div", attrs={"class": "scroll", "tabindex": "0"}))
+        for heading in table.find_all("th"):
+            if not heading.get_text(strip=True) and not heading.find(["img", "math"]):
+                heading.name = "td"  # a heading without words is none: the corner above row names
         for text in table.find_all(string=re.compile(" ± ")):
             text.replace_with(text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"))
     return str(soup), contents, sections

@@ -131,7 +131,15 @@ def _with_overview(
     ]
     table = mk_cell(
         "\n".join(
-            ['<div class="overview">', "", "| Defined here | |", "|---|---|", *rows, "", "</div>"]
+            [
+                '<div class="overview">',
+                "",
+                "| Defined here | What it does |",
+                "|---|---|",
+                *rows,
+                "",
+                "</div>",
+            ]
         ),
         "markdown",
     )

@@ -10,6 +10,8 @@ const PAGE_FIELDS = { title: 6, headings: 3, names: 3, trail: 1, subtitle: 2, te
 const KINDS = { Overview: 1.25, Tutorials: 1.25, Reference: 0.8, "Gallery of experiments": 0.8 }; // what explains comes before what lists
 const kindOf = (trail) => trail.split(" / ").map((name) => KINDS[name]).findLast(Boolean) ?? 1;
 const BEGINNING = 0.6;
+const LONGEST = 16; // words of a query that count
+const KEPT = 300; // words whose places are remembered while a reader types
 const SECTION_FIELDS = { heading: 4, text: 1, code: 0.3 };
 
 // "N-MNIST" is found as n, mnist and nmnist, "copy_weights" as copy, weights and copyweights; numbers with a point are left out
@@ -73,13 +75,16 @@ class SiteSearch {
     this.wholes = new MiniSearch({ ...options(PAGE_FIELDS), processTerm: counted });
     this.places = new MiniSearch(options(SECTION_FIELDS));
     this.counts = new Map(); // of pages that have a term
+    this.kept = new Map(); // of words that were looked up, where they occur: a query is asked again with each letter
     for (const page of pages) this.add(page);
     this.groups = synonyms.map((group) => group.map(asked));
     this.listed = new Set(this.groups.flat(2)); // words that are no typing errors, on whatever page they are
   }
 
   add([url, title, subtitle, names, trail, sections]) {
-    this.pages.set(url, { url, title, subtitle, names, trail, sections });
+    const called = new Set(names.split(" ").map((name) => asked(name).join("")));
+    this.pages.set(url, { url, title, subtitle, trail, sections, called, whole: asked(title).join("") });
+    this.kept.clear();
     const all = (n) => sections.map((section) => section[n]).join("\n");
     this.found = new Set();
     this.wholes.add({ id: url, title, subtitle, names, trail, headings: all(1), text: all(2), code: all(3) });
@@ -92,7 +97,7 @@ class SiteSearch {
   // The words of a query, and what may stand for one or several of them: words that must all occur, with a weight.
   // Words such as "how" count only as part of a phrase that has synonyms.
   wanted(query) {
-    const words = wordsOf(query).slice(0, 30).map((parts) => ({ parts, whole: this.mended(parts.join("")) }));
+    const words = wordsOf(this.plain(query)).slice(0, LONGEST).map((parts) => ({ parts, whole: this.mended(parts.join("")) }));
     const alike = this.alike(words.map(({ whole }) => whole)), phrased = new Set(alike.flatMap(({ at }) => at));
     const told = words.map(({ whole }, n) => !STOP_WORDS.has(whole) || phrased.has(n)), empty = !told.includes(true);
     const options = words.flatMap(({ parts, whole }, n) => {
@@ -103,6 +108,12 @@ class SiteSearch {
     });
     const weights = words.map(({ whole }, n) => (told[n] || empty ? this.rarity([whole, stemOf(whole), marked(whole)]) : 0));
     return { weights, options: [...options, ...alike] };
+  }
+
+  // a name in camel case that no page has is asked as its words: MultiStepLIFNode as multi, step, LIF, node
+  plain(query) {
+    const known = (word) => this.counts.has(asked(word).join(""));
+    return query.replace(/[A-Za-z]+/g, (word) => (known(word) ? word : word.replace(/([a-z])(?=[A-Z])|([A-Z])(?=[A-Z][a-z])/g, "$1$2 ")));
   }
 
   // a word that no page has, and with which none begins, is a typing error for the nearest one that pages have
@@ -145,22 +156,32 @@ class SiteSearch {
   score(index, boost, { weights, options }) {
     const found = new Map();
     for (const option of options) {
-      const each = option.words.map((word) => this.matches(index, boost, word, option.begun));
-      for (const [id, first] of each[0]) {
+      const each = option.words.map((word) => this.looked(index, boost, word, option.begun ?? false));
+      for (const id of each[0].keys()) {
+        if (!each.every((matches) => matches.has(id))) continue;
         const all = each.map((matches) => matches.get(id));
-        if (!all.every(Boolean)) continue;
         const one = found.get(id) ?? { id, points: weights.map(() => 0), terms: [] };
         found.set(id, one);
         const points = option.weight * Math.min(...all.map((match) => match.points));
         for (const n of option.at) one.points[n] = Math.max(one.points[n], points);
-        one.terms.push(...all.flatMap((match) => match.terms));
+        for (const { terms } of all) one.terms.push(...terms);
       }
     }
+    const whole = sum(weights);
     for (const one of found.values()) {
-      const covered = sum(weights.filter((_, n) => one.points[n])) / sum(weights);
+      const covered = sum(weights.filter((_, n) => one.points[n])) / whole;
       one.score = covered ** 2 * sum(one.points);
     }
     return [...found.values()].sort((a, b) => b.score - a.score);
+  }
+
+  looked(index, boost, word, begun) {
+    const name = `${index === this.wholes} ${begun} ${word}`;
+    if (!this.kept.has(name)) {
+      if (this.kept.size >= KEPT) this.kept.delete(this.kept.keys().next().value);
+      this.kept.set(name, this.matches(index, boost, word, begun));
+    }
+    return this.kept.get(name);
   }
 
   // Where a word or its stem occurs. What is typed last may be the beginning of a word, and so may a word that no page has.
@@ -192,13 +213,13 @@ class SiteSearch {
       const [url, at] = place.id.split(" "), best = places.get(url) ?? place;
       places.set(url, at === "0" && place.score > BEGINNING * best.score ? place : best); // rather the page than a part of it
     }
-    const ids = new Set(found.map((one) => one.id)), called = (name) => asked(name).join("") === whole;
+    const ids = new Set(found.map((one) => one.id));
     for (const page of this.pages.values()) {
-      if (!ids.has(page.url) && page.names.split(" ").some(called)) found.push({ id: page.url, score: 0, terms: [whole] });
+      if (!ids.has(page.url) && page.called.has(whole)) found.push({ id: page.url, score: 0, terms: [whole] });
     }
     for (const one of found) {
       const page = this.pages.get(one.id);
-      one.first = called(page.title) ? 2 : Number(page.names.split(" ").some(called)); // what is called exactly so
+      one.first = page.whole === whole ? 2 : Number(page.called.has(whole)); // what is called exactly so
       one.score = (one.score + (places.get(one.id)?.score ?? 0)) * kindOf(page.trail);
     }
     const best = found.sort((a, b) => b.first - a.first || b.score - a.score).slice(0, most);

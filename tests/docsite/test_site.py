@@ -142,6 +142,17 @@ def test_headings_go_down_one_by_one(soups):
         ), name
 
 
+def test_what_a_screen_reader_says(soups):
+    "No heading of a table is empty, no link is called by a word that says nothing, no anchor occurs twice."
+    vague = "click here,here,this,go,start,right here,more,learn more,link,page,source".split(",")
+    for name, soup in soups.items():
+        assert all(th.get_text(strip=True) or th.img for th in soup.select("th")), name
+        texts = {link.get_text(strip=True).lower() or link.get("aria-label") for link in soup("a")}
+        assert not texts & {*vague, "", None}, (name, texts & {*vague, "", None})
+        anchors = [tag["id"] for tag in soup.select("[id]")]
+        assert len(anchors) == len(set(anchors)), name
+
+
 def test_figures_are_described(soups):
     for name, soup in soups.items():
         for image in soup.main.find_all("img"):
@@ -588,6 +599,7 @@ def pixels(png):
 
 HARNESS = """<!DOCTYPE html><link rel="icon" href="data:,"><pre id="result"></pre><script>
 const pages = %s, found = [];
+const CONTRASTS = ["index.html", "start.html", "gallery.html", "notation.html", "snn/neuron.html", "experiments/pipe_s.html"];
 function opened(url, width) {
   return new Promise(done => {
     const frame = document.createElement("iframe");
@@ -680,6 +692,38 @@ async function searched() {
   frame.remove();
   return seen;
 }
+function faint(inside) {
+  const view = inside.defaultView, pen = Object.assign(inside.createElement("canvas"), {width: 1, height: 1}).getContext("2d", {willReadFrequently: true}), read = {};
+  const rgba = (colour) => read[colour] ??= (pen.clearRect(0, 0, 1, 1), pen.fillStyle = colour, pen.fillRect(0, 0, 1, 1), [...pen.getImageData(0, 0, 1, 1).data]);
+  const over = (top, alpha, under) => top.slice(0, 3).map((v, n) => v * alpha + under[n] * (1 - alpha));
+  const light = (colour) => colour.map(v => v / 255).map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4).reduce((s, v, n) => s + v * [0.2126, 0.7152, 0.0722][n], 0);
+  const texts = inside.createTreeWalker(inside.body, NodeFilter.SHOW_TEXT), found = new Map(), known = new Map();
+  function ground(element) {
+    if (!element) return [255, 255, 255];
+    if (!known.has(element)) { const own = rgba(view.getComputedStyle(element).backgroundColor); known.set(element, own[3] ? over(own, own[3] / 255, ground(element.parentElement)) : ground(element.parentElement)); }
+    return known.get(element);
+  }
+  while (texts.nextNode()) {
+    const element = texts.currentNode.parentElement;
+    if (!texts.currentNode.data.trim() || !element.getClientRects().length || element.closest("script, style, .skip")) continue;
+    let shown = 1;
+    for (let at = element; at; at = at.parentElement) shown *= view.getComputedStyle(at).opacity;
+    if (!shown) continue;
+    const paper = ground(element), ink = rgba(view.getComputedStyle(element).color), lights = [light(over(ink, shown * ink[3] / 255, paper)), light(paper)].sort((a, b) => b - a);
+    const contrast = (lights[0] + 0.05) / (lights[1] + 0.05);
+    if (contrast < 4.5) found.set(element.className + " " + element.tagName, `${element.tagName}.${element.className} ${contrast.toFixed(2)} ${texts.currentNode.data.trim().slice(0, 40)}`);
+  }
+  return [...found.values()];
+}
+async function faded(theme) {
+  const seen = [];
+  for (const url of pages.filter((url) => CONTRASTS.includes(url))) {
+    const frame = await opened(url, 1200);
+    seen.push({url, theme, texts: faint(frame.contentDocument)});
+    frame.remove();
+  }
+  return seen;
+}
 async function coloured() {
   const seen = [], rgb = (inside, what) => inside.defaultView.getComputedStyle(inside.querySelector(what));
   for (let n = 0; n < 4; n++) {
@@ -688,6 +732,7 @@ async function coloured() {
     seen.push({theme: inside.querySelector(".theme").dataset.theme, label: inside.querySelector(".theme").getAttribute("aria-label"), media: inside.getElementById("dark").media,
       paper: rgb(inside, "body").backgroundColor, ink: rgb(inside, "main > p:not(.subtitle)").color, formula: rgb(inside, "main math").color,
       keyword: rgb(inside, "main .highlight .k").color, sheet: rgb(inside, "main .sourceCode").backgroundColor, figure: rgb(inside, "main img").backgroundColor});
+    seen.at(-1).faint = n === 1 || n === 2 ? await faded(seen.at(-1).theme) : [];
     inside.querySelector(".theme").click();
     frame.remove();
   }
@@ -833,6 +878,14 @@ def test_colours_are_remembered_and_readable(seen):
         assert contrast(one["ink"], one["paper"]) > 7 and contrast(one["formula"], one["paper"]) > 7
         assert contrast(one["keyword"], one["sheet"]) > 4
     assert dark["figure"] == "rgb(255, 255, 255)"
+
+
+@pytest.mark.browser
+def test_no_text_is_faint(seen):
+    "Every text of six pages of different kinds, code too, has a contrast of 4.5 (AA) in light and in dark."
+    read = [one for colours in seen["coloured"] for one in colours["faint"]]
+    assert [one["theme"] for one in read] == ["light"] * 6 + ["dark"] * 6
+    assert [one for one in read if one["texts"]] == []
 
 
 @pytest.mark.parametrize(
