@@ -115,12 +115,25 @@ def finish_html(
     for table in soup.find_all("table"):
         table.attrs.pop("border", None)
         table.wrap(soup.new_tag("div", attrs={"class": "scroll", "tabindex": "0"}))
-        for heading in table.find_all("th"):
-            if not heading.get_text(strip=True) and not heading.find(["img", "math"]):
-                heading.name = "td"  # a heading without words is none: the corner above row names
+        _name_rows(table)
         for text in table.find_all(string=re.compile(" ± ")):
             text.replace_with(text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"))
     return str(soup), contents, sections
+
+
+def _name_rows(
+    table: Any,  # of BeautifulSoup's tree
+) -> None:
+    "Take headings without words for what they are: empty corners, below which each row has its name."
+    corner = table.find("th")
+    if corner and not corner.get_text(strip=True):
+        for row in table.select("tbody > tr"):
+            if (first := row.find(["td", "th"])) and first.get_text(strip=True):
+                first.name = "th"
+                first["scope"] = "row"
+    for heading in table.find_all("th"):
+        if not heading.get_text(strip=True) and not heading.find(["img", "math"]):
+            heading.name = "td"
 
 
 def _size_images(
