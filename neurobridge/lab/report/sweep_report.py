@@ -416,7 +416,7 @@ def _search_facts(sweep: Sweep) -> dict[str, str]:
 
 # %% ../../../nbs/lab/report/07_sweep_report.ipynb #facts-of
 _WIDE = """
-body { max-width: 70rem } figure { margin: 0 } figcaption { color: gray; font-size: 14px }
+body { max-width: 70rem } figure { margin: 0 } figcaption { color: var(--quiet); font-size: 14px }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1rem }
 img { background: #fff; border-radius: 4px }
 """

@@ -113,9 +113,9 @@ def _below(folder: Path, name: str) -> bytes:
 # %% ../../../nbs/lab/run/13_run_report.ipynb #cell-011
 REPORT_STYLE = """
 :root { color-scheme: light dark; --ink: #222; --paper: #fff; --line: #ddd; --soft: #f6f6f4; }
-:root { --bad: #b3261e }
+:root { --bad: #b3261e; --quiet: #666 }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #ddd; --paper: #1c1c1e; --line: #444; --soft: #2a2a2c; --bad: #ff8a80 }
+  :root { --ink: #ddd; --paper: #1c1c1e; --line: #444; --soft: #2a2a2c; --bad: #ff8a80; --quiet: #aaa }
 }
 body { max-width: 54rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.55 system-ui, sans-serif }
 body { color: var(--ink); background: var(--paper) }
@@ -127,8 +127,8 @@ pre { overflow-x: auto; padding: .6rem .8rem; background: var(--soft); border-ra
 table { border-collapse: collapse; font-size: 14px; display: block; overflow-x: auto; border: 0 }
 td, th { padding: .25rem .7rem; border: 0; border-bottom: 1px solid var(--line); text-align: left }
 .dataframe td, .dataframe th { text-align: right }
-math[display=block] { margin: .8rem 0; overflow-x: auto } blockquote { margin: 0; color: gray }
-.facts th { font-weight: normal; color: gray } .failed { color: var(--bad) }
+math[display=block] { margin: .8rem 0; overflow-x: auto } blockquote { margin: 0; color: var(--quiet) }
+.facts th { font-weight: normal; color: var(--quiet) } .failed { color: var(--bad) }
 """
 
 
