@@ -20,8 +20,6 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorD
 from neurobridge.core import (
     ModuleWithSettings,
     Sequences,
-    describe,
-    differences,
     evaluate,
     fit,
     load_checkpoint,
@@ -30,7 +28,7 @@ from neurobridge.core import (
     seed_everything,
 )
 from neurobridge.core import identity as page
-from neurobridge.core.identity import identity_of, state_hash
+from neurobridge.core.identity import describe, differences, identity_of, state_hash
 from neurobridge.g2g import G2GNet, Rewiring
 from neurobridge.snn import (
     LIF,

@@ -18,7 +18,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from typer.testing import CliRunner
 
 import neurobridge
-from neurobridge.core import read_json, write_json
+from neurobridge.core.files import read_json, write_json
 from neurobridge.lab import Sweep, spread
 from neurobridge.lab.cli import app
 from neurobridge.lab.report.summary import summarise

@@ -19,7 +19,7 @@ from nbformat import write
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from typer.testing import CliRunner
 
-from neurobridge.core import read_json, write_json
+from neurobridge.core.files import read_json, write_json
 from neurobridge.lab import (
     RunBusy,
     RunRefused,

@@ -19,8 +19,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from typer.testing import CliRunner
 
-from neurobridge.core import read_json, write_json
-from neurobridge.core.files import mark_folder
+from neurobridge.core.files import mark_folder, read_json, write_json
 from neurobridge.lab import RunFailed, RunRefused, Sweep, load_runs, record, run_notebook, run_sweep
 from neurobridge.lab.cli import app
 from neurobridge.lab.report.tables import best_runs, sort_runs

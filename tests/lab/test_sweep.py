@@ -19,15 +19,16 @@ from hypothesis import strategies as st
 from nbformat import read, write
 from nbformat.v4 import new_code_cell, new_notebook
 
-from neurobridge.core import project_root, write_json
-from neurobridge.lab import Resources, RunRefused, Sweep, run_sweep, sweep_table
+from neurobridge.core import project_root
+from neurobridge.core.files import write_json
+from neurobridge.lab import RunRefused, Sweep, run_sweep, sweep_table
 from neurobridge.lab.report.recorded import recorded_sweeps
 from neurobridge.lab.run import execute as runs
 from neurobridge.lab.run.identity import run_id
 from neurobridge.lab.run.page import find_page
 from neurobridge.lab.run.parameters import page_parameters, read_page, resolve
 from neurobridge.lab.sweep import driver
-from neurobridge.lab.sweep.sweep_file import MOST, parse_bytes
+from neurobridge.lab.sweep.sweep_file import MOST, Resources, parse_bytes
 
 ROOT = project_root(Path(__file__).parent)
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
