@@ -36,15 +36,10 @@ PARAMETERS = 'n: int = 1  # how many\nrate: float = 0.5\nname: str = "a"\nflag: 
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("NEUROBRIDGE_RUNS", str(tmp_path / "runs"))
-    write(
-        new_notebook(
-            cells=[new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), new_code_cell("1")]
-        ),
-        tmp_path / "p.ipynb",
-    )
-    return tmp_path
+def root(root):
+    cells = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), new_code_cell("1")]
+    write(new_notebook(cells=cells), root / "p.ipynb")
+    return root
 
 
 def sweep(root, text):
@@ -274,13 +269,8 @@ def test_amounts_of_memory():
         ("? [n]\n: 3", 2, "a key is a word"),
     ],
 )
-def test_slips_name_their_line(root, text, line, said):
-    with pytest.raises(RunRefused) as refused:
-        sweep(root, text)
-    assert f"s.yaml, line {line}: " in str(refused.value) and said in str(refused.value), str(
-        refused.value
-    )
-    assert not (root / "runs").exists()
+def test_slips_name_their_line(root, refused_at, text, line, said):
+    refused_at(sweep, root, text, line, said)
 
 
 def test_a_billion_combinations_are_refused_at_once(root):
