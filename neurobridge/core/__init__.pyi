@@ -4,6 +4,7 @@ from .datasets import Sequences as Sequences
 from .datasets import seed_everything as seed_everything
 from .evaluation import evaluate as evaluate
 from .evaluation import evaluating as evaluating
+from .files import write_json as write_json
 from .networks import load_network as load_network
 from .networks import save_network as save_network
 from .paths import data_root as data_root
