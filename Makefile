@@ -1,6 +1,6 @@
 # make run    the main job on real data: pretrain, copy, fine-tune, compare; leaves a run folder with a report
-# make test   what must hold: export in sync, notebooks clean, lint, types, every library page executed, the quick tests,
-#             on WORKERS cores; make test-all: the long ones (the whole site, experiments by stock papermill, sweeps, benchmarks)
+# make test   what must hold: export in sync, notebooks clean, lint, types, all pages executed but SLOW_PAGES, the quick tests,
+#             on WORKERS cores; make test-all: the rest (SLOW_PAGES, the whole site, experiments by stock papermill, sweeps, benchmarks)
 # make docs   the site into _docs/, without Quarto and without a network; make quarto renders it with Quarto
 # make lab    JupyterLab on the tutorials, or on PAGE=snn/02_neuron.ipynb; LAB_ARGS='--no-browser --port 9000' hands it
 #             more options, as root and in containers LAB_ARGS=--allow-root; tools/jupyter has its settings
@@ -21,11 +21,14 @@ NOT_HERE := { echo "The packages could not be installed. If a version in constra
 BIN := .venv/bin
 READY := .venv/.ready
 WORKERS ?= 2
+# pages above ten seconds, which make test-all executes
+SLOW_PAGES := 02_ann_to_snn|03_brain_like_network|04_wiring_by_ensembles|05_the_bridge|06_your_own_batch|09_event_pipeline|10_conv_lstm|10_functional
+NBDEV_TEST := OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers $(WORKERS) --skip_folder_re '^([_.]|experiments)' --do_print --timing
 PAGE ?= tutorials/01_spiking_neuron.ipynb
 LAB_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test test-all test-versions docs quarto lab check export dist clean pages pytest
+.PHONY: run test test-all test-versions docs quarto lab check export dist clean pages pages-all pytest
 .DEFAULT_GOAL := run
 
 $(READY): settings.ini setup.py pyproject.toml constraints.txt
@@ -41,7 +44,7 @@ run: $(READY)
 
 test: check pages pytest
 
-test-all: $(READY)
+test-all: $(READY) pages-all
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "long and not slow" --durations 25
 
 test-versions: $(READY)
@@ -57,7 +60,10 @@ check: $(READY)
 	$(BIN)/mypy
 
 pages: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers $(WORKERS) --skip_folder_re '^([_.]|experiments)' --do_print --timing
+	$(NBDEV_TEST) --skip_file_re '^([_.]|($(SLOW_PAGES))\.)'
+
+pages-all: $(READY)
+	$(NBDEV_TEST) --file_re '^($(SLOW_PAGES))\.'
 
 pytest: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not long and not slow" --durations 25

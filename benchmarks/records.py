@@ -18,8 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from neurobridge.core import write_json
-from neurobridge.core.files import atomic_write
+from neurobridge.core.files import atomic_write, write_json
 from neurobridge.lab import group_runs, load_runs
 from neurobridge.lab.run.engine import kernel_environment
 from neurobridge.lab.run.run_record import environment

@@ -1,7 +1,9 @@
 "What several test files share."
 
+import os
 import shutil
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -31,6 +33,31 @@ def same_numbers():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
+
+
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+
+
+@pytest.fixture(scope="session")
+def launch():
+    "Run a script in two processes, in a folder and without the launchers' settings; give its output."
+
+    def run(folder, script, *words, by=TORCHRUN, **settings):
+        (folder / "script.py").write_text(script)
+        own = ("ACCELERATE_", "MASTER_")
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(own)}
+        ended = subprocess.run(
+            [sys.executable, "-m", *by, "script.py", *words],
+            cwd=folder,
+            env=clean | {"OMP_NUM_THREADS": "1"} | settings,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert ended.returncode == 0, ended.stderr[-3000:]
+        return ended.stdout
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ A file `slips_<part>.py` beside this one holds the correct calls of some modules
     from slips import Call
 
     CALLS = {
-        "core.file_hash": Call(lambda folder: {"path": a_file(folder), "algorithm": "sha256"}),
+        "core.data_root": Call(lambda folder: {"root": folder}),
         "snn.LIF": Call(lambda folder: {"decay": 0.5, "v_th": 1.0}),                      # the constructor
         "snn.LIF.forward": Call(lambda folder: {"x": torch.rand(3, 2)}, LIF().forward),   # any other way in
     }

@@ -8,8 +8,10 @@ from slips import Call
 from torch import nn
 
 from neurobridge.brain import Score, choose_layer
+from neurobridge.brain.regression import stimulus_splits
 from neurobridge.cornet import cornet_variant, cornet_z
 from neurobridge.cornet.blocks import StemS
+from neurobridge.cornet.recipes import Recipe
 from neurobridge.data import load_images
 
 RNG = np.random.default_rng(0)
@@ -107,6 +109,7 @@ CALLS = {
     "brain.stimulus_splits": Call(
         lambda folder: {"count": 30, "groups": GROUPS, "splits": 2, "train": 0.9, "seed": 1},
         legitimate={"groups: array of text": "one label for all is a group"},
+        target=stimulus_splits,
     ),
     "brain.neural_predictivity": Call(
         lambda folder: {
@@ -352,7 +355,9 @@ CALLS = {
         },
         view=lambda made: made.settings_now(),
     ),
-    "cornet.Recipe": Call(lambda folder: {"network": cornet_z, "training": {}, "size": {}}),
+    "cornet.Recipe": Call(
+        lambda folder: {"network": cornet_z, "training": {}, "size": {}}, target=Recipe
+    ),
     "cornet.multiplications": Call(
         lambda folder: {"model": small(), "image": x[:1]},
         legitimate={
@@ -367,5 +372,4 @@ LEFT_OUT = {
     "brain.Score": "contains what the functions of its page computed",
     "data.load_v4": "its only argument is a folder, checked by core.paths; needs the data",
     "data.load_rdm92": "its only argument is a folder, checked by core.paths; needs the data",
-    "cornet.official_checkpoint": "downloads; tests/cornet/test_cornet.py tries its names and its refusals",
 }

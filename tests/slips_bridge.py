@@ -7,6 +7,7 @@ from slips import Call
 from torch import nn
 
 from neurobridge.bridge import Blueprint, Neuron, Time, Wiring, compose
+from neurobridge.bridge.parts import neuron_maker
 from neurobridge.data import Recording
 from neurobridge.data.recordings import RDM92
 
@@ -93,7 +94,9 @@ CALLS = {
             "small_images": True,
         }
     ),
-    "bridge.neuron_maker": Call(lambda folder: {"neuron": Neuron("lif")}, view=lambda made: made()),
+    "bridge.neuron_maker": Call(
+        lambda folder: {"neuron": Neuron("lif")}, view=lambda made: made(), target=neuron_maker
+    ),
     "bridge.compose": Call(lambda folder: {"blueprint": HALF, "seed": 1}),
     "bridge.transfer_weights": Call(
         lambda folder: {

@@ -6,6 +6,7 @@ from PIL import Image
 from slips import Call
 
 from neurobridge.data import Events, save_es, save_ucf
+from neurobridge.data.es_imagenet import centred
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
 FILM = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
@@ -53,7 +54,8 @@ CALLS = {
         lambda folder: {
             "events": Events([1, 2], [1, 2], [0, 1], [1, 0], 256, 256),
             "scaled": (254, 190),
-        }
+        },
+        target=centred,
     ),
     "data.odg_frames": Call(
         lambda folder: {

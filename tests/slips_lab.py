@@ -8,11 +8,14 @@ import pandas as pd
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from slips import Call
 
-from neurobridge.core import write_json
+from neurobridge.core.files import write_json
 from neurobridge.lab import Sweep
 from neurobridge.lab.report import recorded as results
+from neurobridge.lab.report.comparison import write_comparison
+from neurobridge.lab.report.sweep_figures import draw_curves
 from neurobridge.lab.run import execute as runs
 from neurobridge.lab.run.run_record import Run
+from neurobridge.lab.sweep.sweep_file import Resources
 
 
 def page(folder):
@@ -97,6 +100,7 @@ CALLS = {
     "lab.write_comparison": Call(
         lambda folder: {"a": a_run(folder), "b": a_run(folder), "file": folder / "c.html"},
         view=lambda file: file.read_text(),
+        target=write_comparison,
     ),
     "lab.where": Call(lambda folder: {"frame": frame(), "condition": "n > 1"}),
     "lab.write_results": Call(
@@ -151,7 +155,9 @@ CALLS = {
         lambda folder: {"runs": frame(), "settings": ["n"], "up": "loss", "right": "spikes"},
         view=lambda figure: len(figure.axes),
     ),
-    "lab.draw_curves": Call(lambda folder: {"runs": frame(), "settings": ["n"]}),
+    "lab.draw_curves": Call(
+        lambda folder: {"runs": frame(), "settings": ["n"]}, target=draw_curves
+    ),
     "lab.group_runs": Call(lambda folder: {"frame": frame(), "by": ["n"], "how": None}),
     "lab.Scheduler": Call(
         lambda folder: {
@@ -171,7 +177,8 @@ CALLS = {
             "timeout": 5.0,
             "retries": 1,
             "backoff": 1.0,
-        }
+        },
+        target=Resources,
     ),
 }
 
@@ -182,7 +189,6 @@ LEFT_OUT = {
     "lab.RunBusy": "an error, which takes a message",
     "lab.RunFailed": "an error, which takes a message",
     "lab.run_dir": "takes no argument",
-    "lab.experiments": "takes no argument",
     "lab.export_to_mlflow": "needs MLflow; tried in test_mlflow",
     "lab.write_sweep_report": "draws a whole page; tried in test_sweep_report",
 }

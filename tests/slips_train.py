@@ -10,14 +10,9 @@ import torch.nn.functional as F
 from slips import Call
 from torch import nn
 
-from neurobridge.core import (
-    evaluating,
-    fit,
-    milestones,
-    save_checkpoint,
-    save_network,
-    write_json,
-)
+from neurobridge.core import evaluating, fit, milestones, save_checkpoint, save_network
+from neurobridge.core.files import file_hash, read_json, write_json
+from neurobridge.core.identity import describe
 
 
 def network():
@@ -78,9 +73,9 @@ CALLS = {
     "core.project_root": Call(lambda folder: {"start": folder}),
     "core.project_file": Call(lambda folder: {"name": "results/pipe_s.csv"}),
     "core.data_root": Call(lambda folder: {"root": folder}),
-    "core.write_json": Call(lambda folder: {"path": folder / "new", "value": {"a": 1}}, legitimate={"value": "lists, text and numbers are JSON too"}),
-    "core.read_json": Call(lambda folder: {"path": saved(folder, write_json, {"a": 1})}),
-    "core.file_hash": Call(lambda folder: {"path": written(folder), "algorithm": "sha256"}),
+    "core.write_json": Call(lambda folder: {"path": folder / "new", "value": {"a": 1}}, legitimate={"value": "lists, text and numbers are JSON too"}, target=write_json),
+    "core.read_json": Call(lambda folder: {"path": saved(folder, write_json, {"a": 1})}, target=read_json),
+    "core.file_hash": Call(lambda folder: {"path": written(folder), "algorithm": "sha256"}, target=file_hash),
     "core.raster": Call(lambda folder: {"spikes": torch.eye(3), "color": "red", "xlabel": "time", "ylabel": "neuron"}, view=lambda ax: len(ax.collections)),
     "core.membrane_trace": Call(lambda folder: {"v": torch.rand(4), "spikes": torch.tensor([0.0, 1, 0, 0]), "v_th": 0.5, "xlabel": "time", "ylabel": "v"}, view=lambda ax: len(ax.lines)),
     "core.learning_curves": Call(lambda folder: {"histories": curves(), "x": "epoch", "y": "valid_accuracy", "xlabel": "a", "ylabel": "b"}, view=lambda ax: len(ax.lines)),
@@ -93,15 +88,12 @@ CALLS = {
     "core.save_checkpoint": Call(lambda folder: {"path": folder / "new", "state": {"a": torch.ones(2)}}),
     "core.load_checkpoint": Call(lambda folder: {"path": saved(folder, save_checkpoint, {"a": 1}), "max_bytes": 10**6}),
     "core.fit": Call(lambda folder: {"model": network(), "train": items(), "valid": items(4), "checkpoint": folder / "net.pt", **TRAINING}, fit, view=timeless),
-    "core.describe": Call(lambda folder: {"model": network()}),
+    "core.describe": Call(lambda folder: {"model": network()}, target=describe),
     "core.save_network": Call(lambda folder: {"net": network(), "file": folder / "net"}),
     "core.load_network": Call(lambda folder: {"file": saved(folder, lambda file, net: save_network(net, file), network()), "classes": [nn.Linear], "max_bytes": 10**6}),
 }  # fmt: skip
 
 LEFT_OUT = {
-    "core.runs_root": "takes no argument",
     "core.PALETTE": "is a table, not called",
     "core.use_house_style": "takes no argument",
-    "core.History": "is what fit returns",
-    "core.differences": "takes any two descriptions",
 }

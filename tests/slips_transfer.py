@@ -18,6 +18,8 @@ from neurobridge.transfer import (
     VideoNet,
     convert,
 )
+from neurobridge.transfer.conv_lstm import copy_parts
+from neurobridge.transfer.event_pipeline import swap_readout
 
 torch.set_num_threads(1)
 
@@ -187,7 +189,7 @@ CALLS = {
     "transfer.swap_stem": Call(
         lambda folder: {"net": net(), "in_channels": 2, "T": 2, "neuron": LIAF}
     ),
-    "transfer.swap_readout": Call(lambda folder: {"net": net(), "classes": 4}),
+    "transfer.swap_readout": Call(lambda folder: {"net": net(), "classes": 4}, target=swap_readout),
     "transfer.warm_up": Call(
         lambda folder: {"net": net(LIF, T=2), "train": data(), "part": "stem", **TRAINING},
         view=lambda history: history.best_epoch,
@@ -236,7 +238,8 @@ CALLS = {
             "in_channels": 2,
             "encoder": True,
             "decoder": True,
-        }
+        },
+        target=copy_parts,
     ),
 }
 LEFT_OUT = {

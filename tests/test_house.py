@@ -299,7 +299,7 @@ def unused_helpers() -> dict[str, int]:
 
 
 def public_names() -> dict[str, int]:
-    "Public names of a room; the whole is to come down to 250."
+    "Public names of a room, about 250 in all."
     return {
         room: sum(len(public(module)) for module in MODULES if module.startswith(f"{room}."))
         for room in ROOMS

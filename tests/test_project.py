@@ -242,6 +242,30 @@ def test_the_readme_names_the_commands_and_they_exist():
     assert "make test" in (ROOT / ".ci" / "run").read_text()
 
 
+def test_each_page_is_executed_by_one_target():
+    "`make pages` and `make pages-all` share the pages out, and CI runs both."
+    from nbdev.doclinks import nbglob
+
+    asked = {}
+    for target in ("pages", "pages-all"):
+        said = subprocess.run(
+            ["make", "-n", "-o", ".venv/.ready", target], cwd=ROOT, capture_output=True, text=True
+        ).stdout
+        options = dict(re.findall(r"--(file_re|skip_file_re|skip_folder_re) '([^']+)'", said))
+        asked[target] = [Path(page).stem for page in nbglob(ROOT / "nbs", **options)]
+    quick, slow = asked["pages"], asked["pages-all"]
+    every = [Path(name).stem for name in PAGES if name not in EXPERIMENTS]
+    assert sorted(quick + slow) == sorted(every)
+    rules = (ROOT / "Makefile").read_text()
+    listed = re.search(r"^SLOW_PAGES := (.+)", rules, re.MULTILINE)[1].split("|")
+    assert sorted(slow) == sorted(listed)  # each name is that of one page
+    assert re.search(r"^test:.* pages\b", rules, re.MULTILINE)
+    assert re.search(r"^test-all:.* pages-all\b", rules, re.MULTILINE)
+    assert {"make test", "exec make test-all"} <= set(
+        (ROOT / ".ci" / "run").read_text().splitlines()
+    )
+
+
 def test_no_path_of_one_machine():
     "Pages, package and tests name no folder that only one machine has."
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)

@@ -15,7 +15,6 @@ from .published import published_similarity as published_similarity
 from .published import tsrsa as tsrsa
 from .regression import Score as Score
 from .regression import neural_predictivity as neural_predictivity
-from .regression import stimulus_splits as stimulus_splits
 from .rsa import bootstrap_rdms as bootstrap_rdms
 from .rsa import cka as cka
 from .rsa import compare_rdms as compare_rdms

@@ -4,6 +4,5 @@ from .blueprint import Time as Time
 from .blueprint import Wiring as Wiring
 from .composition import compose as compose
 from .front import pareto as pareto
-from .parts import neuron_maker as neuron_maker
 from .scores import scorecard as scorecard
 from .weights import transfer_weights as transfer_weights

@@ -4,17 +4,12 @@ from .datasets import Sequences as Sequences
 from .datasets import seed_everything as seed_everything
 from .evaluation import evaluate as evaluate
 from .evaluation import evaluating as evaluating
-from .files import file_hash as file_hash
-from .files import read_json as read_json
 from .files import write_json as write_json
-from .identity import describe as describe
-from .identity import differences as differences
 from .networks import load_network as load_network
 from .networks import save_network as save_network
 from .paths import data_root as data_root
 from .paths import project_file as project_file
 from .paths import project_root as project_root
-from .paths import runs_root as runs_root
 from .plots import PALETTE as PALETTE
 from .plots import bar_with_spread as bar_with_spread
 from .plots import learning_curves as learning_curves
@@ -23,5 +18,4 @@ from .plots import raster as raster
 from .plots import use_house_style as use_house_style
 from .schedules import milestones as milestones
 from .settings import ModuleWithSettings as ModuleWithSettings
-from .train import History as History
 from .train import fit as fit

@@ -8,8 +8,6 @@ from .models import cornet_s as cornet_s
 from .models import cornet_variant as cornet_variant
 from .models import cornet_z as cornet_z
 from .recipes import RECIPES as RECIPES
-from .recipes import Recipe as Recipe
 from .variants import FIGURE_4 as FIGURE_4
 from .variants import multiplications as multiplications
 from .weights import load_official as load_official
-from .weights import official_checkpoint as official_checkpoint

@@ -13,7 +13,6 @@ from .augment import random_shift as random_shift
 from .augment import sometimes as sometimes
 from .convert_folders import convert_images as convert_images
 from .convert_folders import convert_videos as convert_videos
-from .es_imagenet import centred as centred
 from .es_imagenet import load_es as load_es
 from .es_imagenet import save_es as save_es
 from .event_dataset import EventDataset as EventDataset

@@ -2,7 +2,6 @@ from .controls import block_mask as block_mask
 from .controls import er_mask as er_mask
 from .controls import erk_densities as erk_densities
 from .controls import small_world_mask as small_world_mask
-from .functional import FunctionalGraph as FunctionalGraph
 from .functional import control_groups as control_groups
 from .functional import first_order_groups as first_order_groups
 from .functional import functional_graph as functional_graph

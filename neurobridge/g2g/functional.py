@@ -6,7 +6,6 @@
 __all__ = [
     "simulate_ensembles",
     "sttc",
-    "FunctionalGraph",
     "functional_graph",
     "first_order_groups",
     "control_groups",
@@ -212,19 +211,7 @@ def sttc(
 # %% ../../nbs/g2g/10_functional.ipynb #cell-019
 @dataclass
 class FunctionalGraph:
-    """Functional connections of neurons: `edges[i, j]` where i → j is beyond chance.
-
-    Parameters
-    ----------
-    edges :
-        [N, N], never on the diagonal
-    sttc :
-        [N, N], NaN for silent neurons
-    z :
-        [N, N], in standard deviations of random rotations, from their mean
-    p :
-        [N, N], share of (where small: all) rotations that reach the STTC
-    """
+    "Functional connections of neurons: `edges[i, j]` where i → j is beyond chance."
 
     edges: Bool[Tensor, "N N"]  # [N, N], never on the diagonal
     sttc: Float[Tensor, "N N"]  # [N, N], NaN for silent neurons

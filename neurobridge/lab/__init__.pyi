@@ -1,11 +1,9 @@
 from .report.comparison import compare_runs as compare_runs
 from .report.comparison import find_run as find_run
-from .report.comparison import write_comparison as write_comparison
 from .report.conditions import where as where
 from .report.mlflow_export import export_to_mlflow as export_to_mlflow
 from .report.recorded import write_results as write_results
 from .report.summary import spread as spread
-from .report.sweep_figures import draw_curves as draw_curves
 from .report.sweep_figures import draw_effect as draw_effect
 from .report.sweep_figures import draw_pareto as draw_pareto
 from .report.sweep_report import sweep_runs as sweep_runs
@@ -17,7 +15,6 @@ from .run.execute import record as record
 from .run.execute import run_dir as run_dir
 from .run.execute import run_notebook as run_notebook
 from .run.lock import RunBusy as RunBusy
-from .run.page import experiments as experiments
 from .run.parameters import RunRefused as RunRefused
 from .run.provenance import provenance as provenance
 from .run.run_record import load_runs as load_runs
@@ -25,5 +22,4 @@ from .run.steps import report_step as report_step
 from .sweep.dask_workers import Scheduler as Scheduler
 from .sweep.driver import run_sweep as run_sweep
 from .sweep.driver import sweep_table as sweep_table
-from .sweep.sweep_file import Resources as Resources
 from .sweep.sweep_file import Sweep as Sweep

@@ -2,7 +2,6 @@ from .batchnorm_folding import fold_batchnorm as fold_batchnorm
 from .calibration import calibrate as calibrate
 from .calibration import local_thresholds as local_thresholds
 from .conv_lstm import VideoNet as VideoNet
-from .conv_lstm import copy_parts as copy_parts
 from .conversion import ConvertError as ConvertError
 from .conversion import activations as activations
 from .conversion import convert as convert
@@ -14,7 +13,6 @@ from .event_pipeline import LIAF as LIAF
 from .event_pipeline import SPIKING as SPIKING
 from .event_pipeline import pipe_d as pipe_d
 from .event_pipeline import static_stage as static_stage
-from .event_pipeline import swap_readout as swap_readout
 from .event_pipeline import swap_stem as swap_stem
 from .event_pipeline import to_spikes as to_spikes
 from .event_pipeline import warm_up as warm_up

@@ -9,7 +9,6 @@ __all__ = [
     "EVENT_PRESETS",
     "static_stage",
     "swap_stem",
-    "swap_readout",
     "warm_up",
     "to_spikes",
     "EventPreset",
@@ -155,17 +154,6 @@ def swap_readout(
     """Return a copy of `net` with a new linear readout.
 
     Raises `ValueError` where its readout is not linear.
-
-    Parameters
-    ----------
-    net :
-        a trained network; left untouched
-    classes :
-        of the new task
-
-    Returns
-    -------
-        with a random last layer, drawn from torch's generator
     """
     classes = whole("swap_readout", "classes", classes)
     instance("swap_readout", "net", net, TimeNet)

@@ -22,11 +22,10 @@ from neurobridge.brain import (
     object_solution_times,
     rdm,
     reliability,
-    stimulus_splits,
 )
 from neurobridge.brain.behavior import false_alarms, observed_false_alarms, sensitivity
 from neurobridge.brain.linear import correlation, gram, pls_predict, ridge_predict
-from neurobridge.brain.regression import reduced, score_of
+from neurobridge.brain.regression import reduced, score_of, stimulus_splits
 from neurobridge.core import data_root
 from neurobridge.data import Recording, load_rdm92, load_v4
 

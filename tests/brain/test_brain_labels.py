@@ -24,11 +24,10 @@ from neurobridge.brain import (
     rdm,
     record_layers,
     reliability,
-    stimulus_splits,
 )
 from neurobridge.brain.behavior import false_alarms, observed_false_alarms, sensitivity
 from neurobridge.brain.linear import correlation, gram, pls_predict, ridge_predict
-from neurobridge.brain.regression import reduced
+from neurobridge.brain.regression import reduced, stimulus_splits
 from neurobridge.brain.timing import CLOCKS, nearest_step
 from neurobridge.cornet import FIGURE_4, cornet_r, cornet_rt, cornet_s, cornet_variant, cornet_z
 from neurobridge.data import DataError, Recording, from_assembly

@@ -20,11 +20,11 @@ from neurobridge.brain import (
     published_similarity,
     rdm,
     robustness,
-    stimulus_splits,
     tsrsa,
 )
 from neurobridge.brain.corruptions import KINDS, corrupted
 from neurobridge.brain.intervals import predictivity_draws
+from neurobridge.brain.regression import stimulus_splits
 from neurobridge.data import DataError
 
 few = settings(max_examples=15, deadline=None)

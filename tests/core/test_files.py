@@ -20,15 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import neurobridge
-from neurobridge.core import (
-    data_root,
-    file_hash,
-    project_root,
-    read_json,
-    runs_root,
-    write_json,
-)
-from neurobridge.core.files import atomic_write
+from neurobridge.core import data_root, project_root
+from neurobridge.core.files import atomic_write, file_hash, read_json, write_json
+from neurobridge.core.paths import runs_root
 
 ROOT = Path(neurobridge.__file__).resolve().parents[1]
 any_folder = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -16,8 +16,8 @@ from nbformat import write
 from nbformat.v4 import new_markdown_cell, new_notebook
 from typer.testing import CliRunner
 
-from neurobridge.core import write_json
 from neurobridge.core.archives import ClaimError, check_hdf5, load_weights
+from neurobridge.core.files import write_json
 from neurobridge.data import DataError, iter_events, read_brainio, read_events
 from neurobridge.lab import RunRefused, where
 from neurobridge.lab.cli import app

@@ -20,8 +20,6 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorD
 from neurobridge.core import (
     ModuleWithSettings,
     Sequences,
-    describe,
-    differences,
     evaluate,
     fit,
     load_checkpoint,
@@ -30,7 +28,7 @@ from neurobridge.core import (
     seed_everything,
 )
 from neurobridge.core import identity as page
-from neurobridge.core.identity import identity_of, state_hash
+from neurobridge.core.identity import describe, differences, identity_of, state_hash
 from neurobridge.g2g import G2GNet, Rewiring
 from neurobridge.snn import (
     LIF,
@@ -796,27 +794,8 @@ Path(f"found{rank}").write_text(json.dumps(found))
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
     reason="torch has no gloo backend here",
 )
-def test_processes_decide_alike(tmp_path):
-    (tmp_path / "script.py").write_text(TWO)
-    env = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("ACCELERATE_", "MASTER_"))
-    } | {"OMP_NUM_THREADS": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        "script.py",
-        str(Path(__file__).parent),
-    ]
-    ended = subprocess.run(
-        command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
+def test_processes_decide_alike(tmp_path, launch):
+    launch(tmp_path, TWO, str(Path(__file__).parent))
     first, second = (json.loads((tmp_path / f"found{rank}").read_text()) for rank in range(2))
     assert first == second
     assert isinstance(first["differently held out"], list) and first["one file"] == first["goes on"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from neurobridge.core import files, read_json, write_json
+from neurobridge.core import files
 from neurobridge.core.files import (
     UnsafeFile,
     atomic_write,
@@ -24,8 +24,10 @@ from neurobridge.core.files import (
     over_budget,
     private_folder,
     read_end,
+    read_json,
     read_regular,
     who_can_change,
+    write_json,
 )
 
 root_only = pytest.mark.skipif(

@@ -1102,33 +1102,10 @@ Path("found" + os.environ["RANK"]).write_text(json.dumps(found))
 """
 
 
-def launch(folder, script, command, *arguments):
-    (folder / "script.py").write_text(script)
-    env = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("ACCELERATE_", "MASTER_"))
-    } | {"OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(
-        [sys.executable, "-m", *command, "script.py", *arguments],
-        cwd=folder,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
-
-
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
+def two(tmp_path_factory, launch):
     folder = tmp_path_factory.mktemp("two")
-    launch(
-        folder,
-        TWO,
-        ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
-        str(Path(__file__).parent),
-    )
+    launch(folder, TWO, str(Path(__file__).parent))
     return [json.loads((folder / f"found{rank}").read_text()) for rank in range(2)]
 
 
@@ -1229,7 +1206,7 @@ fit(nn.Linear(2, 2), (torch.randn(16, 2), torch.arange(16) % 2), epochs=1, lr=1e
 @pytest.mark.long
 @needs_gloo
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU would be used")
-def test_the_commands_the_page_names_start_two_processes(tmp_path):
+def test_the_commands_the_page_names_start_two_processes(tmp_path, launch):
     page = json.loads((ROOT / "nbs" / "core" / "14_train.ipynb").read_text(encoding="utf-8"))
     prose = "\n".join(
         "".join(cell["source"]) for cell in page["cells"] if cell["cell_type"] == "markdown"
@@ -1243,7 +1220,7 @@ def test_the_commands_the_page_names_start_two_processes(tmp_path):
     assert commands
     for name, options in commands:
         (tmp_path / "net.pt").unlink(missing_ok=True)
-        launch(tmp_path, COUNTED, [LAUNCHERS[name], *options])
+        launch(tmp_path, COUNTED, by=[LAUNCHERS[name], *options])
         assert load_checkpoint(tmp_path / "net.pt")["settings"]["processes"] == 2, (
             f"{name} {' '.join(options)}"
         )

@@ -27,7 +27,6 @@ from neurobridge.cornet import (
     for_inference,
     for_training,
     load_official,
-    official_checkpoint,
 )
 from neurobridge.cornet.cpu import (
     flat_weights,
@@ -36,6 +35,7 @@ from neurobridge.cornet.cpu import (
     winograd,
     winograd_weights,
 )
+from neurobridge.cornet.weights import official_checkpoint
 
 GOLDEN = project_root() / "tests" / "golden"
 MAKERS = {"s": cornet_s, "z": cornet_z, "r": cornet_r, "rt": cornet_rt}

@@ -20,9 +20,9 @@ from neurobridge.cornet import (
     for_training,
     load_official,
     multiplications,
-    official_checkpoint,
 )
 from neurobridge.cornet.cpu import flat_weights, winograd_weights
+from neurobridge.cornet.weights import official_checkpoint
 
 SMALL = dict(width=4, in_channels=1, classes=3)
 X = torch.rand(2, 1, 32, 32)

@@ -12,7 +12,6 @@ from neurobridge.core import data_root
 from neurobridge.data import (
     DataError,
     Events,
-    centred,
     crop,
     edge_integral,
     load_es,
@@ -20,6 +19,7 @@ from neurobridge.data import (
     save_es,
     to_frames,
 )
+from neurobridge.data.es_imagenet import centred
 from neurobridge.data.odg_events import ODG_COLUMNS, ODG_ROWS
 
 GOLDEN = data_root().parent / "golden"

@@ -23,7 +23,8 @@ from sklearn.datasets import load_digits
 from torchvision import datasets
 
 import neurobridge
-from neurobridge.core import data_root, file_hash, project_root
+from neurobridge.core import data_root, project_root
+from neurobridge.core.files import file_hash
 from neurobridge.data import DataError, ImageSet, balanced_pick, image_folder, images, load_images
 from neurobridge.data.manifest import check_file, manifest
 

@@ -18,7 +18,6 @@ from neurobridge.data import (
     Events,
     ImageSet,
     balanced_pick,
-    centred,
     convert_images,
     convert_videos,
     drop_area,
@@ -50,6 +49,7 @@ from neurobridge.data import (
     video_to_events,
 )
 from neurobridge.data import events as camera
+from neurobridge.data.es_imagenet import centred
 
 PLAIN = dict(
     t=np.array([0, 1500, 2500]), x=np.array([3, 4, 5]), y=np.array([1, 2, 3]), p=np.array([1, 0, 1])

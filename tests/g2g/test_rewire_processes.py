@@ -1,8 +1,5 @@
 "Two processes, every rule: weights and edges are equal after fifty edits, and those of one process with the whole batch."
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -105,28 +102,9 @@ torch.save(found, f"found{rank}")
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
+def two(tmp_path_factory, launch):
     folder = tmp_path_factory.mktemp("two")
-    (folder / "script.py").write_text(TWO)
-    env = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("ACCELERATE_", "MASTER_"))
-    } | {"OMP_NUM_THREADS": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        "script.py",
-        str(Path(__file__).parent),
-    ]
-    ended = subprocess.run(
-        command, cwd=folder, env=env, capture_output=True, text=True, timeout=300
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    launch(folder, TWO, str(Path(__file__).parent))
     return [torch.load(folder / f"found{rank}", weights_only=False) for rank in range(2)]
 
 

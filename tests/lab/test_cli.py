@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pty
 import re
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from typer.testing import CliRunner
 
 import neurobridge
-from neurobridge.core import read_json, write_json
+from neurobridge.core.files import read_json, write_json
 from neurobridge.lab import Sweep, spread
 from neurobridge.lab.cli import app
 from neurobridge.lab.report.summary import summarise
@@ -51,37 +50,15 @@ def shell(*words):
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
-def on_a_terminal(words, cwd):
-    "Run a command whose standard error is a terminal; give its exit code, its output and what the terminal showed."
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-c", "from neurobridge.lab.cli import app; app()", *words]
-    ended = subprocess.run(
-        command,
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=theirs,
-        text=True,
-        timeout=120,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "80"},
-    )
-    os.close(theirs)
-    shown = b""
-    with contextlib.suppress(OSError):  # the end of what a closed terminal holds
-        while piece := os.read(ours, 65536):
-            shown += piece
-    os.close(ours)
-    return ended.returncode, ended.stdout, shown.decode()
-
-
 @pytest.mark.long
-def test_what_takes_long_is_seen_on_a_terminal_only(root):
+def test_what_takes_long_is_seen_on_a_terminal_only(root, on_a_terminal):
     assert shell("run", root / "toy.ipynb").exit_code == 0
     (root / "toy.yaml").write_text("notebook: toy.ipynb")
     for words, what in (
         (["results", "toy", "--sweep", "toy.yaml", "--out", "."], "results"),
         (["report", "toy.yaml"], "report"),
     ):
-        code, out, shown = on_a_terminal(words, root)
+        code, out, shown = on_a_terminal(words, root, piped=True)
         assert code == 0 and what in shown and "0:00:0" in shown and "\x1b" not in out, (out, shown)
         silent = subprocess.run(
             [sys.executable, "-c", "from neurobridge.lab.cli import app; app()", *words],

@@ -18,8 +18,9 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import neurobridge
-from neurobridge.core import project_file, project_root, read_json
+from neurobridge.core import project_file, project_root
 from neurobridge.core.checks import needs
+from neurobridge.core.files import read_json
 from neurobridge.core.paths import shipped_root
 from neurobridge.lab import RunRefused, Sweep, find_run, run_notebook
 from neurobridge.lab.cli import app

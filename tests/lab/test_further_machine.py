@@ -11,16 +11,17 @@ from pathlib import Path
 import pytest
 
 import neurobridge
-from neurobridge.core import paths, project_root, write_json
-from neurobridge.core.files import UnsafeFile, open_append
+from neurobridge.core import paths, project_root
+from neurobridge.core.files import UnsafeFile, open_append, write_json
 from neurobridge.core.paths import cache_folder, machine_folder
 from neurobridge.data import convert_images
-from neurobridge.lab import Resources, RunRefused, Scheduler, load_runs
+from neurobridge.lab import RunRefused, Scheduler, load_runs
 from neurobridge.lab.run import engine, lock, run_record
 from neurobridge.lab.run.engine import kernel_environment
 from neurobridge.lab.sweep.cluster import _last_words, _queued, _write_private
 from neurobridge.lab.sweep.dispatch import executor
 from neurobridge.lab.sweep.gpus import lease_gpus
+from neurobridge.lab.sweep.sweep_file import Resources
 
 root_only = pytest.mark.skipif(
     os.geteuid() != 0, reason="another user's number is needed, so only root can try this"

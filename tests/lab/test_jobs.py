@@ -12,14 +12,15 @@ import pytest
 from nbformat import write
 from nbformat.v4 import new_code_cell, new_notebook
 
-from neurobridge.core import read_json
-from neurobridge.lab import Resources, RunRefused, Sweep, run_notebook, run_sweep
+from neurobridge.core.files import read_json
+from neurobridge.lab import RunRefused, Sweep, run_notebook, run_sweep
 from neurobridge.lab.run import lock
 from neurobridge.lab.run.engine import kernel_environment
 from neurobridge.lab.sweep import cluster, gpus, worker
 from neurobridge.lab.sweep.cluster import batch_settings
 from neurobridge.lab.sweep.gpus import lease_gpus
 from neurobridge.lab.sweep.results_file import _locked
+from neurobridge.lab.sweep.sweep_file import Resources
 
 TRAINING = """import os, time, torch
 from neurobridge.core import fit

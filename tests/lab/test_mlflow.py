@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from neurobridge.core import write_json
+from neurobridge.core.files import write_json
 from neurobridge.lab import RunRefused, export_to_mlflow, load_runs
 from neurobridge.lab.cli import app
 from neurobridge.lab.report.mlflow_export import curve_points, describe_run

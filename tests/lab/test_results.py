@@ -7,7 +7,7 @@ from nbformat import write
 from nbformat.v4 import new_code_cell, new_notebook
 from typer.testing import CliRunner
 
-from neurobridge.core import write_json
+from neurobridge.core.files import write_json
 from neurobridge.lab import RunRefused, Sweep, load_runs, write_results
 from neurobridge.lab.cli import app
 from neurobridge.lab.report.recorded import (

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from typer.testing import CliRunner
 
-from neurobridge.core import project_root, write_json
+from neurobridge.core import project_root
+from neurobridge.core.files import write_json
 from neurobridge.lab import RunRefused, Sweep, run_sweep, sweep_runs, sweep_table, write_results
 from neurobridge.lab.cli import app
 from neurobridge.lab.run.identity import content_hash

@@ -20,8 +20,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from typer.testing import CliRunner
 
 import neurobridge
-from neurobridge.core import read_json, write_json
-from neurobridge.core.files import mark_folder
+from neurobridge.core.files import mark_folder, read_json, write_json
 from neurobridge.lab import RunBusy, RunFailed, RunRefused, load_runs, record, run_notebook
 from neurobridge.lab.cli import app
 from neurobridge.lab.report.recorded import finished

@@ -19,7 +19,7 @@ from nbformat import write
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from typer.testing import CliRunner
 
-from neurobridge.core import read_json, write_json
+from neurobridge.core.files import read_json, write_json
 from neurobridge.lab import (
     RunBusy,
     RunRefused,
@@ -176,13 +176,8 @@ def instant(monkeypatch):
         (f"{SEARCH}\nparameters: {{flag: maybe}}", 6, "'maybe'"),
     ],
 )
-def test_slips_name_their_line(root, text, line, said):
-    with pytest.raises(RunRefused) as refused:
-        sweep(root, text)
-    assert f"s.yaml, line {line}: " in str(refused.value) and said in str(refused.value), str(
-        refused.value
-    )
-    assert not (root / "runs").exists()
+def test_slips_name_their_line(root, refused_at, text, line, said):
+    refused_at(sweep, root, text, line, said)
 
 
 def test_what_a_file_means(root):

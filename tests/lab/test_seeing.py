@@ -1,11 +1,9 @@
 """Seeing a batch: what is on the disk after a kill, what is shown on the way, errors, tables, repeats, cleaning."""
 
-import contextlib
 import importlib.util
 import json
 import math
 import os
-import pty
 import re
 import subprocess
 import sys
@@ -19,8 +17,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from typer.testing import CliRunner
 
-from neurobridge.core import read_json, write_json
-from neurobridge.core.files import mark_folder
+from neurobridge.core.files import mark_folder, read_json, write_json
 from neurobridge.lab import RunFailed, RunRefused, Sweep, load_runs, record, run_notebook, run_sweep
 from neurobridge.lab.cli import app
 from neurobridge.lab.report.tables import best_runs, sort_runs
@@ -48,20 +45,6 @@ def shell(*words):
 
 def command(*words):
     return [sys.executable, "-c", "from neurobridge.lab.cli import app; app()", *map(str, words)]
-
-
-def on_a_terminal(words, cwd):
-    "Run a command on a terminal of 24 lines and 100 columns; give its exit code and what was shown."
-    ours, theirs = pty.openpty()
-    env = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "24"}
-    process = subprocess.Popen(words, cwd=cwd, stdout=theirs, stderr=theirs, env=env)
-    os.close(theirs)
-    shown = b""
-    with contextlib.suppress(OSError):  # the end of what a closed terminal holds
-        while piece := os.read(ours, 65536):
-            shown += piece
-    os.close(ours)
-    return process.wait(60), shown.decode(errors="replace")
 
 
 def texts(notebook):
@@ -180,7 +163,7 @@ def test_log_output_of_a_run(root):
 
 
 @pytest.mark.long
-def test_log_output_and_view_of_a_sweep(root):
+def test_log_output_and_view_of_a_sweep(root, on_a_terminal):
     "In a log each line has its run, none is lost and none is printed twice; on a terminal a table says who does what."
     work = "import time\nfor i in range(6):\n    print('step', i, 'of', n, flush=True)\n    time.sleep(0.5)\nrecord({'n': n})"
     make_page(root / "p.ipynb", work)
@@ -198,7 +181,7 @@ def test_log_output_and_view_of_a_sweep(root):
     for n in "123":
         assert [step for _, step, of in found if of == n] == list("012345")
     (root / "q.yaml").write_text("notebook: p.ipynb\ngrid: {n: [4, 5]}")
-    code, shown = on_a_terminal(command("sweep", "q.yaml", "--workers", "2"), root)
+    code, _, shown = on_a_terminal(["sweep", "q.yaml", "--workers", "2"], root)
     assert code == 0 and re.search(r"n 4.*cell 6 of 6, Its work; step \d of 4", shown), shown
     assert re.search(r"2/2", shown)
 

@@ -17,15 +17,16 @@ import pytest
 from nbformat import write
 from nbformat.v4 import new_code_cell, new_notebook
 
-from neurobridge.core import project_root, read_json
-from neurobridge.core.files import UnsafeFile
-from neurobridge.lab import Resources, RunRefused, Scheduler, Sweep, run_notebook, run_sweep
+from neurobridge.core import project_root
+from neurobridge.core.files import UnsafeFile, read_json
+from neurobridge.lab import RunRefused, Scheduler, Sweep, run_notebook, run_sweep
 from neurobridge.lab.cli import app
 from neurobridge.lab.run import engine
 from neurobridge.lab.run.engine import KernelSettings, PageEngine, kernel_environment
 from neurobridge.lab.run.kernel import output_budget
 from neurobridge.lab.run.kernel_server import KernelServer
 from neurobridge.lab.sweep.dispatch import executor
+from neurobridge.lab.sweep.sweep_file import Resources
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sockets are looked up in /proc")
 root_only = pytest.mark.skipif(

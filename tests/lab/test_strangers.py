@@ -20,14 +20,8 @@ from test_safe_files import as_user, everybodys, root_only  # noqa: F401  (a fix
 from typer.testing import CliRunner
 
 import neurobridge
-from neurobridge.core import (
-    load_checkpoint,
-    project_root,
-    read_json,
-    save_checkpoint,
-    write_json,
-)
-from neurobridge.core.files import UnsafeFile, is_marked, mark_folder
+from neurobridge.core import load_checkpoint, project_root, save_checkpoint
+from neurobridge.core.files import UnsafeFile, is_marked, mark_folder, read_json, write_json
 from neurobridge.core.paths import cache_folder, foreign, machine_folder
 from neurobridge.lab import RunRefused, load_runs, run_notebook, write_results
 from neurobridge.lab.cli import app

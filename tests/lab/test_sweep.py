@@ -19,15 +19,16 @@ from hypothesis import strategies as st
 from nbformat import read, write
 from nbformat.v4 import new_code_cell, new_notebook
 
-from neurobridge.core import project_root, write_json
-from neurobridge.lab import Resources, RunRefused, Sweep, run_sweep, sweep_table
+from neurobridge.core import project_root
+from neurobridge.core.files import write_json
+from neurobridge.lab import RunRefused, Sweep, run_sweep, sweep_table
 from neurobridge.lab.report.recorded import recorded_sweeps
 from neurobridge.lab.run import execute as runs
 from neurobridge.lab.run.identity import run_id
 from neurobridge.lab.run.page import find_page
 from neurobridge.lab.run.parameters import page_parameters, read_page, resolve
 from neurobridge.lab.sweep import driver
-from neurobridge.lab.sweep.sweep_file import MOST, parse_bytes
+from neurobridge.lab.sweep.sweep_file import MOST, Resources, parse_bytes
 
 ROOT = project_root(Path(__file__).parent)
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
@@ -35,15 +36,10 @@ PARAMETERS = 'n: int = 1  # how many\nrate: float = 0.5\nname: str = "a"\nflag: 
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("NEUROBRIDGE_RUNS", str(tmp_path / "runs"))
-    write(
-        new_notebook(
-            cells=[new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), new_code_cell("1")]
-        ),
-        tmp_path / "p.ipynb",
-    )
-    return tmp_path
+def root(root):
+    cells = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), new_code_cell("1")]
+    write(new_notebook(cells=cells), root / "p.ipynb")
+    return root
 
 
 def sweep(root, text):
@@ -273,13 +269,8 @@ def test_amounts_of_memory():
         ("? [n]\n: 3", 2, "a key is a word"),
     ],
 )
-def test_slips_name_their_line(root, text, line, said):
-    with pytest.raises(RunRefused) as refused:
-        sweep(root, text)
-    assert f"s.yaml, line {line}: " in str(refused.value) and said in str(refused.value), str(
-        refused.value
-    )
-    assert not (root / "runs").exists()
+def test_slips_name_their_line(root, refused_at, text, line, said):
+    refused_at(sweep, root, text, line, said)
 
 
 def test_a_billion_combinations_are_refused_at_once(root):

@@ -15,18 +15,18 @@ from nbformat import write
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from typer.testing import CliRunner
 
-from neurobridge.core import write_json
+from neurobridge.core.files import write_json
 from neurobridge.core.plots import direction, pareto_front
 from neurobridge.lab import (
     RunRefused,
     Sweep,
-    draw_curves,
     draw_effect,
     draw_pareto,
     sweep_runs,
     write_sweep_report,
 )
 from neurobridge.lab.cli import app
+from neurobridge.lab.report.sweep_figures import draw_curves
 from neurobridge.lab.report.sweep_report import _list_runs, swept
 from neurobridge.lab.run.page import page_hash
 from neurobridge.lab.run.parameters import read_page

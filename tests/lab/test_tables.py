@@ -16,8 +16,7 @@ from nbformat import write
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from typer.testing import CliRunner
 
-from neurobridge.core import write_json
-from neurobridge.core.files import mark_folder
+from neurobridge.core.files import mark_folder, write_json
 from neurobridge.lab import (
     RunBusy,
     RunRefused,
@@ -27,10 +26,9 @@ from neurobridge.lab import (
     group_runs,
     load_runs,
     where,
-    write_comparison,
 )
 from neurobridge.lab.cli import _tell_sweep, app
-from neurobridge.lab.report.comparison import run_figures
+from neurobridge.lab.report.comparison import run_figures, write_comparison
 from neurobridge.lab.report.tables import format_table, metric_columns, varying, write_table
 from neurobridge.lab.run import lock
 from neurobridge.lab.run.engine import kernel_environment

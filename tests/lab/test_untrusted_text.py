@@ -22,17 +22,18 @@ from typer.testing import CliRunner
 
 from docsite.citations import citations, link_citations
 from docsite.search import index_script
-from neurobridge.core import project_root, write_json
+from neurobridge.core import project_root
+from neurobridge.core.files import write_json
 from neurobridge.lab import (
     RunRefused,
     Sweep,
     compare_runs,
     find_run,
     run_notebook,
-    write_comparison,
     write_sweep_report,
 )
 from neurobridge.lab.cli import app
+from neurobridge.lab.report.comparison import write_comparison
 from neurobridge.lab.report.tables import format_table
 from neurobridge.lab.run.html import plain_text, without_home, without_passwords
 from neurobridge.lab.run.identity import versions

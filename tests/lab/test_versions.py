@@ -14,14 +14,14 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from typer.testing import CliRunner
 
 import neurobridge
-from neurobridge.core import data_root, read_json, runs_root, write_json
-from neurobridge.core.paths import local_path
+from neurobridge.core import data_root
+from neurobridge.core.files import read_json, write_json
+from neurobridge.core.paths import local_path, runs_root
 from neurobridge.lab import (
     RunRefused,
     Sweep,
     compare_runs,
     declare,
-    draw_curves,
     group_runs,
     load_runs,
     record,
@@ -40,6 +40,7 @@ from neurobridge.lab.report.recorded import (
     join_rows,
     join_tables,
 )
+from neurobridge.lab.report.sweep_figures import draw_curves
 from neurobridge.lab.report.tables import metric_columns, varying
 from neurobridge.lab.run.engine import kernel_environment
 from neurobridge.lab.run.identity import differences, versions

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from neurobridge.core import write_json
+from neurobridge.core.files import write_json
 from neurobridge.lab import RunRefused, load_runs, where
 from neurobridge.lab.cli import app
 

@@ -17,8 +17,8 @@ import pytest
 from nbformat import write
 from nbformat.v4 import new_code_cell, new_notebook
 
-from neurobridge.core import read_json
-from neurobridge.lab import Resources, RunRefused, Scheduler, Sweep, run_notebook, run_sweep
+from neurobridge.core.files import read_json
+from neurobridge.lab import RunRefused, Scheduler, Sweep, run_notebook, run_sweep
 from neurobridge.lab.run.engine import kernel_environment
 from neurobridge.lab.sweep import cluster as jobs
 from neurobridge.lab.sweep import dask_workers, dispatch, local_workers, worker
@@ -27,6 +27,7 @@ from neurobridge.lab.sweep.dask_workers import ClusterWorkers
 from neurobridge.lab.sweep.dispatch import executor, room, work_off
 from neurobridge.lab.sweep.gpus import lease_gpus
 from neurobridge.lab.sweep.local_workers import LocalWorkers
+from neurobridge.lab.sweep.sweep_file import Resources
 from neurobridge.lab.sweep.worker import perform
 
 distributed = pytest.importorskip("distributed")

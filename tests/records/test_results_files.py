@@ -1,7 +1,7 @@
 "Every committed table is of an experiment; those that a sweep adds to are whole."
 
 from neurobridge.core import project_root
-from neurobridge.lab import experiments
+from neurobridge.lab.run.page import experiments
 from neurobridge.lab.sweep.results_file import read_kept
 
 RESULTS = project_root() / "results"

@@ -16,14 +16,14 @@ from neurobridge.transfer import (
     SPIKING,
     EventPreset,
     VideoNet,
-    copy_parts,
     pipe_d,
     static_stage,
-    swap_readout,
     swap_stem,
     to_spikes,
     warm_up,
 )
+from neurobridge.transfer.conv_lstm import copy_parts
+from neurobridge.transfer.event_pipeline import swap_readout
 
 
 def net_of(kind, neuron, channels=1, T=1):

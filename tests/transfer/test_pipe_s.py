@@ -2,10 +2,7 @@
 
 import copy
 import json
-import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -568,7 +565,7 @@ def test_a_training_with_handed_momentum_is_not_continued_without(tmp_path):
     reason="torch has no gloo backend here",
 )
 @pytest.mark.skipif(torch.cuda.is_available(), reason="two processes would want two GPUs")
-def test_the_script_on_the_page_trains_with_two_processes(tmp_path):
+def test_the_script_on_the_page_trains_with_two_processes(tmp_path, launch):
     page = json.loads(
         (Path(__file__).parents[2] / "nbs" / "transfer" / "03_image_pipeline.ipynb").read_text(
             encoding="utf-8"
@@ -597,30 +594,10 @@ def test_the_script_on_the_page_trains_with_two_processes(tmp_path):
         "pretraining=small.pretraining | {'epochs': 2}, finetuning=small.finetuning | {'epochs': "
         "1})\n\n"
     )
-    (tmp_path / "train_pipe_s.py").write_text(script.replace("def main", brief + "def main", 1))
-    env = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("ACCELERATE_", "MASTER_"))
-    } | {"OMP_NUM_THREADS": "1", "NEUROBRIDGE_DATA": str(tmp_path / "data")}
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        "train_pipe_s.py",
-        "tiny",
-        "few",
-        "2",
-        "0",
-    ]
-    ended = subprocess.run(
-        command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    assert ended.stdout.count("SNN {") == 1
+    script = script.replace("def main", brief + "def main", 1)
+    place = str(tmp_path / "data")
+    shown = launch(tmp_path, script, "tiny", "few", "2", "0", NEUROBRIDGE_DATA=place)
+    assert shown.count("SNN {") == 1
     for name, epochs in (("ann", 2), ("snn", 1)):
         kept = load_checkpoint(tmp_path / "runs" / "tiny" / f"{name}.pt")
         assert (
