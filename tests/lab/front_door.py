@@ -105,7 +105,7 @@ def transcript(
             env=surroundings(python),
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=1800,
         )
         yield command, ended, time.monotonic() - started
 
