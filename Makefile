@@ -7,7 +7,8 @@
 # make check  the quick part of make test        make export  notebooks -> package, README
 # make dist   a release into dist/: sdist and wheel, checked by twine
 # make clean  what these commands made (not runs/)
-# make test-versions  the quick tests at the lowest and at the newest versions, all pages from nothing but a wheel; an hour
+# make test-versions  the quick tests at the lowest and at the newest versions, all pages from nothing but a wheel; hours. With
+#             KEEP=FOLDER what has passed is kept there, and the same command goes on after an interruption
 #
 # Everything is installed into .venv on first use. PYTHON=python3.12 picks the interpreter. TORCH_ARGS is handed to
 # "pip install torch torchvision", for instance TORCH_ARGS="--index-url URL" for builds without CUDA. The versions are those of
@@ -48,7 +49,7 @@ test-all: $(READY) pages-all
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "long and not slow" --durations 25
 
 test-versions: $(READY)
-	WORKERS=$(WORKERS) $(BIN)/python tools/versions.py
+	WORKERS=$(WORKERS) $(BIN)/python tools/versions.py $(if $(KEEP),--keep $(KEEP))
 
 check: $(READY)
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && cp -R nbs neurobridge settings.ini pyproject.toml "$$scratch" \

@@ -86,3 +86,41 @@ def test_counts_are_those_of_pytest(tmp_path):
         capture_output=True,
     )
     assert versions.counts(file) == {"passed": 1, "failed": 2, "skipped": 1}
+
+
+REPORT = '<testsuite tests="3" failures="{}" errors="0" skipped="1"/>'
+
+
+def test_what_has_passed_is_not_tried_again(tmp_path, monkeypatch):
+    "An interruption in the second of three parts; then one that fails; then it is mended."
+    parts = ["tests/a", "tests/b", "tests/test_c.py"]
+    monkeypatch.setattr(versions, "test_parts", lambda: parts)
+    ran, failing, fatal = [], set(), {"tests/b"}
+
+    def run(python, *words, **settings):
+        part = next(part for part in parts if part in words)
+        ran.append(part)
+        if part in fatal:
+            raise KeyboardInterrupt
+        (report,) = [word for word in words if str(word).startswith("--junitxml=")]
+        with open(report.removeprefix("--junitxml="), "w") as file:
+            file.write(REPORT.format(int(part in failing)))
+
+    monkeypatch.setattr(versions, "run", run)
+    with pytest.raises(KeyboardInterrupt):
+        versions.quick_tests("python", tmp_path, [])
+    fatal.clear()
+    failing.add("tests/test_c.py")
+    found = versions.quick_tests("python", tmp_path, [])
+    assert ran == ["tests/a", "tests/b", "tests/b", "tests/test_c.py"]
+    assert found == {"passed": 5, "failed": 1, "skipped": 3}
+    failing.clear()
+    assert versions.quick_tests("python", tmp_path, [])["failed"] == 0
+    assert ran[4:] == ["tests/test_c.py"]
+
+
+def test_the_parts_are_all_tests():
+    files = {str(file.relative_to(ROOT)) for file in (ROOT / "tests").rglob("test_*.py")}
+    parts = versions.test_parts()
+    assert all(any(file == part or file.startswith(f"{part}/") for part in parts) for file in files)
+    assert "tests/lab" in parts and "tests/test_house.py" in parts

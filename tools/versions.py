@@ -1,13 +1,16 @@
 """Try the package with other versions of what it needs: `make test-versions`.
 
-    python tools/versions.py [lowest] [newest] [wheel] [-- ARGUMENTS OF PYTEST]
+    python tools/versions.py [--keep FOLDER] [lowest] [newest] [wheel] [-- ARGUMENTS OF PYTEST]
 
 * lowest: each package at the lower bound in `settings.ini`; the quick tests
-* newest: each package as new as it can be; the quick tests, and if all pass, `constraints.txt` is written anew
+* newest: each package as new as it can be, or with CONSTRAINED=1 as new as `constraints.txt` says; the quick tests, and if all
+  pass without constraints, `constraints.txt` is written anew
 * wheel: all pages, in a folder of their own, with the package from a wheel and nothing of the checkout
 
-Each makes an environment of its own, several GB with torch, in the temporary folder, and removes it. What was installed, how the
-tests went and the day are written to `tests/versions.csv`, whose lines for other environments stay.
+Each makes an environment of its own, several GB with torch, in the temporary folder, and removes it. With `--keep` the environment
+stays in FOLDER, with the results of each part (a folder of tests, a page): the same command goes on after an interruption, and runs
+a part that failed again, but not what has passed. What was installed, how the tests went and the day are written to
+`tests/versions.csv`, whose lines for other environments stay.
 """
 
 import csv
@@ -19,8 +22,10 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from configparser import ConfigParser
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -35,6 +40,7 @@ HEAD = """# The newest versions with which all quick tests have passed: {when}, 
 OWN = ("neurobridge", "neurobridge-lab", "pip", "setuptools", "uv", "wheel")  # not constrained
 TORCHS = ("cuda-", "nvidia-", "triton")  # beginnings of names whose versions torch itself dictates
 WORKERS = os.environ.get("WORKERS", "2")
+CONSTRAINED = bool(os.environ.get("CONSTRAINED"))
 
 Line = tuple[str, str, str, str]  # environment, kind, name, value
 
@@ -94,15 +100,14 @@ def run(*command: str | Path, **settings: object) -> subprocess.CompletedProcess
     return subprocess.run([str(word) for word in command], **{"cwd": ROOT, **settings})
 
 
-def environment(folder: Path, *what: str | Path, installer: str = "pip") -> Path:
-    "Make an environment with packages installed by pip, as `make` does, or by uv; return its Python."
-    run(sys.executable, "-m", "venv", folder, check=True)
-    python = folder / "bin" / "python"
-    pip = [python, "-m", "pip"]
-    if installer == "uv":  # pip knows no lowest versions
-        run(*pip, "install", "--quiet", "uv", check=True)
-        pip = [python, "-m", "uv", "pip"]
-    run(*pip, "install", "--quiet", *what, check=True)
+def environment(folder: Path, *what: str | Path) -> Path:
+    "Make an environment with packages installed by uv, unless it is there; return its Python."
+    python, ready = folder / "bin" / "python", folder / "ready"
+    if not ready.exists():
+        run(sys.executable, "-m", "venv", "--clear", folder, check=True)
+        run(python, "-m", "pip", "install", "--quiet", "uv", check=True)
+        run(python, "-m", "uv", "pip", "install", "--quiet", "--python", folder, *what, check=True)
+        ready.touch()
     return python
 
 
@@ -117,16 +122,26 @@ def installed(python: Path, for_all: bool = False) -> dict[str, str]:
     }
 
 
-def quick_tests(python: Path, more: list[str]) -> dict[str, int]:
-    "Run the quick tests; return how many passed, failed and were skipped."
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "junit.xml"
-        marks = ("-m", "not long and not slow")
-        many = ("-n", WORKERS, "--dist", "loadfile", f"--junitxml={file}")
-        marks += ("--continue-on-collection-errors",)
-        one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-        run(python, "-m", "pytest", *many, *marks, *more, env=one_thread)
-        return counts(file)
+def test_parts() -> list[str]:
+    "Return the folders of tests, and the tests in none, each of which is a part of a run."
+    found = {test.relative_to(ROOT).parts[1] for test in (ROOT / "tests").rglob("test_*.py")}
+    return sorted(f"tests/{name}" for name in found)
+
+
+def quick_tests(python: Path, folder: Path, more: list[str]) -> dict[str, int]:
+    "Run the quick tests part by part; return how many passed, failed and were skipped."
+    total: Counter[str] = Counter(passed=0, failed=0, skipped=0)
+    marks = ("-m", "not long and not slow", "--continue-on-collection-errors")
+    many = ("-n", WORKERS, "--dist", "loadfile")
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    for part in test_parts():
+        file = folder / f"{part.replace('/', '-')}.xml"  # written when the part has ended
+        if not file.exists() or counts(file)["failed"]:
+            file.unlink(missing_ok=True)
+            report = f"--junitxml={file}"
+            run(python, "-m", "pytest", *many, *marks, report, part, *more, env=one_thread)
+        total.update(counts(file))
+    return dict(total)
 
 
 def counts(file: Path) -> dict[str, int]:
@@ -155,17 +170,18 @@ def lines(name: str, python: Path, found: dict[str, int], what: str) -> list[Lin
 
 def lowest(folder: Path, more: list[str]) -> list[Line]:
     "Try the lower bounds."
-    how = ["--python", folder, "--resolution", "lowest-direct"]
+    how = ["--resolution", "lowest-direct"]
     how += ["--refresh-package", settings()["lib_name"]]  # uv keeps what a checkout once asked for
-    python = environment(folder, *how, "--editable", ".[dev,docs]", installer="uv")
-    return lines("lowest", python, quick_tests(python, more), "tests")
+    python = environment(folder / "venv", *how, "--editable", ".[dev,docs]")
+    return lines("lowest", python, quick_tests(python, folder, more), "tests")
 
 
 def newest(folder: Path, more: list[str]) -> list[Line]:
-    "Try the newest versions; write the constraints if all tests pass."
-    python = environment(folder, "--editable", ".[dev,docs]")
-    found = quick_tests(python, more)
-    if found["failed"] == 0 and not more:
+    "Try the newest versions; write the constraints if all tests pass without them."
+    pinned = ("--constraint", CONSTRAINTS) if CONSTRAINED else ()
+    python = environment(folder / "venv", *pinned, "--editable", ".[dev,docs]")
+    found = quick_tests(python, folder, more)
+    if found["failed"] == 0 and not more and not CONSTRAINED:
         write_constraints(python)
     return lines("newest", python, found, "tests")
 
@@ -186,18 +202,24 @@ def write_constraints(python: Path) -> None:
 
 def wheel(folder: Path, more: list[str]) -> list[Line]:
     "Run all pages with the package from a wheel, away from the checkout."
-    build = ("-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder / "wheels", ".")
-    run(sys.executable, *build, check=True)
+    pages = folder / "pages"
+    if not pages.exists():
+        build = ("-m", "pip", "wheel", "--quiet", "--no-deps")
+        run(sys.executable, *build, "--wheel-dir", folder / "wheels", ".", check=True)
+        shutil.copytree(
+            ROOT / "nbs", pages, ignore=lambda _, names: [n for n in names if n[0] in "_."]
+        )
     (made,) = (folder / "wheels").glob("*.whl")
     pinned = ("--constraint", CONSTRAINTS)
     python = environment(folder / "venv", *pinned, f"{made}[all]")
-    pages = shutil.copytree(
-        ROOT / "nbs", folder / "pages", ignore=lambda _, names: [n for n in names if n[0] in "_."]
-    )
     found = {"passed": 0, "failed": 0}
     for page in sorted(pages.rglob("*.ipynb")):
-        ran = run(python, "-P", "-c", RUN_PAGE, page, page.parent, cwd=page.parent)
-        found["failed" if ran.returncode else "passed"] += 1
+        passed = page.with_suffix(".passed")
+        if not passed.exists():
+            ran = run(python, "-P", "-c", RUN_PAGE, page, page.parent, cwd=page.parent)
+            if ran.returncode == 0:
+                passed.touch()
+        found["passed" if passed.exists() else "failed"] += 1
     return lines("wheel", python, found, "pages")
 
 
@@ -213,17 +235,31 @@ def write_table(name: str, new: list[Line]) -> None:
         writer.writerows(sorted({*old, *new}))
 
 
+@contextmanager
+def kept_folder(folder: Path | None) -> Iterator[Path]:
+    "Yield the folder, made if it is not there; without one, a folder that is removed afterwards."
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="nb-versions-") as place:
+            yield Path(place)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+
+
 def main(arguments: list[str]) -> int:
     "Try the environments that are named, or all; return how many had failures."
     ways = {"lowest": lowest, "newest": newest, "wheel": wheel}
+    kept = None
+    if arguments[:1] == ["--keep"]:
+        kept, arguments = Path(arguments[1]).resolve(), arguments[2:]
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     names, more = arguments[:cut] or [*ways], arguments[cut + 1 :]
     if unknown := [name for name in names if name not in ways]:
         raise SystemExit(f"{unknown[0]!r} is none of {', '.join(ways)}")
     failures = 0
     for name in names:
-        with tempfile.TemporaryDirectory(prefix="nb-versions-") as folder:
-            new = ways[name](Path(folder), more)
+        with kept_folder(kept and kept / name) as folder:
+            new = ways[name](folder, more)
         if not more:  # a part of the tests is no result
             write_table(name, new)
         failures += any(word == "failed" and value != "0" for _, _, word, value in new)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,7 @@ COMMANDS = [
     ["neurobridge", "run", "mine.ipynb"],
     ["neurobridge", "sweep", "mine.yaml", "--workers", "2"],
     ["neurobridge", "table", "mine.yaml"],
+    ["neurobridge", "table", "mine.yaml", "--best", "3", "--by", "accuracy"],
     ["neurobridge", "table", "mine", "--group", "T"],
     ["neurobridge", "compare", "mine", "pipe_s"],
     ["neurobridge", "results", "mine"],
@@ -91,22 +93,21 @@ def surroundings(python: Path) -> dict[str, str]:
 
 def transcript(
     python: Path, folder: Path
-) -> Iterator[tuple[list[str], subprocess.CompletedProcess[str]]]:
-    "Run each command in a folder, and yield it with what it printed."
+) -> Iterator[tuple[list[str], subprocess.CompletedProcess[str], float]]:
+    "Run each command in a folder, and yield it with what it printed and the seconds it took."
     for command in COMMANDS:
         words = [str(python) if word == sys.executable else word for word in command]
         words[0] = shutil.which(words[0], path=str(python.parent)) or words[0]
-        yield (
-            command,
-            subprocess.run(
-                words,
-                cwd=folder,
-                env=surroundings(python),
-                capture_output=True,
-                text=True,
-                timeout=300,
-            ),
+        started = time.monotonic()
+        ended = subprocess.run(
+            words,
+            cwd=folder,
+            env=surroundings(python),
+            capture_output=True,
+            text=True,
+            timeout=1800,
         )
+        yield command, ended, time.monotonic() - started
 
 
 def main() -> None:
@@ -116,9 +117,10 @@ def main() -> None:
         print(f"$ pip install {wheel.name}\n")
         empty = Path(place) / "empty"
         empty.mkdir()
-        for command, ended in transcript(python, empty):
+        for command, ended, seconds in transcript(python, empty):
             shown = ["python" if word == sys.executable else word for word in command]
-            print(f"$ {' '.join(shown)}\n{ended.stdout}{ended.stderr}[{ended.returncode}]\n")
+            print(f"$ {' '.join(shown)}\n{ended.stdout}{ended.stderr}", end="")
+            print(f"[{ended.returncode}, {seconds:.0f} s]\n")
         kept = sorted(path.relative_to(empty).as_posix() for path in empty.rglob("*"))
         print("\n".join(name for name in kept if name.count("/") < 4))
 

@@ -510,9 +510,10 @@ def test_the_wheel_has_what_it_needs_and_nothing_else(wheel, python):
 def test_from_an_empty_folder_to_a_report(python, tmp_path):
     before = {name: path.read_bytes() for name, path in content(python).items()}
     said = {}
-    for command, ended in front_door.transcript(python, tmp_path):
+    for command, ended, seconds in front_door.transcript(python, tmp_path):
         assert ended.returncode == 0, (command, ended.stdout, ended.stderr)
-        said[" ".join(command[1:3])] = ended.stdout
+        print(" ".join(command), f"{seconds:.0f} s")
+        said[" ".join(command[1:4])] = said[" ".join(command[1:3])] = ended.stdout
     assert {name: path.read_bytes() for name, path in content(python).items()} == before
     assert all(name in said["list"] for name in experiments()) and "pretraining" in said["list"]
     assert "finetune_epochs" in said["run pipe_s"] or "pipe-S" in said["run pipe_s"]
@@ -524,6 +525,10 @@ def test_from_an_empty_folder_to_a_report(python, tmp_path):
     own = [read_json(file) for file in (tmp_path / "runs" / "mine").glob("*/run.json")]
     assert len(own) == 4 and {one["status"] for one in own} == {"done"}
     assert all(one["metrics"]["accuracy"] > 0.5 for one in own)
+    best = sorted((one["metrics"]["accuracy"] for one in own), reverse=True)[:3]
+    head, _, *rows = [line.split() for line in said["table mine.yaml --best"].splitlines()]
+    shown = [float(row[head.index("accuracy")]) for row in rows[:3]]
+    assert shown == pytest.approx(best, abs=1e-3)
     assert sum(one["core_seconds"] for one in own) < 60  # of a busy machine, too
     assert sorted(pd.read_csv(tmp_path / "results" / "mine.csv")["T"]) == [1, 1, 4, 4]
     assert "<img" in (tmp_path / "runs" / "mine" / "mine.html").read_text()

@@ -91,32 +91,51 @@ def until(seconds, found):
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    "A repository with the notebooks, the settings and the Makefile, and a page that shows bars."
+    "A repository with the notebooks, the settings and the Makefile, and pages that show bars."
     root = tmp_path_factory.mktemp("checkout")
     names = ["nbs", "tools", "sweeps", "Makefile", "settings.ini", "setup.py", "pyproject.toml"]
     names += [".gitignore"]
     for name in names:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, root / name)
-    (root / "nbs" / "bars.ipynb").write_text(json.dumps(bars(), indent=1, sort_keys=True) + "\n")
+    for name, cell in (("bars", BARS), ("sweep", SWEEP)):
+        text = json.dumps(page_with(cell), indent=1, sort_keys=True)
+        (root / "nbs" / f"{name}.ipynb").write_text(text + "\n")
     for words in ("init -q", "add .", "-c user.name=a -c user.email=a@b commit -qm first"):
         subprocess.run(["git", *words.split()], cwd=root, check=True)
     return root
 
 
-def bars():
-    "A page with a cell that shows bars between two printed lines, and one that fails."
-    cell = (
-        "from neurobridge.core.progress import progress_bar\n"
-        "import time\n"
-        "print('before')\n"
-        "for n in range(3):\n"
-        "    with progress_bar(f'part {n}', 4) as move:\n"
-        "        for step in range(4):\n"
-        "            move(step + 1)\n"
-        "            time.sleep(0.15)\n"
-        "print('after')"
-    )
+BARS = """
+from neurobridge.core.progress import progress_bar
+import time
+print('before')
+for n in range(3):
+    with progress_bar(f'part {n}', 4) as move:
+        for step in range(4):
+            move(step + 1)
+            time.sleep(0.15)
+print('after')
+""".strip()
+SWEEP = """
+import json, tempfile
+from pathlib import Path
+from neurobridge.lab import Sweep, run_sweep
+print('before')
+folder = Path(tempfile.mkdtemp())
+page = json.loads(Path('bars.ipynb').read_text())
+first, second = page['cells']
+first |= {'source': 'n: int = 1', 'metadata': {'tags': ['parameters']}, 'outputs': []}
+second |= {'source': 'import neurobridge.lab as lab; lab.record({"y": n})', 'outputs': []}
+(folder / 'toy.ipynb').write_text(json.dumps(page))
+(folder / 'toy.yaml').write_text('notebook: toy.ipynb\\ngrid: {n: [1, 2, 3]}')
+table = run_sweep(Sweep.from_yaml(folder / 'toy.yaml'), workers=1)
+print(table.status.tolist())
+""".strip()
+
+
+def page_with(cell):
+    "A page with a cell, and one that fails."
     code = {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": []}
     return {
         "cells": [
@@ -249,28 +268,47 @@ def test_a_page_that_is_run_has_no_error_and_no_hole(page, checkout, address, ta
         ["git", "status", "--porcelain"], cwd=checkout, capture_output=True, text=True, check=True
     ).stdout.split("\n")
     assert {line[3:] for line in changed if line} <= {
-        f"nbs/{each}" for each in [*PAGES, "bars.ipynb"]
+        f"nbs/{each}" for each in [*PAGES, "bars.ipynb", "sweep.ipynb"]
     }
 
 
-@pytest.mark.long
-def test_bars_move_and_vanish(checkout, address, tab):
-    opened(tab, address, "bars.ipynb")
+def lines_while_running(tab, address, page):
+    "Run a page up to its second cell; return what its bars said, one display for the cell."
+    opened(tab, address, page)
     tab.run(WATCH)
     tab.run("window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => true)")
-    until(60, lambda: tab.run(ERRORS) == 1)  # of the second cell
+    until(180, lambda: tab.run(ERRORS) == 1)  # of the second cell
     seen = tab.run("window.seen")
-    assert max(map(len, seen)) == 1  # one display for the cell
-    words = {text.strip() for texts in seen for text in texts}
-    assert {word.split(" · ")[0] for word in words} == {"part 0", "part 1", "part 2"}
-    assert {word.split(" · ")[1] for word in words} >= {"50%", "75%"}
+    assert max(map(len, seen)) == 1
     heights = (
         "[...document.querySelectorAll('.jp-Cell')][0].querySelectorAll('.jp-OutputArea-child')"
     )
     sizes = tab.run(f"[...{heights}].map(child => child.getBoundingClientRect().height)")
     assert len(sizes) == 3 and sizes[1] == 0 and min(sizes[0], sizes[2]) > 8
     assert tab.run(BLANK) == []
+    return {text.strip() for texts in seen for text in texts}
+
+
+def stored_text(tab, checkout, page):
+    "Store a page; return what its first cell has printed, which is all that is stored of it."
     tab.run("window.jupyterapp.commands.execute('docmanager:save').then(() => true)")
-    assert only_outputs(checkout, "bars.ipynb")
-    stored = json.loads((checkout / "nbs" / "bars.ipynb").read_text())["cells"][0]["outputs"]
-    assert "".join("".join(each["text"]) for each in stored) == "before\nafter\n"
+    assert only_outputs(checkout, page)
+    stored = json.loads((checkout / "nbs" / page).read_text())["cells"][0]["outputs"]
+    return "".join("".join(each["text"]) for each in stored)
+
+
+@pytest.mark.long
+def test_bars_move_and_vanish(checkout, address, tab):
+    words = lines_while_running(tab, address, "bars.ipynb")
+    assert {word.split(" · ")[0] for word in words} == {"part 0", "part 1", "part 2"}
+    assert {word.split(" · ")[1] for word in words} >= {"50%", "75%"}
+    assert stored_text(tab, checkout, "bars.ipynb") == "before\nafter\n"
+
+
+@pytest.mark.long
+def test_a_sweep_shows_how_far_it_is(checkout, address, tab):
+    words = lines_while_running(tab, address, "sweep.ipynb")
+    states = {word.split(" · ")[0] for word in words}
+    assert {"toy: 2 waiting, 1 running", "toy: 1 running, 2 done"} <= states, states
+    assert {"33%", "67%"} <= {word.split(" · ")[1] for word in words}
+    assert stored_text(tab, checkout, "sweep.ipynb") == "before\n['done', 'done', 'done']\n"

@@ -98,6 +98,10 @@ def test_where_nothing_can_be_handed_over(root, uri):
     pytest.importorskip(
         "mlflow", reason="MLflow is not installed: pip install mlflow-skinny sqlalchemy alembic"
     )
+    from mlflow import environment_variables
+
+    if uri == "nonsense" and not hasattr(environment_variables, "MLFLOW_ALLOW_FILE_STORE"):
+        pytest.skip("this MLflow keeps runs in a folder of any name; 3.14 refuses")
     keep(root, 1)
     (root / "junk.db").write_text("junk" * 1000)
     (root / "file").touch()

@@ -132,7 +132,7 @@ def live_text(
 ) -> str:  # "cell 5 of 9, Training; step 12, 0.83"
     "Return on one line what a run does."
     if not state:
-        return "starting"
+        return "starting or ending"
     parts = [f"cell {state.get('cell', '?')} of {state.get('cells', '?')}"]
     if state.get("heading"):
         parts[0] += f", {state['heading']}"
