@@ -24,6 +24,7 @@ def settings():
         stop=5,
         correlation="cosine",
         average=0.0,
+        soft=False,
         seed=0,
     )
 

@@ -37,7 +37,9 @@ from neurobridge.g2g.rules import (
     ensembles_of,
     hebbian,
     live_edges,
+    local_paths,
     lowest,
+    softened,
     steepness,
     strength,
     swap,
@@ -153,7 +155,7 @@ def _check_state(rewirer: _Course, state: dict[str, Any]) -> None:
             f"Rewirer: state has no {missing[0]!r}; expected what state_dict() of a rewirer "
             "returned"
         )
-    there, here = state["settings"], rewirer.settings
+    there, here = {"soft": False} | state["settings"], rewirer.settings  # older states lack it
     if differ := [
         f"{name} = {there.get(name)!r} there, {here[name]!r} here"
         for name in here
@@ -197,6 +199,8 @@ def _score(rewirer: _Course, name: str, rule: str, heard: dict[str, Tensor]) -> 
     layer = rewirer.layers[name]
     if rule == "random":
         return torch.zeros_like(live_edges(layer), dtype=torch.float)
+    if rule == "ch3":
+        return local_paths(live_edges(layer))
     if rule != "magnitude" and ("gradient" if rule == "gradient" else "ab") not in heard:
         raise RuntimeError(
             f"Rewirer: layer {name!r} saw no batch whose gradient this step used, so {rule!r} has "
@@ -218,6 +222,12 @@ def _score(rewirer: _Course, name: str, rule: str, heard: dict[str, Tensor]) -> 
 
 
 # %% ../../nbs/g2g/07_rewire.ipynb #cell-024
+def _sharpness(rewirer: _Course) -> float:
+    "Return the power of a soft removal: delta / (1 - delta), delta from 0.5 to 0.9."
+    delta = 0.5 + 0.4 * min(rewirer.steps / rewirer.settings["stop"], 1)
+    return delta / (1 - delta)
+
+
 def _choose(
     rewirer: _Course, name: str, heard: dict[str, Tensor]
 ) -> tuple[Tensor, Tensor]:  # edges that go, that come
@@ -232,6 +242,9 @@ def _choose(
     sequence = np.random.SeedSequence([rules["seed"], rewirer.steps, rewirer._index[name]])
     chance = torch.Generator().manual_seed(int(sequence.generate_state(1)[0]))
     worst, best = (_score(rewirer, name, rules[rule], heard) for rule in ("prune", "grow"))
+    if rules["soft"]:
+        worst = softened(worst, _sharpness(rewirer), chance).to(live.device)
+        best = softened(best, 1.0, chance).to(live.device)
     drop = lowest(worst, torch.where(live, label, -1), count, chance)
     add = lowest(-best, torch.where(live, -1, label), count, chance)
     if process_count() > 1:  # equal already, unless sums are ever rounded differently
@@ -276,12 +289,13 @@ def _checked(
     stop: int | None = None,
     correlation: str = "cosine",
     average: float = 0.0,
+    soft: bool = False,
     seed: int = 0,
 ) -> dict[str, Any]:
     who = "Rewirer"
     settings = {
         "prune": choice(who, "prune", prune, ("magnitude", "random", "hebb")),
-        "grow": choice(who, "grow", grow, ("random", "hebb", "gradient")),
+        "grow": choice(who, "grow", grow, ("random", "hebb", "gradient", "ch3")),
         "every": whole(who, "every", every),
         "fraction": number(who, "fraction", fraction, high=1, above=0),
         "schedule": choice(who, "schedule", schedule, ("constant", "cosine")),
@@ -289,11 +303,17 @@ def _checked(
         "stop": None if stop is None else whole(who, "stop", stop),
         "correlation": choice(who, "correlation", correlation, ("cosine", "absolute", "pearson")),
         "average": number(who, "average", average, 0, below=1),
+        "soft": instance(who, "soft", soft, bool),
         "seed": whole(who, "seed", seed, 0),
     }
     if schedule == "cosine" and stop is None:
         raise ValueError(
             "Rewirer: stop is None; expected a step, since the cosine schedule falls to zero at "
+            "the last step that rewires"
+        )
+    if soft and stop is None:
+        raise ValueError(
+            "Rewirer: stop is None; expected a step, since a soft removal becomes exact towards "
             "the last step that rewires"
         )
     return settings
@@ -566,6 +586,8 @@ class Rewirer(_Steps):
         of "hebb"
     average :
         share that older batches keep, below 1; 0 uses one batch
+    soft :
+        draw edges by their scores, in place of an exact choice
     seed :
         of ties and random picks
     """
@@ -575,7 +597,7 @@ class Rewirer(_Steps):
         model: nn.Module,  # with MaskedLinear or EnsembleLinear; frozen ones stay
         optimizer: torch.optim.Optimizer,  # of the model; treats each weight by itself
         prune: Literal["magnitude", "random", "hebb"] = "magnitude",  # which edges go
-        grow: Literal["random", "hebb", "gradient"] = "random",  # which come
+        grow: Literal["random", "hebb", "gradient", "ch3"] = "random",  # which come
         every: int = 1000,  # steps between edits, at least 1
         fraction: float = 0.10,  # share of the edges that move in one edit, above 0, at most 1
         *,
@@ -584,10 +606,11 @@ class Rewirer(_Steps):
         stop: int | None = None,  # last step that may rewire
         correlation: Correlation = "cosine",  # of "hebb"
         average: float = 0.0,  # share that older batches keep, below 1; 0 uses one batch
+        soft: bool = False,  # draw edges by their scores, in place of an exact choice
         seed: int = 0,  # of ties and random picks
     ):
         self.settings = _checked(
-            prune, grow, every, fraction, schedule, scope, stop, correlation, average, seed
+            prune, grow, every, fraction, schedule, scope, stop, correlation, average, soft, seed
         )
         model, optimizer = _bare(model), _bare(optimizer)
         instance("Rewirer", "model", model, nn.Module)
@@ -674,4 +697,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "correlation": "absolute",
         "average": 0.99,
     },
+    "cht": {"prune": "magnitude", "grow": "ch3", "fraction": 0.30},
+    "chts": {"prune": "magnitude", "grow": "ch3", "fraction": 0.30, "soft": True},
 }

@@ -141,6 +141,32 @@ def hebbian(
     return score.abs() if correlation == "absolute" else score
 
 
+# %% ../../nbs/g2g/04_rules.ipynb #ch-code
+def local_paths(
+    live: Bool[Tensor, "rows n_in"],  # edges of a layer
+) -> Float[Tensor, "rows n_in"]:  # 0 where no path of three edges joins the pair
+    "Return the CH3 score of every pair of a target and a source."
+
+    def kept_inside(edges: Tensor) -> Tensor:
+        shared = edges @ edges.t()
+        leaving = (edges.sum(1) - shared).clamp(min=1)
+        return (shared > 0) / leaving
+
+    edges = live.float()
+    return kept_inside(edges) @ edges + edges @ kept_inside(edges.t()).t()
+
+
+def softened(
+    score: Float[Tensor, "rows n_in"],  # chances before `power`; below 0 counts as 0
+    power: float,  # 0 or above; the higher, the nearer to an exact choice
+    generator: torch.Generator,
+) -> Float[Tensor, "rows n_in"]:  # keys; their highest are a draw without replacement
+    "Return keys by which edges are drawn with chances proportional to score ** power."
+    chance = torch.rand(score.shape, generator=generator, dtype=torch.float64)
+    noise = -(-chance.clamp(min=1e-300).log()).log()
+    return power * score.double().cpu().clamp(min=0).log() + noise
+
+
 # %% ../../nbs/g2g/04_rules.ipynb #cell-015
 Wired = MaskedLinear | EnsembleLinear
 

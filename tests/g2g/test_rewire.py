@@ -18,7 +18,7 @@ from neurobridge.g2g import (
     ensemble_mask,
     ensembles,
 )
-from neurobridge.g2g.rules import hebbian, lowest, moments_of
+from neurobridge.g2g.rules import hebbian, local_paths, lowest, moments_of, softened
 
 pytestmark = pytest.mark.usefixtures("one_thread", "same_numbers")
 IDS = ensembles(32, 4)
@@ -246,5 +246,100 @@ def test_presets_are_rules():
         Rewirer(
             layer,
             torch.optim.Adam(layer.parameters()),
-            **preset | ({"stop": 100} if name == "rigl" else {}),
+            **preset | ({"stop": 100} if name in ("rigl", "chts") else {}),
         )
+
+
+def paths_by_counting(mask):
+    "CH3 written otherwise: walk every path o - i' - o' - i, and weigh the neurons on it."
+    targets = [set(row.nonzero().flatten().tolist()) for row in mask]
+    sources = [set(column.nonzero().flatten().tolist()) for column in mask.t()]
+
+    def weight(one, other):
+        return 1 / max(len(other - one), 1) if one & other else 0.0
+
+    score = torch.zeros(mask.shape)
+    for o, reads in enumerate(targets):
+        for i, read_by in enumerate(sources):
+            through = [p for p, other in enumerate(targets) if i in other]
+            score[o, i] += sum(weight(reads, targets[p]) for p in through)
+            score[o, i] += sum(weight(read_by, sources[q]) for q in reads)
+    return score
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 9), st.integers(2, 9), st.integers(0, 99))
+def test_paths_of_length_three_against_counting(rows, columns, seed):
+    mask = torch.rand(rows, columns, generator=torch.Generator().manual_seed(seed)) < 0.4
+    torch.testing.assert_close(local_paths(mask), paths_by_counting(mask))
+
+
+def test_a_soft_choice_is_a_draw_without_replacement():
+    "Pairs of three weights against their exact chances, and a high power against the exact order."
+    weights, number = torch.tensor([[1.0, 2.0, 5.0, 0.0]]), 20_000
+    draws = torch.Generator().manual_seed(0)
+    keys = torch.cat([softened(weights, 1.0, draws) for _ in range(number)])
+    pairs = keys.topk(2).indices.sort(1).values
+    total = 8.0
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        p, q = float(weights[0, a]), float(weights[0, b])
+        expected = p / total * q / (total - p) + q / total * p / (total - q)
+        found = (pairs == torch.tensor([a, b])).all(1).double().mean().item()
+        assert abs(found - expected) < 4 * (expected * (1 - expected) / number) ** 0.5
+    assert not (pairs == 3).any()
+    sharp = torch.cat([softened(weights, 200.0, draws) for _ in range(100)])
+    assert (sharp.topk(2).indices == torch.tensor([2, 1])).all()
+
+
+def test_chts_keeps_the_number_of_edges_and_becomes_exact():
+    "Late removals take the smallest weights, early ones do not; ch3 without softness takes the best pairs."
+    layer = MaskedLinear(torch.rand(32, 32, generator=torch.Generator().manual_seed(1)) < 0.2)
+    before, expected = layer.mask.clone(), local_paths(layer.mask)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.0)
+    Rewirer(layer, optimizer, every=1, **PRESETS["cht"])
+    train(layer, optimizer, 1)
+    born = layer.mask & ~before
+    assert layer.edges == before.sum() and born.sum() == int(0.3 * before.sum())
+    assert expected[born].min() >= expected[~before & ~born].max()
+
+    shares = []
+    for stop in (1, 10_000):  # the first edit is the last, or one of many
+        layer = MaskedLinear(before)
+        with torch.no_grad():
+            layer.weight.copy_(torch.rand(32, 32) * layer.mask)
+        weights = layer.weight.detach().clone()
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.0)
+        rewirer = Rewirer(layer, optimizer, every=1, stop=stop, **PRESETS["chts"])
+        rewirer.steps = stop - 1 if stop == 1 else 0
+        train(layer, optimizer, 1)
+        gone = before & ~layer.mask
+        count = int(gone.sum())
+        smallest = weights[before].sort().values[count - 1]
+        assert layer.edges == before.sum() and count == int(0.3 * before.sum())
+        shares.append((weights[gone] <= smallest).double().mean().item())
+    assert shares[0] > shares[1] + 0.1 and shares[1] < 0.9
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_chts_resumes_to_the_bit(soft):
+    def course(first, second):
+        torch.manual_seed(0)  # of the bias
+        layer = MaskedLinear(torch.rand(32, 32, generator=torch.Generator().manual_seed(1)) < 0.2)
+        with torch.no_grad():
+            layer.weight.copy_(torch.linspace(-1, 1, 1024).view(32, 32) * layer.mask)
+        optimizer = torch.optim.Adam(layer.parameters(), lr=0.01)
+        more = dict(every=3, grow="ch3", fraction=0.3, soft=soft, stop=20)
+        Rewirer(layer, optimizer, **more)
+        train(layer, optimizer, first)
+        if second:
+            state, kept = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(layer.state_dict())
+            layer = MaskedLinear(torch.ones(32, 32, dtype=torch.bool))
+            optimizer = torch.optim.Adam(layer.parameters(), lr=0.01)
+            Rewirer(layer, optimizer, **more)
+            layer.load_state_dict(kept)
+            optimizer.load_state_dict(state)
+            train(layer, optimizer, second, first)
+        return layer
+
+    whole, halves = course(15, 0), course(7, 8)
+    assert torch.equal(whole.mask, halves.mask) and torch.equal(whole.weight, halves.weight)
