@@ -7,7 +7,7 @@ from PIL import Image
 from slips import Call
 from torch import nn
 
-from neurobridge.brain import Score, choose_layer
+from neurobridge.brain import Score, ceiled, choose_layer
 from neurobridge.cornet import cornet_variant, cornet_z
 from neurobridge.cornet.blocks import StemS
 from neurobridge.data import load_images
@@ -26,6 +26,7 @@ RDMS = np.stack(
     [np.abs(a - a.T) + np.abs(a + a.T) * (1 - np.eye(6)) for a in RNG.normal(size=(3, 6, 6))]
 )
 SCORE = Score(0.5, 0.1, 0.5, None, np.array([0.4, 0.6]))
+OF_UNITS = Score(0.5, 0.1, 0.5, None, np.array([0.4, 0.6]), np.array([[0.3, 0.5], [0.6, 0.6]]))
 ASK_NAN = "NaN means that the value is unknown here"
 ANY_LABEL = "labels may be anything that names an object, also one letter or number each"
 
@@ -131,6 +132,10 @@ CALLS = {
         legitimate={"repeats: NaN": "a missing repeat"},
     ),
     "brain.ceiled": Call(lambda folder: {"score": SCORE, "ceiling": 0.8, "rule": "ratio"}),
+    "brain.ceiled.least": Call(
+        lambda folder: {"score": OF_UNITS, "ceiling": OF_UNITS, "rule": "ratio", "least": 0.3},
+        ceiled,
+    ),
     "brain.fit_readout": Call(
         lambda folder: {
             "features": X[:20].copy(),

@@ -7,7 +7,7 @@ __all__ = ["Score", "stimulus_splits", "neural_predictivity"]
 
 # %% ../../nbs/brain/02_regression.ipynb #cell-003
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,13 @@ from neurobridge.brain.linear import (
     inner_products,
 )
 from ..core.checks import as_array, number, shown, whole
-from ..data.recordings import Recording
+from ..data.recordings import Recording, as_text
 from neurobridge.data.matching import (
     one_per_stimulus,
     with_names,
     rows_in_order,
     labelled_rows,
+    column_names,
     check_same_columns,
 )
 
@@ -56,6 +57,8 @@ class Score:
         raw score of each split
     units :
         raw score of each unit in each split
+    names :
+        of the units, where the responses name them
     """
 
     value: float  # the score, divided by its ceiling where there is one
@@ -64,6 +67,8 @@ class Score:
     ceiling: float | None  # what the score was divided by
     splits: Float[np.ndarray, " splits"]  # raw score of each split
     units: Float[np.ndarray, "splits units"] | None = None  # raw score of each unit in each split
+    _: KW_ONLY
+    names: np.ndarray | None = None  # of the units, where the responses name them
 
     def __repr__(self) -> str:
         if self.ceiling is None:
@@ -240,13 +245,24 @@ def _check_copies(who: str, k: Float[np.ndarray, "N N"]) -> None:
 
 
 # %% ../../nbs/brain/02_regression.ipynb #r-median
-def median_score(units: Sequence[Float[np.ndarray, " units"]]) -> Score:
+def unit_names(responses: Any) -> np.ndarray | None:
+    "Return the names of units; None where they have none, or are only counted."
+    names = column_names(responses)
+    counted = names == list(range(len(names)))
+    return None if counted else np.array([as_text(name) for name in names])
+
+
+def median_score(
+    units: Sequence[Float[np.ndarray, " units"]],  # one row per split
+    names: np.ndarray | None = None,  # of the units
+) -> Score:
     "Compute the score of splits as the median over the units that have one."
     each = np.stack(list(units))
     varying = np.isfinite(each).any(1)  # a unit silent in one test part is left out of that split
-    return score_of(
+    score = score_of(
         [np.nanmedian(row) if ok else np.nan for row, ok in zip(each, varying, strict=True)], each
     )
+    return replace(score, names=names)
 
 
 # %% ../../nbs/brain/02_regression.ipynb #r-system
@@ -304,7 +320,7 @@ def neural_predictivity(
     seed: int = 1,  # of the splits
     tolerance: float = 1e-6,  # where the published estimator stops; 0 solves exactly
     penalties: Sequence[float] | None = None,  # ridge regression instead of PLS; above 0
-) -> Score:  # correlation with held-out responses; `units` has the one of each unit
+) -> Score:  # correlation with held-out responses; `units` has each unit's, `names` its name
     """Score how well features predict the responses of units to held-out stimuli.
 
     Raises `ValueError` for stimuli that don't match or occur twice, for NaN, and for features or
@@ -333,14 +349,15 @@ def neural_predictivity(
 
     Returns
     -------
-        correlation with held-out responses; `units` has the one of each unit
+        correlation with held-out responses; `units` has each unit's, `names` its name
     """
     who = "neural_predictivity"
     settings = as_fit(who, components, tolerance, penalties)
     k, y, pairs = system_of(who, features, responses, groups, splits, train, seed)
     predicted = fit_splits(k, y, pairs, *settings)
     return median_score(
-        [correlation(own, y[test]) for own, (_, test) in zip(predicted, pairs, strict=True)]
+        [correlation(own, y[test]) for own, (_, test) in zip(predicted, pairs, strict=True)],
+        unit_names(responses),
     )
 
 

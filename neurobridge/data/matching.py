@@ -242,7 +242,7 @@ def with_names(
     return pd.DataFrame(values, index=pd.Index(names, name="stimulus_id"), columns=columns)
 
 
-def _column_names(values: Any) -> list[Any]:  # names of features or units, where there are some
+def column_names(values: Any) -> list[Any]:  # names of features or units, where there are some
     import pandas as pd
 
     if isinstance(values, pd.DataFrame):
@@ -263,8 +263,8 @@ def check_same_columns(
     others: Any,
 ) -> None:
     "Raise `DataError` where two tables have the same columns in different orders."
-    one = [as_text(each) for each in _column_names(values)]
-    two = [as_text(each) for each in _column_names(others)]
+    one = [as_text(each) for each in column_names(values)]
+    two = [as_text(each) for each in column_names(others)]
     if one != two and sorted(one) == sorted(two):
         raise DataError(
             f"{who}: {other} has the columns of {name} in another order, such as {two[0]!r} where "
