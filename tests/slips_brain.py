@@ -7,7 +7,7 @@ from PIL import Image
 from slips import Call
 from torch import nn
 
-from neurobridge.brain import Score, ceiled, choose_layer
+from neurobridge.brain import Score, ceiled, choose_layer, compare_models, rdm
 from neurobridge.cornet import cornet_variant, cornet_z
 from neurobridge.cornet.blocks import StemS
 from neurobridge.data import load_images
@@ -120,6 +120,7 @@ CALLS = {
             "seed": 1,
             "tolerance": 1e-6,
             "penalties": [1.0],
+            "per_unit": False,
         },
         legitimate={"groups: array of text": "one label for all is a group"},
     ),
@@ -174,8 +175,16 @@ CALLS = {
         legitimate={"monkey: NaN": ASK_NAN},
     ),
     "brain.rdm": Call(lambda folder: {"features": X.copy(), "metric": "euclidean"}),
+    "brain.rdm.noise": Call(
+        lambda folder: {"features": X.copy(), "metric": "mahalanobis", "noise": np.eye(6)}, rdm
+    ),
     "brain.compare_rdms": Call(
-        lambda folder: {"a": RDMS[0].copy(), "b": RDMS[1].copy(), "method": "spearman"}
+        lambda folder: {
+            "a": RDMS[0].copy(),
+            "b": RDMS[1].copy(),
+            "method": "spearman",
+            "missing": False,
+        }
     ),
     "brain.cka": Call(lambda folder: {"x": X.copy(), "y": X[:, :3] ** 2, "unbiased": True}),
     "brain.noise_ceiling": Call(lambda folder: {"rdms": RDMS.copy(), "method": "spearman"}),
@@ -207,6 +216,32 @@ CALLS = {
             "penalties": [1.0],
         },
         legitimate={"groups: array of text": "one label for all is a group"},
+    ),
+    "brain.compare_models": Call(
+        lambda folder: {
+            "models": {"a": RNG_MANY[0].copy(), "b": RNG_MANY[0][:, :3].copy()},
+            "responses": RNG_MANY[1].copy(),
+            "groups": np.arange(60) % 2,
+            "stimuli": True,
+            "units": True,
+            "test": "permutation",
+            "correction": "fdr",
+            "level": 0.9,
+            "samples": 5,
+            "seed": 0,
+            "components": 3,
+            "splits": 2,
+            "train": 0.7,
+            "split_seed": 1,
+            "tolerance": 1e-6,
+            "penalties": [1.0],
+            "method": "spearman",
+        },
+        legitimate={"groups: array of text": "one label for all is a group"},
+    ),
+    "brain.compare_models.rdms": Call(
+        lambda folder: {"models": {"a": RDMS[0].copy()}, "rdms": RDMS.copy(), "samples": 3},
+        compare_models,
     ),
     "brain.choose_layer": Call(
         lambda folder: {

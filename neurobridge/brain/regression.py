@@ -23,7 +23,7 @@ from neurobridge.brain.linear import (
     fit_ridge,
     inner_products,
 )
-from ..core.checks import as_array, number, shown, whole
+from ..core.checks import as_array, flag, number, shown, whole
 from ..data.recordings import Recording, as_text
 from neurobridge.data.matching import (
     one_per_stimulus,
@@ -202,7 +202,8 @@ def _matched(
     x, known = labelled_rows(who, "features", features)
     y, names = as_responses(who, responses)
     groups = responses.groups if groups is None and isinstance(responses, Recording) else groups
-    x = x[rows_in_order(who, "features", known, "the responses", names)]
+    order = rows_in_order(who, "features", known, "the responses", names)
+    x = x if isinstance(order, slice) or np.array_equal(order, np.arange(len(x))) else x[order]
     if len(x) != len(y):
         by_step = x.ndim > 2 and x.shape[1] == len(y)
         steps = "; record_layers returns [steps, stimuli, ...]: choose one of the "
@@ -232,13 +233,15 @@ def _check_varying(who: str, x: np.ndarray, y: np.ndarray) -> None:
 def _check_copies(who: str, k: Float[np.ndarray, "N N"]) -> None:
     "Raise `ValueError` for equal rows of stimuli without names, which may be two trials of one."
     size = np.diag(k)
-    apart = size[:, None] + size - 2 * k
-    np.fill_diagonal(apart, np.inf)
-    close = apart <= 1e-10 * size.mean()
-    if close.any():
-        i, j = np.argwhere(close)[0]
+    close = []  # row by row: a Gram matrix of many stimuli is large
+    for i, row in enumerate(k):
+        near = size[i] + size - 2 * row <= 1e-10 * size.mean()
+        near[i] = False
+        close += [(i, int(near.argmax()))] if near.any() else []
+    if close:
+        i, j = close[0]
         raise ValueError(
-            f"{who}: features are the same for stimuli {i} and {j} ({close.any(1).sum()} such "
+            f"{who}: features are the same for stimuli {i} and {j} ({len(close)} such "
             "stimuli). If these are trials of one stimulus, average them first; if they are "
             "different stimuli, name them: give a Recording, or a table with names as its index"
         )
@@ -292,11 +295,12 @@ def fit_splits(
     components: int,
     tolerance: float,
     alphas: np.ndarray | None,  # penalties; None: partial least squares
+    per_unit: bool = False,  # choose the penalty for each unit
 ) -> list[Float[np.ndarray, "m units"]]:  # predictions of each split's test stimuli
     "Predict the test stimuli of each split."
     if alphas is None:
         return [fit_pls(k, y, fit, test, components, tolerance) for fit, test in pairs]
-    return [fit_ridge(k, y, fit, test, alphas) for fit, test in pairs]
+    return [fit_ridge(k, y, fit, test, alphas, per_unit) for fit, test in pairs]
 
 
 def as_fit(
@@ -319,7 +323,8 @@ def neural_predictivity(
     train: float = 0.9,  # share of the stimuli to fit on
     seed: int = 1,  # of the splits
     tolerance: float = 1e-6,  # where the published estimator stops; 0 solves exactly
-    penalties: Sequence[float] | None = None,  # ridge regression instead of PLS; above 0
+    penalties: Sequence[float] | None = None,  # ridge instead of PLS; 0 is least squares
+    per_unit: bool = False,  # choose the penalty for each unit, not for all together
 ) -> Score:  # correlation with held-out responses; `units` has each unit's, `names` its name
     """Score how well features predict the responses of units to held-out stimuli.
 
@@ -345,7 +350,9 @@ def neural_predictivity(
     tolerance :
         where the published estimator stops; 0 solves exactly
     penalties :
-        ridge regression instead of PLS; above 0
+        ridge instead of PLS; 0 is least squares
+    per_unit :
+        choose the penalty for each unit, not for all together
 
     Returns
     -------
@@ -353,8 +360,10 @@ def neural_predictivity(
     """
     who = "neural_predictivity"
     settings = as_fit(who, components, tolerance, penalties)
+    if flag(who, "per_unit", per_unit) and penalties is None:
+        raise ValueError(f"{who}: per_unit is for ridge regression; give penalties too")
     k, y, pairs = system_of(who, features, responses, groups, splits, train, seed)
-    predicted = fit_splits(k, y, pairs, *settings)
+    predicted = fit_splits(k, y, pairs, *settings, per_unit)
     return median_score(
         [correlation(own, y[test]) for own, (_, test) in zip(predicted, pairs, strict=True)],
         unit_names(responses),

@@ -159,7 +159,8 @@ def _real(who: str, name: str, values: Any) -> np.ndarray:
             f"{who}: {name} is {shown(array)}; expected [stimuli, ...], at least one along each "
             "axis"
         )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    slabs = (array[i : i + 256] for i in range(0, len(array), 256))  # files may be mapped
+    if array.dtype.kind == "f" and not all(np.isfinite(slab).all() for slab in slabs):
         raise ValueError(
             f"{who}: {name} contain NaN or infinity, {int((~np.isfinite(array)).sum()):,} of "
             f"{array.size:,} values; for missing repeats: Recording(...).average()"

@@ -305,7 +305,7 @@ def test_what_does_not_vary_has_no_correlation(value, dtype):
         dict(components=0),
         dict(components=-1),
         dict(penalties=[]),
-        dict(penalties=[0.0]),
+        dict(per_unit=True),
         dict(penalties=[-1.0, 1.0]),
         dict(tolerance=-1),
         dict(train=1.0),
