@@ -32,10 +32,11 @@ def rdm(
     The metrics are "correlation", "cosine", "euclidean", "sqeuclidean", "mahalanobis" and
     "crossnobis". A `Recording` is averaged over its trials. "mahalanobis" is squared, after
     whitening by the noise, and divided by the number of units; "crossnobis" is its unbiased
-    estimate from different trials of a `Recording`, around 0 where two stimuli evoke the same and NaN for a pair that was
-    never measured. The covariance of trials is estimated by "shrinkage_diag" (the default; Schäfer
-    & Strimmer 2005), "shrinkage_eye" (Ledoit & Wolf 2004), "diag" or "full". Raises `ValueError`
-    for NaN, for a pattern without a direction, and for noise that can't be inverted.
+    estimate from different trials of a `Recording`, around 0 where two stimuli evoke the same and
+    NaN for a pair that was never measured. The covariance of trials is estimated by
+    "shrinkage_diag" (the default; Schäfer & Strimmer 2005), "shrinkage_eye" (Ledoit & Wolf 2004),
+    "diag" or "full". Raises `ValueError` for NaN, for a pattern without a direction, and for noise
+    that can't be inverted.
 
     Parameters
     ----------
