@@ -222,7 +222,8 @@ def compare_models(
     In 2,000 simulated studies of 90 stimuli and 20 units, 95 % intervals over both contained the
     truth in 96.2 % (Monte Carlo interval 95.3 to 97.0), and of two equally good models 4.3 % (3.5
     to 5.2) had p below 5 %. For a claim about both, drawing one of them is not enough: units alone
-    covered 92 % and rejected 7 %, stimuli alone 85 % and 20 %. RDMs were not simulated as often.
+    covered 92 % and rejected 7 %, stimuli alone 85 % and 20 %. Intervals of RDMs and the
+    permutation test have not been calibrated in this way.
     Fits are not repeated: other stimuli to fit on would change the map, which is not in the
     intervals.
 
