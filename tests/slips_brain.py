@@ -7,7 +7,7 @@ from PIL import Image
 from slips import Call
 from torch import nn
 
-from neurobridge.brain import Score, choose_layer
+from neurobridge.brain import Score, ceiled, choose_layer, compare_models, rdm
 from neurobridge.brain.regression import stimulus_splits
 from neurobridge.cornet import cornet_variant, cornet_z
 from neurobridge.cornet.blocks import StemS
@@ -28,6 +28,7 @@ RDMS = np.stack(
     [np.abs(a - a.T) + np.abs(a + a.T) * (1 - np.eye(6)) for a in RNG.normal(size=(3, 6, 6))]
 )
 SCORE = Score(0.5, 0.1, 0.5, None, np.array([0.4, 0.6]))
+OF_UNITS = Score(0.5, 0.1, 0.5, None, np.array([0.4, 0.6]), np.array([[0.3, 0.5], [0.6, 0.6]]))
 ASK_NAN = "NaN means that the value is unknown here"
 ANY_LABEL = "labels may be anything that names an object, also one letter or number each"
 
@@ -122,6 +123,7 @@ CALLS = {
             "seed": 1,
             "tolerance": 1e-6,
             "penalties": [1.0],
+            "per_unit": False,
         },
         legitimate={"groups: array of text": "one label for all is a group"},
     ),
@@ -134,6 +136,10 @@ CALLS = {
         legitimate={"repeats: NaN": "a missing repeat"},
     ),
     "brain.ceiled": Call(lambda folder: {"score": SCORE, "ceiling": 0.8, "rule": "ratio"}),
+    "brain.ceiled.least": Call(
+        lambda folder: {"score": OF_UNITS, "ceiling": OF_UNITS, "rule": "ratio", "least": 0.3},
+        ceiled,
+    ),
     "brain.fit_readout": Call(
         lambda folder: {
             "features": X[:20].copy(),
@@ -172,8 +178,16 @@ CALLS = {
         legitimate={"monkey: NaN": ASK_NAN},
     ),
     "brain.rdm": Call(lambda folder: {"features": X.copy(), "metric": "euclidean"}),
+    "brain.rdm.noise": Call(
+        lambda folder: {"features": X.copy(), "metric": "mahalanobis", "noise": np.eye(6)}, rdm
+    ),
     "brain.compare_rdms": Call(
-        lambda folder: {"a": RDMS[0].copy(), "b": RDMS[1].copy(), "method": "spearman"}
+        lambda folder: {
+            "a": RDMS[0].copy(),
+            "b": RDMS[1].copy(),
+            "method": "spearman",
+            "missing": False,
+        }
     ),
     "brain.cka": Call(lambda folder: {"x": X.copy(), "y": X[:, :3] ** 2, "unbiased": True}),
     "brain.noise_ceiling": Call(lambda folder: {"rdms": RDMS.copy(), "method": "spearman"}),
@@ -205,6 +219,32 @@ CALLS = {
             "penalties": [1.0],
         },
         legitimate={"groups: array of text": "one label for all is a group"},
+    ),
+    "brain.compare_models": Call(
+        lambda folder: {
+            "models": {"a": RNG_MANY[0].copy(), "b": RNG_MANY[0][:, :3].copy()},
+            "responses": RNG_MANY[1].copy(),
+            "groups": np.arange(60) % 2,
+            "stimuli": True,
+            "units": True,
+            "test": "permutation",
+            "correction": "fdr",
+            "level": 0.9,
+            "samples": 5,
+            "seed": 0,
+            "components": 3,
+            "splits": 2,
+            "train": 0.7,
+            "split_seed": 1,
+            "tolerance": 1e-6,
+            "penalties": [1.0],
+            "method": "spearman",
+        },
+        legitimate={"groups: array of text": "one label for all is a group"},
+    ),
+    "brain.compare_models.rdms": Call(
+        lambda folder: {"models": {"a": RDMS[0].copy()}, "rdms": RDMS.copy(), "samples": 3},
+        compare_models,
     ),
     "brain.choose_layer": Call(
         lambda folder: {

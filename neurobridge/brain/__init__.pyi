@@ -5,6 +5,7 @@ from .behavior import fit_readout as fit_readout
 from .behavior import i2n as i2n
 from .ceilings import ceiled as ceiled
 from .ceilings import reliability as reliability
+from .comparison import compare_models as compare_models
 from .composite import brain_score as brain_score
 from .composite import score_table as score_table
 from .corruptions import robustness as robustness

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from .linear import correlation
-from .regression import Score, median_score
+from .regression import Score, median_score, unit_names
 from ..core.checks import choice, instance, number, shown, whole
 from ..data.recordings import Recording, as_trials
 
@@ -98,11 +98,12 @@ def reliability(
     """
     splits = whole("reliability", "splits", splits)
     seed = whole("reliability", "seed", seed, 0)
+    names = unit_names(repeats)
     repeats = _repeated(repeats)
     rng = np.random.default_rng(seed)
     half = np.stack([correlation(*_halves(repeats, rng)) for _ in range(splits)])
     with np.errstate(divide="ignore"):
-        score = median_score(list(2 * half / (1 + half)))
+        score = median_score(list(2 * half / (1 + half)), names)
     if score.value < -1:
         raise ValueError(
             f"reliability: repeats give {score.value:.3f}, and no correlation is below -1: the "
@@ -112,10 +113,10 @@ def reliability(
 
 
 # %% ../../nbs/brain/03_ceilings.ipynb #cell-048
-RULES: dict[str, Callable[[float, float], float]] = {  # from r and ceiling c to a score
+RULES: dict[str, Callable[[Any, Any], Any]] = {  # from r and ceiling c to a score
     "ratio": lambda r, c: r / c,  # in Brain-Score until July 2019
-    "squared_ratio": lambda r, c: float(np.sign(r)) * (r / c) ** 2,  # until January 2026
-    "r2_over_ceiling": lambda r, c: float(np.sign(r)) * r**2 / c,  # since then
+    "squared_ratio": lambda r, c: np.sign(r) * (r / c) ** 2,  # until January 2026
+    "r2_over_ceiling": lambda r, c: np.sign(r) * r**2 / c,  # since then
 }
 
 
@@ -124,10 +125,15 @@ def ceiled(
     score: Score,  # without a ceiling
     ceiling: Score | float,  # such as the result of `reliability`; above 0, at most 1
     rule: str = "r2_over_ceiling",  # "ratio", "squared_ratio" or "r2_over_ceiling"
-) -> Score:  # value and error by the rule; raw, splits and units as they were
+    *,
+    least: float | None = None,  # unit by unit, without units of a lower ceiling; above 0, below 1
+) -> Score:  # value and error by the rule; with `least`, `units` too; raw and splits stay raw
     """Relate a raw score to a ceiling.
 
-    Raises `ValueError` for an unknown rule, or a ceiling outside 0 to 1.
+    With `least` each unit is divided by its own ceiling, matched by name where both scores name
+    their units, and the score is the median over units whose ceiling is at least `least`; `units`
+    is NaN for the others. Raises `ValueError` for an unknown rule, for a ceiling outside 0 to 1,
+    and where no unit is left.
 
     Parameters
     ----------
@@ -137,13 +143,19 @@ def ceiled(
         such as the result of `reliability`; above 0, at most 1
     rule :
         "ratio", "squared_ratio" or "r2_over_ceiling"
+    least :
+        unit by unit, without units of a lower ceiling; above 0, below 1
 
     Returns
     -------
-        value and error by the rule; raw, splits and units as they were
+        value and error by the rule; with `least`, `units` too; raw and splits stay raw
     """
     instance("ceiled", "score", score, Score)
     choice("ceiled", "rule", rule, RULES)
+    if least is not None:
+        return _unit_by_unit(
+            score, ceiling, rule, number("ceiled", "least", least, above=0, below=1)
+        )
     c = ceiling.value if isinstance(ceiling, Score) else number("ceiled", "ceiling", ceiling)
     if not 0 < c <= 1 + 1e-9:
         raise ValueError(f"ceiled: ceiling is {c:.3g}; expected more than 0 and at most 1")
@@ -155,3 +167,60 @@ def ceiled(
     error = float(score.splits.std() / np.sqrt(len(score.splits)))
     value = float(RULES[rule](score.raw, c))
     return replace(score, value=value, error=error * slopes[rule], ceiling=c)
+
+
+# %% ../../nbs/brain/03_ceilings.ipynb #c-unit-code
+def _places(wanted: np.ndarray, names: np.ndarray) -> np.ndarray:
+    "Return the place of each unit of a score among those of a ceiling."
+    if np.array_equal(wanted, names):
+        return np.arange(len(names))
+    place = {name: i for i, name in enumerate(names.tolist())}
+    lost = [name for name in wanted.tolist() if name not in place]
+    if lost or len(place) < len(names) or len(set(wanted.tolist())) < len(wanted):
+        raise ValueError(
+            f"ceiled: ceiling has no unit {lost[0]!r} ({len(lost)} such units of the score)"
+            if lost
+            else "ceiled: names of units occur twice, so units can't be matched; name each once"
+        )
+    return np.array([place[name] for name in wanted.tolist()])
+
+
+def _own_ceilings(score: Score, ceiling: Any) -> np.ndarray:
+    "Return the ceiling of each unit, in the order of the score's units."
+    if score.units is None or not isinstance(ceiling, Score) or ceiling.units is None:
+        raise ValueError(
+            "ceiled: least is for scores of units; expected a score from neural_predictivity and a "
+            "ceiling from reliability"
+        )
+    own = np.where(np.isfinite(ceiling.units).all(0), ceiling.units.mean(0), np.nan)
+    if score.names is not None and ceiling.names is not None:
+        own = own[_places(score.names, ceiling.names)]
+    if len(own) != score.units.shape[1]:
+        raise ValueError(
+            f"ceiled: score is of {score.units.shape[1]} units, ceiling of {len(own)}; expected "
+            "the same units, in the same order"
+        )
+    return own
+
+
+def _unit_by_unit(score: Score, ceiling: Any, rule: str, least: float) -> Score:
+    "Divide each unit by its own ceiling and take the median over the reliable ones."
+    own = _own_ceilings(score, ceiling)
+    kept = own >= least
+    if not kept.any():
+        raise ValueError(
+            f"ceiled: least is {least:g}, and no unit is as reliable; the best one has "
+            f"{np.nanmax(own, initial=-1):.3f}"
+        )
+    assert score.units is not None
+    raw = median_score(list(score.units[:, kept]))
+    each = np.where(kept, RULES[rule](score.units, np.where(kept, own, np.nan)), np.nan)
+    divided = median_score(list(each))
+    return replace(
+        raw,
+        value=divided.value,
+        error=divided.error,
+        ceiling=float(np.median(own[kept])),
+        units=each,
+        names=score.names,
+    )

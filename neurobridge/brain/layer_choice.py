@@ -23,6 +23,7 @@ from neurobridge.brain.regression import (
     score_of,
     stimulus_splits,
     system_of,
+    unit_names,
 )
 from .rsa import METHODS, compare_rdms, rdm
 from ..core.checks import as_array, choice, instance, shown, whole
@@ -220,7 +221,8 @@ def choose_layer(
             who, known, responses, groups, splits, share, seed, inner, settings
         )
         parts = zip(predicted, pairs, strict=True)
-        return median_score([correlation(own, y[test]) for own, (_, test) in parts]), chosen
+        each = [correlation(own, y[test]) for own, (_, test) in parts]
+        return median_score(each, unit_names(responses)), chosen
     people, names = _people(who, rdms)
     share = 0.5 if train is None else train
     pairs = as_splits(who, splits, len(people[0]), groups, share, seed)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from ..core.checks import as_array, number, shown, whole
+from ..core.checks import as_array, flag, number, shown, whole
 from ..data.recordings import Recording
 from ..data.matching import with_names, rows_in_order, labelled_rows, check_same_columns
 
@@ -24,6 +24,9 @@ def constant_columns(
     "Find the columns that do not vary."
     if values.dtype.kind != "f":
         return np.asarray((values == values[:1]).all(0))
+    if values.ndim == 2 and values.shape[1] > 8192:  # a slab at a time needs no second copy
+        starts = range(0, values.shape[1], 8192)
+        return np.concatenate([constant_columns(values[:, i : i + 8192]) for i in starts])
     values = values.astype(np.float32) if values.itemsize < 4 else values
     return np.ptp(values, axis=0) <= 16 * np.finfo(values.dtype).eps * np.abs(values).max(0)
 
@@ -104,10 +107,11 @@ def _centred(
     cross = gram[np.ix_(test, train)]
     mean = k.mean(0)
     total = mean.mean()
-    return (
-        k - mean - mean[:, None] + total,
-        cross - cross.mean(1, keepdims=True) - mean + total,
-    )
+    k -= mean  # in place: a Gram matrix of many stimuli is large
+    k -= mean[:, None] - total
+    cross -= cross.mean(1, keepdims=True) - total
+    cross -= mean
+    return k, cross
 
 
 # %% ../../nbs/brain/01_linear.ipynb #cell-025
@@ -267,23 +271,26 @@ def ridge_predict(
     responses: Float[np.ndarray, "N units"],  # one row per stimulus
     train: Int[np.ndarray, " n"],  # rows to fit on
     test: Int[np.ndarray, " m"],  # rows to predict
-    penalties: Sequence[float] = (1.0,),  # above 0; of several, the best by leave-one-out error
+    penalties: Sequence[float] = (1.0,),  # 0 is least squares; of several, the best left-one-out
+    per_unit: bool = False,  # choose the penalty for each unit, not for all together
 ) -> Float[np.ndarray, "m units"]:  # predicted responses
     """Predict by ridge regression in the space of stimuli.
 
-    Raises `ValueError` for rows that are in both parts.
+    Raises `ValueError` for rows that are in both parts, and for penalty 0 where the features fit
+    any responses.
     """
     system = _system("ridge_predict", gram, responses, train, test)
-    return fit_ridge(*system, as_penalties("ridge_predict", penalties))
+    per_unit = flag("ridge_predict", "per_unit", per_unit)
+    return fit_ridge(*system, as_penalties("ridge_predict", penalties), per_unit)
 
 
 def as_penalties(who: str, penalties: Any) -> Float[np.ndarray, " penalties"]:
     "Check the penalties of ridge regression."
     found = as_array(who, "penalties", penalties, "[penalties]")
-    if found.min() <= 0:
+    if found.min() < 0:
         raise ValueError(
-            f"{who}: penalties has {found.min():g}; expected numbers above 0 (without a penalty "
-            "features that outnumber stimuli fit anything)"
+            f"{who}: penalties has {found.min():g}; expected numbers of at least 0 (0 is least "
+            "squares)"
         )
     return found
 
@@ -294,20 +301,41 @@ def fit_ridge(
     train: np.ndarray,
     test: np.ndarray,
     penalties: np.ndarray,
+    per_unit: bool = False,
 ) -> Float[np.ndarray, "m units"]:
     "Compute ridge predictions of checked arguments."
-    from scipy.linalg import eigh
-
     k, cross = _centred(gram, train, test)
     mean = responses[train].mean(0)
-    values, vectors = eigh(k)
+    values, vectors = np.linalg.eigh(k)
+    values = np.where(values > 1e-10 * values[-1], values, 0)  # the others are rounding
+    if not penalties.all() and (values > 0).sum() >= len(train) - 1:
+        raise ValueError(
+            f"ridge: penalties has 0, and the features fit any responses to {len(train)} stimuli; "
+            "give penalties above 0, more stimuli or fewer features"
+        )
     turned = vectors.T @ (responses[train] - mean)
+    errors = np.zeros((len(penalties), turned.shape[1]))
+    if len(penalties) > 1:
+        errors = _left_out(values, vectors, turned, penalties)
+    best = errors.argmin(0) if per_unit else np.full(errors.shape[1], errors.sum(1).argmin())
+    chosen = values[:, None] + penalties[best]
+    return mean + cross @ (
+        vectors @ np.divide(turned, chosen, np.zeros_like(turned), where=chosen > 0)
+    )
 
-    def left_out(penalty: float) -> float:
-        gain = np.maximum(values, 0) / (np.maximum(values, 0) + penalty)
-        leverage = (vectors**2) @ gain + 1 / len(train)  # the mean is fitted too
-        residual = (vectors @ ((1 - gain)[:, None] * turned)) / (1 - leverage)[:, None]
-        return float((residual**2).sum())
 
-    penalty = min(penalties, key=left_out)
-    return mean + cross @ (vectors @ (turned / (np.maximum(values, 0) + penalty)[:, None]))
+def _left_out(
+    values: Float[np.ndarray, " n"],
+    vectors: Float[np.ndarray, "n n"],
+    turned: Float[np.ndarray, "n units"],
+    penalties: Float[np.ndarray, " penalties"],
+) -> Float[np.ndarray, "penalties units"]:
+    "Compute the squared error of each unit when each stimulus is left out in turn."
+    all_in = values[:, None] + penalties
+    gains = np.divide(values[:, None], all_in, np.zeros_like(all_in), where=all_in > 0)
+    leverage = (vectors**2) @ gains + 1 / len(values)  # the mean is fitted too
+    found = []
+    for gain, own in zip(gains.T, leverage.T, strict=True):
+        residual = (vectors @ ((1 - gain)[:, None] * turned)) / (1 - own)[:, None]
+        found.append((residual**2).sum(0))
+    return np.stack(found)

@@ -7,7 +7,7 @@ __all__ = ["Score", "neural_predictivity"]
 
 # %% ../../nbs/brain/02_regression.ipynb #cell-003
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,13 +23,14 @@ from neurobridge.brain.linear import (
     fit_ridge,
     inner_products,
 )
-from ..core.checks import as_array, number, shown, whole
-from ..data.recordings import Recording
+from ..core.checks import as_array, flag, number, shown, whole
+from ..data.recordings import Recording, as_text
 from neurobridge.data.matching import (
     one_per_stimulus,
     with_names,
     rows_in_order,
     labelled_rows,
+    column_names,
     check_same_columns,
 )
 
@@ -56,6 +57,8 @@ class Score:
         raw score of each split
     units :
         raw score of each unit in each split
+    names :
+        of the units, where the responses name them
     """
 
     value: float  # the score, divided by its ceiling where there is one
@@ -64,6 +67,8 @@ class Score:
     ceiling: float | None  # what the score was divided by
     splits: Float[np.ndarray, " splits"]  # raw score of each split
     units: Float[np.ndarray, "splits units"] | None = None  # raw score of each unit in each split
+    _: KW_ONLY
+    names: np.ndarray | None = None  # of the units, where the responses name them
 
     def __repr__(self) -> str:
         if self.ceiling is None:
@@ -180,7 +185,8 @@ def _matched(
     x, known = labelled_rows(who, "features", features)
     y, names = as_responses(who, responses)
     groups = responses.groups if groups is None and isinstance(responses, Recording) else groups
-    x = x[rows_in_order(who, "features", known, "the responses", names)]
+    order = rows_in_order(who, "features", known, "the responses", names)
+    x = x if isinstance(order, slice) or np.array_equal(order, np.arange(len(x))) else x[order]
     if len(x) != len(y):
         by_step = x.ndim > 2 and x.shape[1] == len(y)
         steps = "; record_layers returns [steps, stimuli, ...]: choose one of the "
@@ -210,26 +216,39 @@ def _check_varying(who: str, x: np.ndarray, y: np.ndarray) -> None:
 def _check_copies(who: str, k: Float[np.ndarray, "N N"]) -> None:
     "Raise `ValueError` for equal rows of stimuli without names, which may be two trials of one."
     size = np.diag(k)
-    apart = size[:, None] + size - 2 * k
-    np.fill_diagonal(apart, np.inf)
-    close = apart <= 1e-10 * size.mean()
-    if close.any():
-        i, j = np.argwhere(close)[0]
+    close = []  # row by row: a Gram matrix of many stimuli is large
+    for i, row in enumerate(k):
+        near = size[i] + size - 2 * row <= 1e-10 * size.mean()
+        near[i] = False
+        close += [(i, int(near.argmax()))] if near.any() else []
+    if close:
+        i, j = close[0]
         raise ValueError(
-            f"{who}: features are the same for stimuli {i} and {j} ({close.any(1).sum()} such "
+            f"{who}: features are the same for stimuli {i} and {j} ({len(close)} such "
             "stimuli). If these are trials of one stimulus, average them first; if they are "
             "different stimuli, name them: give a Recording, or a table with names as its index"
         )
 
 
 # %% ../../nbs/brain/02_regression.ipynb #r-median
-def median_score(units: Sequence[Float[np.ndarray, " units"]]) -> Score:
+def unit_names(responses: Any) -> np.ndarray | None:
+    "Return the names of units; None where they have none, or are only counted."
+    names = column_names(responses)
+    counted = names == list(range(len(names)))
+    return None if counted else np.array([as_text(name) for name in names])
+
+
+def median_score(
+    units: Sequence[Float[np.ndarray, " units"]],  # one row per split
+    names: np.ndarray | None = None,  # of the units
+) -> Score:
     "Compute the score of splits as the median over the units that have one."
     each = np.stack(list(units))
     varying = np.isfinite(each).any(1)  # a unit silent in one test part is left out of that split
-    return score_of(
+    score = score_of(
         [np.nanmedian(row) if ok else np.nan for row, ok in zip(each, varying, strict=True)], each
     )
+    return replace(score, names=names)
 
 
 # %% ../../nbs/brain/02_regression.ipynb #r-system
@@ -259,11 +278,12 @@ def fit_splits(
     components: int,
     tolerance: float,
     alphas: np.ndarray | None,  # penalties; None: partial least squares
+    per_unit: bool = False,  # choose the penalty for each unit
 ) -> list[Float[np.ndarray, "m units"]]:  # predictions of each split's test stimuli
     "Predict the test stimuli of each split."
     if alphas is None:
         return [fit_pls(k, y, fit, test, components, tolerance) for fit, test in pairs]
-    return [fit_ridge(k, y, fit, test, alphas) for fit, test in pairs]
+    return [fit_ridge(k, y, fit, test, alphas, per_unit) for fit, test in pairs]
 
 
 def as_fit(
@@ -286,8 +306,9 @@ def neural_predictivity(
     train: float = 0.9,  # share of the stimuli to fit on
     seed: int = 1,  # of the splits
     tolerance: float = 1e-6,  # where the published estimator stops; 0 solves exactly
-    penalties: Sequence[float] | None = None,  # ridge regression instead of PLS; above 0
-) -> Score:  # correlation with held-out responses; `units` has the one of each unit
+    penalties: Sequence[float] | None = None,  # ridge instead of PLS; 0 is least squares
+    per_unit: bool = False,  # choose the penalty for each unit, not for all together
+) -> Score:  # correlation with held-out responses; `units` has each unit's, `names` its name
     """Score how well features predict the responses of units to held-out stimuli.
 
     Raises `ValueError` for stimuli that don't match or occur twice, for NaN, and for features or
@@ -312,18 +333,23 @@ def neural_predictivity(
     tolerance :
         where the published estimator stops; 0 solves exactly
     penalties :
-        ridge regression instead of PLS; above 0
+        ridge instead of PLS; 0 is least squares
+    per_unit :
+        choose the penalty for each unit, not for all together
 
     Returns
     -------
-        correlation with held-out responses; `units` has the one of each unit
+        correlation with held-out responses; `units` has each unit's, `names` its name
     """
     who = "neural_predictivity"
     settings = as_fit(who, components, tolerance, penalties)
+    if flag(who, "per_unit", per_unit) and penalties is None:
+        raise ValueError(f"{who}: per_unit is for ridge regression; give penalties too")
     k, y, pairs = system_of(who, features, responses, groups, splits, train, seed)
-    predicted = fit_splits(k, y, pairs, *settings)
+    predicted = fit_splits(k, y, pairs, *settings, per_unit)
     return median_score(
-        [correlation(own, y[test]) for own, (_, test) in zip(predicted, pairs, strict=True)]
+        [correlation(own, y[test]) for own, (_, test) in zip(predicted, pairs, strict=True)],
+        unit_names(responses),
     )
 
 

@@ -13,48 +13,72 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from .linear import constant_columns
-from ..core.alignment import linear_cka
-from ..core.checks import as_array, choice, flag, shown, whole
+from .linear import constant_columns, inner_products
+from ..core.alignment import alignment_table, hsic_table
+from ..core.checks import as_array, choice, flag, instance, shown, whole
 from ..data.matching import with_names, rows_in_order, labelled_rows
+from ..data.recordings import Recording
 
 
 # %% ../../nbs/brain/06_rsa.ipynb #cell-007
 def rdm(
     features: Any,  # [stimuli, ...]: numpy, torch, table, xarray or `Recording`; at least 2 stimuli
-    metric: str = "correlation",  # or "cosine", "euclidean", "sqeuclidean"
+    metric: str = "correlation",  # "cosine", "(sq)euclidean", "mahalanobis", "crossnobis"
+    *,
+    noise: Any = None,  # of the last two: covariance [units, units], or how to estimate it
 ) -> Float[np.ndarray, "N N"]:  # symmetric, 0 on the diagonal; a table where stimuli have names
     """Compute how different the patterns of all pairs of stimuli are.
 
-    A `Recording` is averaged over its trials. Raises `ValueError` for NaN, and for a pattern
-    without a direction.
+    The metrics are "correlation", "cosine", "euclidean", "sqeuclidean", "mahalanobis" and
+    "crossnobis". A `Recording` is averaged over its trials. "mahalanobis" is squared, after
+    whitening by the noise, and divided by the number of units; "crossnobis" is its unbiased
+    estimate from different trials of a `Recording`, around 0 where two stimuli evoke the same and
+    NaN for a pair that was never measured. The covariance of trials is estimated by
+    "shrinkage_diag" (the default; Schäfer & Strimmer 2005), "shrinkage_eye" (Ledoit & Wolf 2004),
+    "diag" or "full". Raises `ValueError` for NaN, for a pattern without a direction, and for noise
+    that can't be inverted.
 
     Parameters
     ----------
     features :
         [stimuli, ...]: numpy, torch, table, xarray or `Recording`; at least 2 stimuli
     metric :
-        or "cosine", "euclidean", "sqeuclidean"
+        "cosine", "(sq)euclidean", "mahalanobis", "crossnobis"
+    noise :
+        of the last two: covariance [units, units], or how to estimate it
 
     Returns
     -------
         symmetric, 0 on the diagonal; a table where stimuli have names
     """
     choice("rdm", "metric", metric, METRICS)
+    whitens = metric in ("mahalanobis", "crossnobis")
+    if noise is not None and not whitens:
+        raise ValueError(
+            f"rdm: noise is for the metrics mahalanobis and crossnobis, not for {metric!r}; leave "
+            "it out"
+        )
+    if metric == "crossnobis":
+        instance("rdm", "features", features, Recording, "crossnobis compares different trials")
+        return with_names(_crossnobis(features, noise), features.stimuli, features.stimuli)
     rows, names = labelled_rows("rdm", "features", features)
     if len(rows) < 2:
         raise ValueError(
             f"rdm: features is {shown(rows)}; expected at least 2 stimuli, [stimuli, ...]"
         )
-    return with_names(_rdm(rows.reshape(len(rows), -1), metric), names, names)
+    rows = rows.reshape(len(rows), -1)
+    if whitens:
+        white = rows @ _whitener(features, noise, rows.shape[1])
+        return with_names(_rdm(white, "sqeuclidean") / rows.shape[1], names, names)
+    return with_names(_rdm(rows, metric), names, names)
 
 
 # %% ../../nbs/brain/06_rsa.ipynb #s-rdm-code
-METRICS = ("correlation", "cosine", "euclidean", "sqeuclidean")
+METRICS = ("correlation", "cosine", "euclidean", "sqeuclidean", "mahalanobis", "crossnobis")
 
 
 def _rdm(rows: Float[np.ndarray, "N features"], metric: str) -> Float[np.ndarray, "N N"]:
-    "Compute an RDM of checked rows."
+    "Compute an RDM of checked rows; many features by a matrix product."
     from scipy.spatial.distance import pdist, squareform
 
     flat = constant_columns(rows.T) if metric == "correlation" else ~rows.any(1)
@@ -64,25 +88,170 @@ def _rdm(rows: Float[np.ndarray, "N features"], metric: str) -> Float[np.ndarray
             f"({flat.sum()} such stimuli); {'1 - r' if metric == 'correlation' else 'an angle'} is "
             "not defined for it"
         )
-    return squareform(pdist(rows.astype(np.float64), metric))
+    if rows.shape[1] < 100:
+        return squareform(pdist(rows.astype(np.float64), metric))
+    return _by_product(rows, metric)
+
+
+def _by_product(
+    rows: Float[np.ndarray, "N features"], metric: str, slab: int = 8192
+) -> Float[np.ndarray, "N N"]:
+    "Compute an RDM from inner products over slabs of features."
+    size, products = np.zeros(len(rows)), np.zeros((len(rows), len(rows)))
+    if metric == "correlation":
+        mean = rows.mean(1, dtype=np.float64, keepdims=True)
+    for start in range(0, rows.shape[1], slab):
+        part = rows[:, start : start + slab].astype(np.float64)
+        part -= mean if metric == "correlation" else 0.0
+        part -= 0.0 if metric in METRICS[:2] else part.mean(0)  # distances keep more digits
+        size += np.einsum("ij,ij->i", part, part)
+        products += part @ part.T
+    if metric in METRICS[:2]:
+        length = np.sqrt(size)
+        found = 1 - products / (length[:, None] * length)
+    else:
+        found = size[:, None] + size - 2 * products
+        _mend_close(found, rows, size)
+    np.fill_diagonal(found, 0)
+    found = np.maximum(found, 0)
+    return np.sqrt(found) if metric == "euclidean" else found
+
+
+def _mend_close(
+    found: Float[np.ndarray, "N N"],
+    rows: Float[np.ndarray, "N features"],
+    size: Float[np.ndarray, " N"],
+) -> None:
+    "Compute pairs anew that are so close that the difference of their products is rounding."
+    close = np.triu(found < 1e-6 * (size[:, None] + size), 1)
+    for i, j in np.argwhere(close):
+        apart = rows[i].astype(np.float64) - rows[j]
+        found[i, j] = found[j, i] = apart @ apart
+
+
+# %% ../../nbs/brain/06_rsa.ipynb #s-noise-code
+ESTIMATES = ("shrinkage_diag", "shrinkage_eye", "diag", "full")
+
+
+def noise_covariance(
+    responses: Float[np.ndarray, "repeats stimuli units"],  # NaN: missing trial
+    estimate: str,  # one of `ESTIMATES`
+) -> Float[np.ndarray, "units units"]:
+    "Estimate the covariance of trials about the mean of their stimulus."
+    apart = responses - np.nanmean(responses, axis=0)
+    there = np.isfinite(responses).all(2)
+    rows = apart[there & (there.sum(0) > 1)]
+    freedom = len(rows) - int((there.sum(0) > 1).sum())
+    if freedom < 2:
+        raise ValueError(
+            "rdm: features: a covariance of noise needs at least two repeats of several stimuli; "
+            "give noise=, a covariance [units, units]"
+        )
+    s = rows.T @ rows
+    if estimate == "full":
+        return s / freedom
+    if estimate == "diag":
+        return np.diag(np.diag(s) / freedom)
+    squares = (rows**2).T @ rows**2
+    return _shrunk(s, squares, len(rows), freedom, estimate)
+
+
+def _shrunk(
+    s: np.ndarray, squares: np.ndarray, n: int, freedom: int, estimate: str
+) -> Float[np.ndarray, "units units"]:
+    "Shrink sums of products towards their diagonal, or towards the identity."
+    if estimate == "shrinkage_eye":
+        mean = s / n
+        spread = (squares / n - mean**2).sum() / n
+        level = np.trace(mean) / len(s)
+        far = ((mean - level * np.eye(len(s))) ** 2).sum()
+        share = min(spread / far, 1.0) if far > 0 else 1.0
+        return (share * level * np.eye(len(s)) + (1 - share) * mean) * n / freedom
+    variance = np.diag(s) / freedom
+    scale = variance[:, None] * variance
+    if not (variance > 0).all():
+        raise ValueError(
+            f"rdm: features: unit {np.flatnonzero(variance <= 0)[0]} has no noise between trials; "
+            "leave such units out, or give noise=, a covariance [units, units]"
+        )
+    r = s / np.sqrt(scale) / (n - 1)
+    error = n / freedom**2 * (squares / scale / (n - 1) - r**2)
+    other = ~np.eye(len(s), dtype=bool)
+    share = np.clip(error[other].sum() / (r[other] ** 2).sum(), 0, 1) if other.any() else 0.0
+    return s / freedom * np.where(other, 1 - share, 1)
+
+
+# %% ../../nbs/brain/06_rsa.ipynb #s-cross-code
+def _whitener(features: Any, noise: Any, units: int) -> Float[np.ndarray, "units units"]:
+    "Return W with W W' = the inverse of the noise covariance."
+    if noise is None or isinstance(noise, str):
+        choice("rdm", "noise", noise or ESTIMATES[0], ESTIMATES)
+        instance("rdm", "features", features, Recording, "or give noise=, a covariance")
+        noise = noise_covariance(features.responses, noise or ESTIMATES[0])
+    covariance = as_array("rdm", "noise", noise, f"[{units}, {units}]")
+    try:
+        lower = np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError:
+        lower = np.zeros_like(covariance)
+    size = np.diag(lower)
+    if not np.allclose(covariance, covariance.T) or size.min() <= 1e-7 * size.max():
+        raise ValueError(
+            f"rdm: noise of {units} units can't be inverted; expected a covariance [units, units], "
+            'or of few trials noise="shrinkage_diag"'
+        )
+    return np.linalg.inv(lower).T
+
+
+def _crossnobis(recording: Recording, noise: Any) -> Float[np.ndarray, "N N"]:
+    "Average products of differences over all pairs of different trials."
+    trials = recording.responses
+    there = np.isfinite(trials)
+    if (there.any(2) != there.all(2)).any():
+        raise ValueError(
+            "rdm: features: a trial has responses of some units only; crossnobis needs all units "
+            "of a trial: leave units or trials out"
+        )
+    units = trials.shape[2]
+    white = np.where(there, trials, 0) @ _whitener(recording, noise, units)
+    count = there.all(2).astype(np.float64)
+    total = white.sum(0)
+    products = total @ total.T - np.einsum("rik,rjk->ij", white, white, optimize=True)
+    pairs = np.outer(count.sum(0), count.sum(0)) - count.T @ count
+    with np.errstate(divide="ignore", invalid="ignore"):
+        k = np.where(pairs > 0, products / pairs, np.nan)
+    own = np.diag(k)
+    found = (own[:, None] + own - k - k.T) / units
+    np.fill_diagonal(found, 0)
+    return found
 
 
 # %% ../../nbs/brain/06_rsa.ipynb #cell-012
-def _square(who: str, name: str, matrix: Any) -> tuple[Float[np.ndarray, "N N"], np.ndarray | None]:
-    "Check one RDM and return it with the names of its stimuli."
+def _square(
+    who: str, name: str, matrix: Any, missing: bool = False
+) -> tuple[Float[np.ndarray, "N N"], np.ndarray | None]:
+    "Check one RDM and return it with the names of its stimuli; `missing` allows NaN."
     import pandas as pd
 
     known = isinstance(matrix, pd.DataFrame) or hasattr(matrix, "coords")
+    gaps = None
+    if known and missing:
+        gaps = np.isnan(np.asarray(matrix, dtype=np.float64))
+        matrix = matrix.fillna(0)
     matrix, names = labelled_rows(who, name, matrix) if known else (matrix, None)
+    if gaps is not None and gaps.shape == matrix.shape:
+        matrix = np.where(gaps, np.nan, matrix)
     a = as_array(who, name, matrix, "[N, N]", finite=False)
     if a.shape[0] != a.shape[1] or len(a) < 3:
         raise ValueError(
             f"{who}: {name} has shape {a.shape}; expected one square RDM [N, N] of at least 3 "
             "stimuli"
         )
-    if np.isnan(a).any() or not np.allclose(a, a.T):
-        raise ValueError(f"{who}: {name} is not symmetric, or contains NaN; is it an RDM?")
-    if np.diag(a).min() > _upper(a).max():
+    if not missing and np.isnan(a).any():
+        hint = "; missing=True leaves missing pairs out" if who == "compare_rdms" else ""
+        raise ValueError(f"{who}: {name} contains NaN; is it an RDM?{hint}")
+    if not np.allclose(a, a.T, equal_nan=True):
+        raise ValueError(f"{who}: {name} is not symmetric; is it an RDM?")
+    if np.nan_to_num(np.diag(a)).min() > np.nanmax(_upper(a), initial=-np.inf):
         raise ValueError(
             f"{who}: {name} is largest on its diagonal, so it contains similarities; expected an "
             "RDM, 0 on the diagonal: of similarities s take 1 - s"
@@ -151,6 +320,18 @@ def _whitened(a: np.ndarray, b: np.ndarray) -> float:
     return _cosine(_double_centred(a), _double_centred(b))
 
 
+def _whitened_part(one: np.ndarray, two: np.ndarray, there: np.ndarray, n: int) -> float:
+    "Compute the whitened cosine over some pairs, by the covariance of their dissimilarities."
+    i, j = (rows[there] for rows in np.triu_indices(n, 1))
+    pairs = np.zeros((len(i), n))
+    pairs[np.arange(len(i)), i], pairs[np.arange(len(i)), j] = 1, -1
+    covariance = (pairs @ pairs.T) ** 2
+    white = np.linalg.solve(covariance, np.stack([one[there], two[there]], 1))
+    own = np.stack([one[there], two[there]]) @ white
+    length = np.sqrt(own[0, 0] * own[1, 1])
+    return float(own[0, 1] / length) if length > 0 else np.nan
+
+
 METHODS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "spearman": _spearman,
     "kendall": _kendall,
@@ -165,6 +346,8 @@ def compare_rdms(
     a: Float[np.ndarray, "N N"],  # or a table with names, as `rdm` returns it
     b: Float[np.ndarray, "N N"],  # of the same stimuli, in the order of `a` or with names
     method: str = "spearman",  # or "kendall" (tau-a), "pearson", "cosine", "whitened"
+    *,
+    missing: bool = False,  # leave out pairs that are NaN in one of the two
 ) -> float:  # 1 at most; NaN where an RDM has only one value
     """Compare two RDMs over their pairs of stimuli.
 
@@ -178,21 +361,34 @@ def compare_rdms(
         of the same stimuli, in the order of `a` or with names
     method :
         or "kendall" (tau-a), "pearson", "cosine", "whitened"
+    missing :
+        leave out pairs that are NaN in one of the two
 
     Returns
     -------
         1 at most; NaN where an RDM has only one value
     """
     choice("compare_rdms", "method", method, METHODS)
-    a, names = _square("compare_rdms", "a", a)
-    b, others = _square("compare_rdms", "b", b)
+    missing = flag("compare_rdms", "missing", missing)
+    a, names = _square("compare_rdms", "a", a, missing)
+    b, others = _square("compare_rdms", "b", b, missing)
     order = rows_in_order("compare_rdms", "b", others, "a", names, every=True)
     b = b[order][:, order]
     if len(a) != len(b):
         raise ValueError(
             f"compare_rdms: a is of {len(a)} stimuli, b of {len(b)}; expected the same stimuli"
         )
-    return METHODS[method](_upper(a), _upper(b))
+    one, two = _upper(a), _upper(b)
+    there = np.isfinite(one) & np.isfinite(two)
+    if there.all():
+        return METHODS[method](one, two)
+    if there.sum() < 3:
+        raise ValueError(
+            f"compare_rdms: a and b have {there.sum()} pairs in common; expected at least 3"
+        )
+    if method == "whitened":
+        return _whitened_part(one, two, there, len(a))
+    return METHODS[method](one[there], two[there])
 
 
 # %% ../../nbs/brain/06_rsa.ipynb #cell-018
@@ -222,7 +418,7 @@ def cka(
     unbiased = flag("cka", "unbiased", unbiased)
     x, names = labelled_rows("cka", "x", x)
     y, others = labelled_rows("cka", "y", y)
-    y = y[rows_in_order("cka", "y", others, "x", names, every=True)]
+    order = rows_in_order("cka", "y", others, "x", names, every=True)
     if len(x) != len(y) or len(x) < 4:
         raise ValueError(
             f"cka: x has {len(x)} stimuli, y {len(y)}; expected the same stimuli, [stimuli, ...], "
@@ -232,10 +428,11 @@ def cka(
     for name, each in (("x", x), ("y", y)):
         if constant_columns(each).all():
             raise ValueError(f"cka: {name} is the same for every stimulus")
-    x, y = x.astype(np.float64), y.astype(np.float64)
-    if unbiased:
-        return linear_cka(torch.from_numpy(x), torch.from_numpy(y))
-    return _whitened(_upper(_rdm(x, "sqeuclidean")), _upper(_rdm(y, "sqeuclidean")))
+    one, two = inner_products(x), inner_products(y)[order][:, order]  # slabs of features
+    if not unbiased:
+        return _cosine(one.ravel(), two.ravel())
+    grams = torch.stack([torch.from_numpy(each).fill_diagonal_(0) for each in (one, two)])
+    return alignment_table(hsic_table(grams))[0, 1].item()
 
 
 # %% ../../nbs/brain/06_rsa.ipynb #cell-022

@@ -159,7 +159,8 @@ def _real(who: str, name: str, values: Any) -> np.ndarray:
             f"{who}: {name} is {shown(array)}; expected [stimuli, ...], at least one along each "
             "axis"
         )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    slabs = (array[i : i + 256] for i in range(0, len(array), 256))  # files may be mapped
+    if array.dtype.kind == "f" and not all(np.isfinite(slab).all() for slab in slabs):
         raise ValueError(
             f"{who}: {name} contain NaN or infinity, {int((~np.isfinite(array)).sum()):,} of "
             f"{array.size:,} values; for missing repeats: Recording(...).average()"
@@ -242,7 +243,7 @@ def with_names(
     return pd.DataFrame(values, index=pd.Index(names, name="stimulus_id"), columns=columns)
 
 
-def _column_names(values: Any) -> list[Any]:  # names of features or units, where there are some
+def column_names(values: Any) -> list[Any]:  # names of features or units, where there are some
     import pandas as pd
 
     if isinstance(values, pd.DataFrame):
@@ -263,8 +264,8 @@ def check_same_columns(
     others: Any,
 ) -> None:
     "Raise `DataError` where two tables have the same columns in different orders."
-    one = [as_text(each) for each in _column_names(values)]
-    two = [as_text(each) for each in _column_names(others)]
+    one = [as_text(each) for each in column_names(values)]
+    two = [as_text(each) for each in column_names(others)]
     if one != two and sorted(one) == sorted(two):
         raise DataError(
             f"{who}: {other} has the columns of {name} in another order, such as {two[0]!r} where "

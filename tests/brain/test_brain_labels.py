@@ -13,6 +13,7 @@ from neurobridge.brain import (
     Recorded,
     bootstrap_rdms,
     brain_score,
+    ceiled,
     cka,
     clock_of,
     compare_rdms,
@@ -27,7 +28,7 @@ from neurobridge.brain import (
 )
 from neurobridge.brain.behavior import false_alarms, observed_false_alarms, sensitivity
 from neurobridge.brain.linear import correlation, gram, pls_predict, ridge_predict
-from neurobridge.brain.regression import reduced, stimulus_splits
+from neurobridge.brain.regression import reduced, score_of, stimulus_splits
 from neurobridge.brain.timing import CLOCKS, nearest_step
 from neurobridge.cornet import FIGURE_4, cornet_r, cornet_rt, cornet_s, cornet_variant, cornet_z
 from neurobridge.data import DataError, Recording, from_assembly
@@ -303,7 +304,7 @@ def test_what_does_not_vary_has_no_correlation(value, dtype):
         dict(components=0),
         dict(components=-1),
         dict(penalties=[]),
-        dict(penalties=[0.0]),
+        dict(per_unit=True),
         dict(penalties=[-1.0, 1.0]),
         dict(tolerance=-1),
         dict(train=1.0),
@@ -669,3 +670,62 @@ def test_recorded_checks_what_it_is_given():
             Recorded(
                 **dict(identifier="net", model=nn.Sequential(nn.ReLU()), areas={"V4": "0"}) | wrong
             )
+
+
+def _units_by_name():
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(80, 12))
+    noise = np.linspace(0.3, 5, 9)
+    repeats = x[:, :9] + noise * rng.normal(size=(6, 80, 9))
+    return x, repeats, [f"cell {i}" for i in range(9)]
+
+
+def test_scores_name_their_units_and_meet_their_ceilings_by_name():
+    "A score of some units, in another order, finds each unit's own ceiling."
+    x, repeats, names = _units_by_name()
+    stimuli = [f"s{i}" for i in range(80)]
+    ceiling = reliability(Recording(repeats, stimuli, units=names))
+    assert list(ceiling.names) == names
+    order = [7, 2, 0, 5]
+    some = pd.DataFrame(repeats.mean(0)[:, order], index=stimuli, columns=[names[i] for i in order])
+    score = neural_predictivity(pd.DataFrame(x, index=stimuli), some, components=3)
+    assert list(score.names) == [names[i] for i in order]
+    own = ceiling.units.mean(0)[order]
+    for least in (0.05, 0.5):
+        found = ceiled(score, ceiling, "r2_over_ceiling", least=least)
+        kept = own >= least
+        each = np.sign(score.units) * score.units**2 / own
+        assert kept.any() and np.isnan(found.units[:, ~kept]).all()
+        np.testing.assert_allclose(found.units[:, kept], each[:, kept])
+        np.testing.assert_allclose(found.value, np.median(each[:, kept], 1).mean())
+        np.testing.assert_allclose(found.raw, np.median(score.units[:, kept], 1).mean())
+
+
+@pytest.mark.parametrize(
+    "names, said",
+    [
+        ([f"other {i}" for i in range(9)], "no unit 'cell 0'"),
+        (["cell 0"] * 2 + [f"cell {i}" for i in range(1, 8)], "no unit 'cell 8'"),
+        (["cell 0", *[f"cell {i}" for i in range(9)]], "occur twice"),
+    ],
+)
+def test_units_that_can_not_be_matched_are_refused(names, said):
+    x, repeats, own = _units_by_name()
+    stimuli = [f"s{i}" for i in range(80)]
+    score = neural_predictivity(x, Recording(repeats, stimuli, units=own), components=3)
+    wide = np.concatenate([repeats, repeats[:, :, :1]], 2)[:, :, : len(names)]
+    ceiling = reliability(Recording(wide, stimuli, units=names))
+    with pytest.raises(ValueError, match=said):
+        ceiled(score, ceiling, least=0.1)
+
+
+def test_units_without_a_ceiling_of_their_own_are_refused():
+    x, repeats, _ = _units_by_name()
+    score = neural_predictivity(x, repeats.mean(0), components=3)
+    for ceiling in (0.5, score_of([0.5, 0.6])):
+        with pytest.raises(ValueError, match="a ceiling from reliability"):
+            ceiled(score, ceiling, least=0.1)
+    with pytest.raises(ValueError, match="the best one has"):
+        ceiled(score, reliability(repeats), least=0.999)
+    with pytest.raises(ValueError, match="score is of 9 units, ceiling of 5"):
+        ceiled(score, reliability(repeats[:, :, :5]), least=0.1)
