@@ -178,7 +178,7 @@ def convolve(
     return F.conv2d(x.permute(0, 3, 1, 2), weight, None, stride, kernel // 2).permute(0, 2, 3, 1)
 
 
-# %% ../../nbs/core/16_convolution.ipynb #conv0020
+# %% ../../nbs/core/16_convolution.ipynb #conv0023
 def _pair(value: Any) -> tuple[int, ...]:
     return tuple(value) if isinstance(value, tuple | list) else (value, value)
 
