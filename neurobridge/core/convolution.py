@@ -233,5 +233,6 @@ class _ByProducts(TorchFunctionMode):
 def products(
     wanted: bool | None = None,  # None: where they pay
 ) -> AbstractContextManager:
-    "Return a context in which bfloat16 convolutions of small maps on a CPU are matrix products."
-    return _ByProducts() if (has_amx() if wanted is None else wanted) else nullcontext()
+    "Return a context in which small bfloat16 convolutions on a CPU are matrix products."
+    pays = has_amx() if wanted is None else wanted
+    return _ByProducts() if pays else nullcontext()
