@@ -124,6 +124,7 @@ def inference(rounds, now, x):
         "model": model,
         "model, channels last": last,
         "fast": for_inference(model),
+        "model, channels last, bfloat16": torch.autocast("cpu", torch.bfloat16)(last.forward),
     }
     with torch.no_grad():
         seconds = rounds_of(
@@ -167,6 +168,7 @@ def main():
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--passes", default="inference,training")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -188,10 +190,9 @@ def main():
         "pass,way,milliseconds,images_per_second,times_plain,difference",
     ]
     x = torch.randn(BATCH, 3, args.size, args.size, generator=torch.Generator().manual_seed(1))
-    for kind, measure, rounds in (
-        ("inference", inference, args.rounds),
-        ("training", training, (args.rounds + 1) // 2),
-    ):
+    passes = {"inference": (inference, args.rounds), "training": (training, (args.rounds + 1) // 2)}
+    for kind in args.passes.split(","):
+        measure, rounds = passes[kind]
         seconds, difference = measure(
             rounds, {"wall": time.perf_counter, "cpu": time.process_time}[args.clock], x
         )

@@ -12,9 +12,17 @@ Each allocator has a process of its own; "tuned" is `neurobridge.snn.kernels.cpu
     block inference / block training    one residual block, 16 channels, [4, 50, 16, 28, 28]; "convolutions" is the block without norms and neurons
     step                                one training step; "without neurons": the same with the neurons left out, so the difference is theirs
     training                            seconds and validation accuracy (2,000 images) after the last epoch, one row a seed
+
+    python benchmarks/training.py --precision 16x28,32x28,16x32,32x32 --out benchmarks/training_precision.csv
+
+times one training step in float32 and under autocast to bfloat16 for each width and size in pixels, all ways in one interleaved run. "neurobridge" runs
+torch's own convolutions, channels last; "channels first" the same as torch stores maps; "products of rows" is `neurobridge.core.convolution.products(True)`,
+the way on processors with AMX; "convolutions as plain products" multiplies matrices of the same sizes, and does nothing else. On a busy machine
+`--clock cpu --threads 1` counts processor time.
 """
 
 import argparse
+import contextlib
 import copy
 import importlib.util
 import json
@@ -159,7 +167,7 @@ def networks(without_neurons=False):
 # ---- measuring
 
 
-def rounds_of(runs, rounds):
+def rounds_of(runs, rounds, now=time.perf_counter):
     times = {name: [] for name in runs}
     for run in runs.values():
         run(), run()
@@ -168,19 +176,21 @@ def rounds_of(runs, rounds):
         for name, run in shuffle.sample(
             list(runs.items()), len(runs)
         ):  # whoever comes before leaves the caches in its own state
-            start = time.perf_counter()
+            start = now()
             run()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(now() - start)
     return {name: 1000 * statistics.median(values) for name, values in times.items()}
 
 
-def stepper(model, images, labels, rate):
+def stepper(model, images, labels, rate, low=False, context=contextlib.nullcontext):
     optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=1e-4)
 
     def step(index=None):
         x, y = (images, labels) if index is None else (images[index], labels[index])
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=low), context():
+            loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
         optimizer.step()
 
     return step
@@ -274,7 +284,93 @@ def training_rows(seed, epochs, images, labels, validation):
         }
 
 
+# ---- float32 and bfloat16, one interleaved run for each width and size
+
+
+def limits(model, images):
+    "Return the training step's convolutions as plain products: (rows, weights, gradient) of each."
+    found = []
+
+    def keep(module, args, out):
+        k, rows = module.weight[0].numel(), out.numel() // out.shape[1]
+        found.append((torch.randn(rows, k), torch.randn(k, out.shape[1]), out.shape[1]))
+
+    hooks = [m.register_forward_hook(keep) for m in model.modules() if isinstance(m, nn.Conv2d)]
+    with torch.no_grad():
+        model(images)
+    for hook in hooks:
+        hook.remove()
+    return [(a, b, torch.randn(len(a), n)) for a, b, n in found]
+
+
+def products_of(layers, dtype):
+    "Do the three products of every layer, in pieces that stay in the cache."
+    layers = [[part.to(dtype) for part in layer] for layer in layers]
+
+    def run():
+        for rows, weights, g in layers:
+            for some, back in zip(rows.split(2048), g.split(2048), strict=True):
+                some @ weights, back @ weights.T, back.T @ some
+
+    return run
+
+
+def precision_runs(width, pixels):
+    "Return the ways to take a training step, float32 and bfloat16, of one size."
+    from neurobridge.core.convolution import products
+
+    globals()["WIDTH"] = width
+    torch.manual_seed(0)
+    images, labels = torch.randn(BATCH, 1, pixels, pixels), torch.randint(10, (BATCH,))
+    base, runs = ours(), {}
+    made = {"neurobridge": base, "neurobridge, channels first": channels_first(copy.deepcopy(base))}
+    with contextlib.suppress(ImportError):
+        made["spikingjelly"] = like(JellyNet(), base)
+    for way, model in made.items():
+        for low in (False, True):
+            runs[way, "bfloat16" if low else "float32"] = stepper(
+                copy.deepcopy(model), images, labels, 0.02, low
+            )
+    runs["neurobridge, products of rows", "bfloat16"] = stepper(
+        copy.deepcopy(base), images, labels, 0.02, True, partial(products, True)
+    )
+    layers = limits(base, images)
+    for low in (False, True):
+        name = "bfloat16" if low else "float32"
+        runs["convolutions as plain products", name] = products_of(layers, getattr(torch, name))
+    return runs
+
+
+def channels_first(model):
+    "Undo the layout that the stem gives its maps, so that all layers run as torch stores them."
+    model.stem_neuron.register_forward_hook(lambda module, args, out: out.contiguous())
+    return model
+
+
+def precision(sizes, rounds, threads, clock):
+    torch.set_num_threads(threads)
+    for width, pixels in sizes:
+        times = rounds_of(precision_runs(width, pixels), rounds, CLOCKS[clock])
+        for (way, name), ms in times.items():
+            row = (width, pixels, way, name, round(ms, 1))
+            print(*row, sep="\t", flush=True)
+            yield row
+
+
 # ---- the command
+
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def write_precision(args, comments):
+    sizes = [tuple(int(n) for n in size.split("x")) for size in args.precision.split(",")]
+    rows = list(precision(sizes, args.rounds, args.threads, args.clock))
+    if args.out:
+        lines = [f"# {line}" for line in comments]
+        lines += ["width,pixels,way,precision,milliseconds"]
+        lines += [f'{w},{p},"{way}",{name},{ms}' for w, p, way, name, ms in rows]
+        args.out.write_text("\n".join(lines) + "\n")
 
 
 def measure(tuned, rounds, seeds, epochs, threads):
@@ -307,6 +403,8 @@ def main():
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--precision", metavar="WIDTHxPIXELS,…", help="float32 and bfloat16 only")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="of --precision")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -327,6 +425,11 @@ def main():
         f"torch {version('torch')}, spikingjelly "
         f"{version('spikingjelly') if importlib.util.find_spec('spikingjelly') else 'absent'}",
     ]
+    if args.precision:
+        comments[0] = comments[0].replace(" threads,", f" threads, {args.clock} clock,")
+        comments.append(f"T {T}, batch {BATCH}, {args.rounds} rounds")
+        write_precision(args, comments)
+        return
     rows = []
     for tuned in (True, False):
         job = {

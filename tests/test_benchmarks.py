@@ -46,6 +46,34 @@ def test_lif_runs(tmp_path):
 
 
 @pytest.mark.long
+def test_gpu_runs_dry(tmp_path):
+    "On a CPU: every part is there, and neurons are those of the reference."
+    out = tmp_path / "out.csv"
+    run("gpu.py", "--device", "cpu", "--tiny", "--out", out)
+    table = pd.read_csv(out, comment="#")
+    assert set(table.what) == {"equal", "layer", "norm", "step", "ensembles"}
+    measured = table[table.value.notna()]
+    own = measured.way.str.startswith("neurobridge")
+    equal = measured[(measured.what == "equal") & own]
+    assert len(equal) == 6 and (equal.value < 1e-5).all()
+    assert measured.way[measured.what == "ensembles"].tolist() == ["dense", "ensembles", "masked"]
+    absent = table[table.value.isna()]
+    assert absent.way.str.contains("spikingjelly").all() and absent.note.notna().all()
+
+
+@pytest.mark.long
+def test_precision_runs(tmp_path):
+    "A step in both precisions, and the products alone."
+    out = tmp_path / "out.csv"
+    arguments = ("--precision", "2x8", "--rounds", "1", "--threads", "1", "--clock", "cpu")
+    run("training.py", *arguments, "--out", out)
+    table = pd.read_csv(out, comment="#")
+    both = table.groupby("way").precision.nunique()
+    assert both["neurobridge"] == both["convolutions as plain products"] == 2
+    assert (table.milliseconds > 0).all()
+
+
+@pytest.mark.long
 def test_brain_runs(tmp_path):
     run(
         "brain.py",

@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .checkpoints import load_checkpoint, save_checkpoint
 from .checks import as_path, choice, flag, function, instance, number, shown, whole
+from .convolution import products
 from neurobridge.core.datasets import (
     Pair,
     Shuffle,
@@ -137,7 +138,8 @@ def _step(
     axes: bool,
 ) -> tuple[Tensor, Tensor]:
     "Return logits and loss of one batch, checked."
-    with accelerator.autocast():
+    low = accelerator.mixed_precision == "bf16"
+    with accelerator.autocast(), products(None if low else False):
         if first:
             logits = first_answer("fit", "train", model, x, axes)
         else:

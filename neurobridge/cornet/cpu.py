@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core.checks import instance, shown, tensor, whole
+from ..core.convolution import convolve
 from .blocks import AreaS, StemS, check_times
 from .models import CORnet
 
@@ -156,92 +157,6 @@ def winograd(
     return _Winograd.apply(x, weights, m)
 
 
-# %% ../../nbs/cornet/07_cpu.ipynb #cell-023
-_ROWS = 2048  # of a product: enough for its full speed, few enough to stay small
-
-
-def _columns(x: Tensor, stride: int) -> Tensor:
-    "Return the 3×3 pixels around every output pixel of x [N, H, W, C] as rows [N h w, 9 C]."
-    N, H, W, C = x.shape
-    padded = F.pad(x, (0, 0, 1, 1, 1, 1))
-    image, row, pixel, _ = padded.stride()
-    size = (N, (H - 1) // stride + 1, (W - 1) // stride + 1, 3, 3, C)
-    steps = (image, stride * row, stride * pixel, row, pixel, 1)
-    return padded.as_strided(size, steps).reshape(-1, 9 * C)
-
-
-class _Product(torch.autograd.Function):
-    "Convolve by one matrix product per group of images, with gradients."
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.stride = stride
-        size = [(n - 1) // stride + 1 for n in x.shape[1:3]]
-        ctx.images = max(1, _ROWS // (size[0] * size[1]))
-        return torch.cat(
-            [
-                (_columns(some, stride) @ weight.T).view(len(some), *size, -1)
-                for some in x.split(ctx.images)
-            ]
-        )
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None]:
-        (x, weight), (N, h, w, _), s = ctx.saved_tensors, g.shape, ctx.stride
-        image = x.new_zeros(N, x.shape[1] + 2, x.shape[2] + 2, x.shape[3])
-        back = torch.zeros_like(weight)
-        for some, rows, out in zip(
-            x.split(ctx.images), g.split(ctx.images), image.split(ctx.images), strict=True
-        ):
-            rows = rows.reshape(-1, g.shape[3])
-            back.addmm_(rows.T, _columns(some, s))
-            taps = (rows @ weight).view(-1, h, w, 3, 3, x.shape[3])
-            for i in range(3):
-                for j in range(3):
-                    down = slice(i, i + (h - 1) * s + 1, s)
-                    out[:, down, j : j + (w - 1) * s + 1 : s] += taps[:, :, :, i, j]
-        return image[:, 1:-1, 1:-1], back, None
-
-
-# %% ../../nbs/cornet/07_cpu.ipynb #cell-024
-def flat_weights(
-    weight: Float[Tensor, "O C 3 3"],  # of a convolution
-) -> Float[Tensor, "O 9_C"]:  # one row per output channel, pixels before channels
-    "Return a convolution's weights as one matrix, once for all steps that share them."
-    return _flat(tensor("flat_weights", "weight", weight, "[O, C, 3, 3]"))
-
-
-def _flat(weight: Tensor) -> Tensor:
-    "Return weights as one matrix, without checks."
-    return weight.permute(0, 2, 3, 1).reshape(weight.shape[0], -1)
-
-
-def one_product(
-    x: Float[Tensor, "N H W C"],  # channels last
-    weights: Float[Tensor, "O 9_C"],  # from `flat_weights`
-    stride: int = 1,  # 1 or more
-) -> Float[Tensor, "N h w O"]:  # channels last
-    """Convolve by 3×3 with padding 1 as one matrix product; differentiable.
-
-    Raises `ValueError` for weights of another input.
-    """
-    stride = whole("one_product", "stride", stride)
-    tensor("one_product", "x", x)
-    tensor("one_product", "weights", weights)
-    if (
-        x.ndim != 4
-        or weights.ndim != 2
-        or weights.shape[1] != 9 * x.shape[3]
-        or x.dtype != weights.dtype
-    ):
-        raise ValueError(
-            f"one_product: x is {list(x.shape)}, weights {list(weights.shape)}; expected x [N, H, "
-            "W, C] and, in its data type, weights [O, 9 C] from flat_weights"
-        )
-    return _Product.apply(x, weights, stride)
-
-
 # %% ../../nbs/cornet/07_cpu.ipynb #cell-028
 _LARGE = 8  # pixels per side from which tiles of four pay in training
 
@@ -278,14 +193,14 @@ class AreaFast(AreaS):
         skip = F.linear(x[:, ::2, ::2], _compose(self.skip, self.conv_input))
         state = _last(self.norm_skip, skip)
         w1, w3 = self.conv1.weight.flatten(1), self.conv3.weight.flatten(1)
-        w2, tiled = _flat(self.conv2.weight), None
+        tiled = None
         if self.times > 1 and min(state.shape[1:3]) >= _LARGE:
             tiled = _winograd_weights(self.conv2.weight, 4)
         for t in range(self.times):
             norms = [self.get_submodule(f"norm{i}_{t}") for i in (1, 2, 3)]
             y = _last(norms[0], first if t == 0 else F.linear(state, w1)).relu_()
             if t == 0 or tiled is None:
-                y = _Product.apply(y, w2, 2 if t == 0 else 1)
+                y = convolve(y, self.conv2.weight, 2 if t == 0 else 1)
             else:
                 y = _Winograd.apply(y, tiled, 4)
             y = _last(norms[2], F.linear(_last(norms[1], y).relu_(), w3))
@@ -411,8 +326,9 @@ class _FoldedArea(nn.Module):
     def __init__(self, area: AreaS):
         super().__init__()
         check_times(area.times, area.trained_times)
-        self.w2 = area.conv2.weight.detach().clone()
-        self.weights: dict[int | None, Tensor] = {}  # by tile
+        # rows read pixels before channels, and so does torch's own convolution here
+        self.w2 = area.conv2.weight.detach().clone(memory_format=torch.channels_last)
+        self.weights: dict[int, Tensor] = {}  # by tile
         first, skip = _compose(area.conv1, area.conv_input), _compose(area.skip, area.conv_input)
         scale, shift = _line(area.norm_skip)
         self.skip = skip * scale[:, None], shift
@@ -428,12 +344,12 @@ class _FoldedArea(nn.Module):
     def conv2(self, y: Tensor, t: int) -> Tensor:
         _, _, scale, shift, _, _ = self.steps[t]
         m = _tile_for(*y.shape[:3]) if t else None
-        if m not in self.weights:
-            self.weights[m] = _winograd_weights(self.w2, m) if m else _flat(self.w2)
+        if m and m not in self.weights:
+            self.weights[m] = _winograd_weights(self.w2, m)
         if m:
             y = _Winograd.apply(y, self.weights[m], m)
         else:
-            y = _Product.apply(y, self.weights[m], 1 if t else 2)
+            y = convolve(y, self.w2, 1 if t else 2)
         return y.mul_(scale).add_(shift).relu_()
 
     def forward(self, x: Tensor) -> list[Tensor]:

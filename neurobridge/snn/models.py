@@ -16,6 +16,7 @@ __all__ = [
 from collections.abc import Callable
 from typing import Any, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -36,6 +37,11 @@ from .shortcuts import BLOCKS
 # %% ../../nbs/snn/06_models.ipynb #cell-007
 def _straight(trunk: nn.Module, x: Tensor) -> Tensor:
     return trunk(x)
+
+
+def _pixels_last(x: Tensor) -> Tensor:
+    "Lay maps out with channels last on a CPU, where convolutions need no other order."
+    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
 
 
 def _setting(who: str, name: str, value: Any) -> Any:
@@ -139,9 +145,9 @@ class TimeNet(_Settings):
         """
         self._check(x)
         if x.ndim == 4:
-            current = self.stem(x)[None].expand(self.T, -1, -1, -1, -1)
+            current = _pixels_last(self.stem(x))[None].expand(self.T, -1, -1, -1, -1)
         else:
-            current = over_time(self.stem, x)
+            current = _pixels_last(over_time(self.stem, x).flatten(0, 1)).unflatten(0, x.shape[:2])
         features = over_time(self.pool, self.run(self.trunk, self.stem_neuron(current))).flatten(2)
         if self.per_step and not hasattr(self.readout, "steps"):
             raise TypeError(

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from neurobridge.core import evaluating, project_root
+from neurobridge.core.convolution import flat_weights, one_product
 from neurobridge.cornet import (
     AREAS,
     FIGURE_4,
@@ -28,13 +29,7 @@ from neurobridge.cornet import (
     for_training,
     load_official,
 )
-from neurobridge.cornet.cpu import (
-    flat_weights,
-    minimal_filter,
-    one_product,
-    winograd,
-    winograd_weights,
-)
+from neurobridge.cornet.cpu import minimal_filter, winograd, winograd_weights
 from neurobridge.cornet.weights import official_checkpoint
 
 GOLDEN = project_root() / "tests" / "golden"
@@ -439,7 +434,7 @@ def test_one_product_is_the_convolution(stride, height, width, images, rows):
         torch.randn(2, 3, 3, 3, dtype=torch.float64, requires_grad=True),
     )
     plain = F.conv2d(x.permute(0, 3, 1, 2), weight, stride=stride, padding=1).permute(0, 2, 3, 1)
-    with mock.patch("neurobridge.cornet.cpu._ROWS", rows):
+    with mock.patch("neurobridge.core.convolution._ROWS", rows):
         ours = one_product(x, flat_weights(weight), stride)
         g = torch.randn_like(plain)
         for a, b in zip(
