@@ -10,14 +10,14 @@ import ctypes
 import functools
 import sys
 import warnings
-from collections.abc import Iterable
-from typing import BinaryIO
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from ...core.compiled import Program, loaded, read_source
 from ..manifest import DataError
-from .records import Counted, Parts, bytes_left, read_records
+from .records import Counted, bytes_left, read_records
 
 # %% ../../../nbs/data/readers/12_c_decoders.ipynb #c014
 _P, _N, _I = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int
@@ -98,7 +98,7 @@ def evt3_parts(
 ) -> Counted:
     "Decode EVT 3, block by block."
 
-    def parts() -> Parts:
+    def parts() -> Iterator[Any]:
         state = np.array([-1, -1, -1, -(1 << 40), -1])
         for words in read_records(file, "<u2"):
             most = library.evt3_most(*_pointers(words), len(words))
@@ -117,7 +117,7 @@ def evt2_parts(
 ) -> Counted:
     "Decode EVT 2, block by block."
 
-    def parts() -> Parts:
+    def parts() -> Iterator[Any]:
         state = np.array([-1])
         for words in read_records(file, "<u4"):
             columns = _columns(len(words), np.int16, np.int16, np.int8)
@@ -136,7 +136,7 @@ def dat_parts(
 ) -> Counted:
     "Decode DAT, block by block."
 
-    def parts() -> Parts:
+    def parts() -> Iterator[Any]:
         state = np.array([-1, 0])
         for records in read_records(file, ("<u4", 2)):
             columns = _columns(len(records), np.int16, np.int16, np.int8)

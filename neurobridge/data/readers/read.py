@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -169,8 +169,10 @@ class _Column:
     "A column of a recording that grows by parts, in as little memory as its values allow."
 
     def __init__(self, kind: type, most: int | None):
-        self.kind = np.dtype(kind)
-        self.place = None if most is None else np.empty(most, kind)  # not yet taken
+        self.kind: Any = np.dtype(kind)
+        self.place: np.ndarray | None = (
+            None if most is None else np.empty(most, kind)
+        )  # not yet taken
         self.parts: list[np.ndarray] = []
         self.count = 0
 

@@ -31,14 +31,14 @@ class Counted:
 
     def __init__(
         self,
-        parts: Iterator,
+        parts: Iterable,
         most: Callable[[], int],  # called before the first part is decoded
     ):
         self.parts = parts
         self.most = most
 
     def __iter__(self) -> Iterator:
-        return self.parts
+        return iter(self.parts)
 
 
 def read_records(
