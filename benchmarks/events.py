@@ -9,7 +9,8 @@ instead of passing time, which such a machine disturbs less. Rows:
 
     odg        one photo (427 x 640, scikit-learn's flower) into events; "published loop" is ES-ImageNet's, in torch, as on the page data/04_events
     frames     a million random events on 480 x 640 into ten frames; peers count the same windows
-    read       files of two million random events each, read whole; peers where they know the format
+    read       files of two million random events each, read whole; peers where they know the format; "bytes_per_event" is the most memory that a
+               process of its own held for it while reading, beyond what it held before
     pieces     a DAT file of many events (8 bytes each) into frames, with iter_events and iter_frames, in a process of its own; "megabytes" is the
                most memory that process held beyond what it held before, the file having been written by another process
 """
@@ -30,8 +31,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-COLUMNS = ("what", "way", "events", "seconds", "millions_per_second", "megabytes")
-PEERS = ("tonic", "expelliarmus")
+COLUMNS = (
+    "what",
+    "way",
+    "events",
+    "seconds",
+    "millions_per_second",
+    "megabytes",
+    "bytes_per_event",
+)
+PEERS = ("tonic", "expelliarmus", "faery")
 SENSOR = (480, 640)
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -176,26 +185,81 @@ def write_files(folder, n):
     return paths, int(t.sum())
 
 
-def read_rows(args):
+def neurobridge_reader(path, name):
     from neurobridge.data import read_events
 
+    return lambda: read_events(path)
+
+
+def expelliarmus_reader(path, name):
+    from expelliarmus import Wizard
+
+    wizard = Wizard(encoding=name.replace(" ", "").lower())
+    return lambda: wizard.read(path)
+
+
+def faery_reader(path, name):
+    import faery
+
+    return lambda: faery.events_stream_from_file(path).to_array()
+
+
+def tonic_reader(path, name):
+    from tonic.io import read_mnist_file
+
+    kinds = np.dtype([("x", "<i2"), ("y", "<i2"), ("t", "<i8"), ("p", "<i2")])
+    return lambda: read_mnist_file(path, kinds)
+
+
+READERS = {  # library: its reader, and the formats that it knows
+    "neurobridge": (neurobridge_reader, None),
+    "expelliarmus": (expelliarmus_reader, ("DAT", "EVT 2", "EVT 3")),
+    "faery": (faery_reader, ("DAT", "EVT 2", "EVT 3")),
+    "tonic": (tonic_reader, ("N-MNIST .bin",)),
+}
+
+
+def bytes_per_event(library, path, name, small):
+    "The most memory that one reading takes, in a process of its own that has read a small file before."
+    done = subprocess.run(
+        [sys.executable, __file__, "--memory", library, str(path), name, str(small)],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        sys.exit(done.stdout + done.stderr)
+    return float(done.stdout.splitlines()[-1])
+
+
+def memory(library, path, name, small):
+    READERS[library][0](Path(small), name)()
+    if library == "neurobridge":  # else the small file would not load them
+        from neurobridge.data.readers.c_decoders import load_decoders
+
+        load_decoders()
+    Path("/proc/self/clear_refs").write_text("5")
+    before = most_memory(1)
+    found = READERS[library][0](Path(path), name)()
+    return round((most_memory(1) - before) * 1024 / len(found), 1)
+
+
+def read_rows(args):
     n = int(2e6 * args.million)
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
         paths, total = write_files(Path(folder), n)
+        small, _ = write_files(Path(other), 1000)
         for name, path in paths.items():
-            ways = {"neurobridge": lambda path=path: read_events(path)}
-            assert len(ways["neurobridge"]()) == n and (
-                name == "N-MNIST .bin" or ways["neurobridge"]().t.sum() == total
-            )
-            encoding = {"DAT": "dat", "EVT 2": "evt2", "EVT 3": "evt3"}.get(name)
-            if encoding and have("expelliarmus"):
-                from expelliarmus import Wizard
-
-                wizard = Wizard(encoding=encoding)
-                ways["expelliarmus"] = lambda path=path, wizard=wizard: wizard.read(path)
-                assert len(ways["expelliarmus"]()) == n
-            rows += [row | {"way": f"{row['way']}, {name}"} for row in best(ways, args.rounds, n)]
+            ways = {
+                library: reader(path, name)
+                for library, (reader, known) in READERS.items()
+                if known is None or (name in known and have(library))
+            }
+            assert all(len(way()) == n for way in ways.values())
+            assert name == "N-MNIST .bin" or ways["neurobridge"]().t.sum() == total
+            for row in best(ways, args.rounds, n):
+                taken = bytes_per_event(row["way"], path, name, small[name])
+                rows.append(row | {"way": f"{row['way']}, {name}", "bytes_per_event": taken})
     return rows
 
 
@@ -213,8 +277,8 @@ def write_large(path, n):
             block[:, 0] += 1_000_000
 
 
-def most_memory():  # of this process (MB)
-    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024
+def most_memory(unit=1024):  # of this process (MB, or kB with 1)
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) // unit
 
 
 def through(path):
@@ -282,8 +346,11 @@ def main():
     parser.add_argument("--out", type=Path)
     parser.add_argument("--through", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--write", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--memory", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.memory:
+        return print(memory(*args.memory))
     if not args.write and not args.through:
         os.environ["EVENTS_CLOCK"] = args.clock  # the processes that this one starts take it over
     if args.write:

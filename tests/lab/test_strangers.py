@@ -20,7 +20,7 @@ from test_safe_files import as_user, everybodys, root_only  # noqa: F401  (a fix
 from typer.testing import CliRunner
 
 import neurobridge
-from neurobridge.core import load_checkpoint, project_root, save_checkpoint
+from neurobridge.core import compiled, load_checkpoint, project_root, save_checkpoint
 from neurobridge.core.files import UnsafeFile, is_marked, mark_folder, read_json, write_json
 from neurobridge.core.paths import cache_folder, foreign, machine_folder
 from neurobridge.lab import RunRefused, load_runs, run_notebook, write_results
@@ -35,6 +35,7 @@ from neurobridge.snn.kernels import cpu as fused
 
 ROOT = Path(neurobridge.__file__).resolve().parents[1]
 ATTACKER = 65531
+FLOAT = fused.for_dtype(fused.LIF_PROGRAM, torch.float32)
 needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler"
 )
@@ -498,13 +499,13 @@ EVIL = '#include <stdio.h>\n__attribute__((constructor)) static void run(void) {
 
 def plant_library(folder, marker):
     "Put a library of the right name into a cache, which tells by a file that it was loaded."
-    name = fused._library(torch.float32, folder).stem.rpartition("-")[0]
+    name = compiled._library(folder, FLOAT).stem.rpartition("-")[0]
     for file in folder.iterdir():
         file.unlink()
     (folder / "evil.c").write_text(EVIL % marker)
     subprocess.run(
         [
-            *fused._compiler(),
+            *compiled._compiler(),
             "-shared",
             "-fPIC",
             str(folder / "evil.c"),
@@ -514,7 +515,9 @@ def plant_library(folder, marker):
         check=True,
     )
     (folder / "evil.c").unlink()
-    return (folder / "evil.so").rename(folder / f"{name}-{fused.file_hash(folder / 'evil.so')}.so")
+    return (folder / "evil.so").rename(
+        folder / f"{name}-{compiled.file_hash(folder / 'evil.so')}.so"
+    )
 
 
 @needs_compiler
@@ -536,17 +539,15 @@ def test_a_planted_library_is_not_loaded(tmp_path, monkeypatch, how):
     else:
         cache.chmod(0o1777 if how == "sticky folder" else 0o777)
     monkeypatch.setenv("NEUROBRIDGE_CACHE", str(cache))
-    fused._warn_of_cache.cache_clear()
+    compiled._warn_of_cache.cache_clear()
     if "folder" in how:
         with pytest.warns(
             RuntimeWarning, match="cache of compiled kernels is not used, because others can write"
         ):
-            assert fused._load(torch.float32).backward
+            assert compiled._load(FLOAT).backward
         assert list(cache.iterdir()) == [library]
     else:  # the folder is ours: what is not, goes
-        assert (
-            fused._load(torch.float32).backward and fused._library(torch.float32, cache) != library
-        )
+        assert compiled._load(FLOAT).backward and compiled._library(cache, FLOAT) != library
     assert not (tmp_path / "loaded").exists()
 
 
@@ -556,7 +557,7 @@ def test_a_new_cache_is_private_whatever_the_umask(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a" / "cache"))
     before = os.umask(0)
     try:
-        assert fused._load(torch.float32).forward
+        assert compiled._load(FLOAT).forward
     finally:
         os.umask(before)
     folder = cache_folder()
@@ -574,12 +575,12 @@ def test_without_a_safe_place_nothing_is_compiled(tmp_path, monkeypatch):
     (tmp_path / "open").chmod(0o777)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "open"))
     monkeypatch.setenv("NEUROBRIDGE_CACHE", str(tmp_path / "open"))
-    fused._warn_of_cache.cache_clear()
+    compiled._warn_of_cache.cache_clear()
     with (
         pytest.warns(RuntimeWarning, match="cache"),
         pytest.raises(RuntimeError, match="no place to compile it that only you can change"),
     ):
-        fused._load(torch.float32)
+        compiled._load(FLOAT)
     assert list((tmp_path / "open").iterdir()) == []
 
 
@@ -590,7 +591,7 @@ def test_with_a_cache_of_our_own_the_temporary_folder_does_not_matter(tmp_path, 
     (tmp_path / "open").chmod(0o777)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "open"))
     monkeypatch.setenv("NEUROBRIDGE_CACHE", str(tmp_path / "cache"))
-    assert fused._load(torch.float32).forward
+    assert compiled._load(FLOAT).forward
     assert (
         list((tmp_path / "open").iterdir()) == [] and len(list((tmp_path / "cache").iterdir())) == 1
     )

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import neurobridge
-from neurobridge.core import project_root
+from neurobridge.core import compiled, project_root
 from neurobridge.snn import LIF, atan, gaussian, lif, rectangle, sigmoid, triangle, which_backend
 from neurobridge.snn.kernels import cpu as fused
 from neurobridge.snn.kernels.fused_norm import NORM_PROGRAM
@@ -32,6 +32,7 @@ SURROGATES = [
     gaussian(0.4, 0.2),
 ]
 LAYOUTS = ["plain", "turned", "sliced", "every other step", "same image", "offset"]
+FLOAT = fused.for_dtype(fused.LIF_PROGRAM, torch.float32)
 HAS_COMPILER = fused.fused_available(torch.zeros(1))
 BACKENDS = ["torch"] + ["fused"] * HAS_COMPILER
 needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="no C compiler here")
@@ -529,7 +530,7 @@ def test_broken_compiler(tmp_path, monkeypatch):
     broken.write_text("#!/bin/sh\necho 'internal error' >&2\nexit 1\n")
     broken.chmod(0o755)
     monkeypatch.setenv("CC", str(broken))
-    assert "internal error" in fused._loaded.__wrapped__(torch.float32, fused.LIF_PROGRAM)
+    assert "internal error" in compiled.loaded(FLOAT._replace(name="broken"))
 
 
 @pytest.mark.long
@@ -539,15 +540,16 @@ def test_broken_compiler(tmp_path, monkeypatch):
 def test_sources_compile_without_warnings(tmp_path, monkeypatch, program, dtype):
     for extra in (("-march=native", "-fopenmp"), ("-fopenmp",)):
         strict = (*extra, "-Wall", "-Wextra", "-Werror")
-        monkeypatch.setattr(fused, "_EXTRAS", (strict,))
-        assert fused._compile(fused._compiler(), program.sources, dtype, tmp_path).is_file()
+        monkeypatch.setattr(compiled, "_EXTRAS", (strict,))
+        typed = fused.for_dtype(program, dtype)
+        assert compiled._compile(compiled._compiler(), typed, tmp_path).is_file()
 
 
 @needs_compiler
 def test_the_name_in_the_cache_covers_every_source(tmp_path, monkeypatch):
     "A change of either file is another library."
     built = []
-    monkeypatch.setattr(fused, "_build", lambda *arguments: built.append(arguments[-1].name))
+    monkeypatch.setattr(compiled, "_build", lambda *arguments: built.append(arguments[-1].name))
     changed = [
         NORM_PROGRAM._replace(sources=tuple(sources))
         for sources in (
@@ -560,7 +562,7 @@ def test_the_name_in_the_cache_covers_every_source(tmp_path, monkeypatch):
     ]
     for program in (fused.LIF_PROGRAM, NORM_PROGRAM, *changed):
         with pytest.raises(RuntimeError, match="cannot be read back"):
-            fused._library(torch.float32, tmp_path, program)
+            compiled._library(tmp_path, fused.for_dtype(program, torch.float32))
     assert len(set(built)) == len(built) == 4
 
 
@@ -577,11 +579,11 @@ def test_processes_that_build_at_once(tmp_path):
     "damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b[:9000] + bytes(64) + b[9064:]]
 )
 def test_damaged_cache_is_rebuilt(tmp_path, damage):
-    library = fused._library(torch.float32, tmp_path)
+    library = compiled._library(tmp_path, FLOAT)
     good = library.read_bytes()
     library.write_bytes(damage(good))
     assert (
-        fused._library(torch.float32, tmp_path).read_bytes() == good
+        compiled._library(tmp_path, FLOAT).read_bytes() == good
         and len(list(tmp_path.iterdir())) == 1
     )
 
@@ -590,7 +592,7 @@ def test_damaged_cache_is_rebuilt(tmp_path, damage):
 def test_cache_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("a file, not a folder")
     monkeypatch.setenv("NEUROBRIDGE_CACHE", str(tmp_path / "file" / "cache"))
-    assert fused._load(torch.float32).forward
+    assert compiled._load(FLOAT).forward
 
 
 @pytest.mark.long
@@ -611,8 +613,8 @@ def test_cached_start_is_fast(tmp_path):
 @needs_compiler
 def test_portable_flags_give_the_same_bits(tmp_path, monkeypatch):
     "Built for the oldest processor of the kind, as where -march=native is not understood."
-    monkeypatch.setattr(fused, "_EXTRAS", (("-fopenmp",), ()))
-    library, loaded = fused._load(torch.float32), fused._loaded(torch.float32, fused.LIF_PROGRAM)
+    monkeypatch.setattr(compiled, "_EXTRAS", (("-fopenmp",), ()))
+    library, loaded = compiled._load(FLOAT), fused.kernel(torch.float32)
     x, g = torch.randn(7, 333), torch.randn(7, 333)
     results = []
     for lib in (library, loaded):

@@ -12,10 +12,13 @@ from typing import BinaryIO
 import numpy as np
 
 from ..manifest import DataError
+from .c_decoders import dat_parts, decoders
 from neurobridge.data.readers.records import (
     Clock,
+    Counted,
     Parts,
     Sensor,
+    bytes_left,
     comment_lines,
     read_records,
 )
@@ -47,7 +50,12 @@ def decode_dat(file: BinaryIO, sensor: Sensor, budget: int) -> tuple[Sensor, Par
 
 
 def _dat_parts(file: BinaryIO, bits: tuple[int, int]) -> Parts:  # where row and polarity begin
-    y_at, p_at = bits
+    if (library := decoders(file)) is not None:
+        return dat_parts(library, file, bits)
+    return Counted(_numpy_parts(file, *bits), lambda: bytes_left(file) // 8)
+
+
+def _numpy_parts(file: BinaryIO, y_at: int, p_at: int) -> Parts:
     clock = Clock(32)
     x_mask = (1 << y_at) - 1
     y_mask = (1 << p_at - y_at) - 1

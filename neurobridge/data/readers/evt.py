@@ -12,6 +12,14 @@ from typing import BinaryIO
 import numpy as np
 
 from ..manifest import DataError
+from neurobridge.data.readers.c_decoders import (
+    EVT2_KINDS,
+    EVT3_KINDS,
+    decoders,
+    evt2_parts,
+    evt3_parts,
+    reserved,
+)
 from neurobridge.data.readers.records import (
     BLOCK,
     Parts,
@@ -51,11 +59,7 @@ def _unwrapped(counter: np.ndarray, bits: int, before: int) -> np.ndarray:
 def _check_kinds(kind: np.ndarray, kinds: tuple[int, ...]) -> None:
     strange = ~np.isin(np.arange(16), kinds)
     if strange[kind].any():
-        first = int(np.flatnonzero(strange[kind])[0])
-        raise DataError(
-            f"it contains a word of kind {kind[first]}, which is reserved; expected one of "
-            f"{', '.join(map(str, kinds))}: the file is damaged"
-        )
+        raise reserved(kind[np.flatnonzero(strange[kind])[0]], kinds)
 
 
 def _bits_set(words: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:  # which word, bit
@@ -72,7 +76,7 @@ def _evt3_parts(file: BinaryIO) -> Parts:
     for word in read_records(file, "<u2"):
         kind = word >> 12
         value = word & 0xFFF
-        _check_kinds(kind, (0, 2, 3, 4, 5, 6, 7, 8, 10, 14, 15))
+        _check_kinds(kind, EVT3_KINDS)
         events = np.flatnonzero((kind == 2) | ((kind == 4) | (kind == 5)) & (value != 0))
         is_high, is_base, single = kind == 8, kind == 3, kind[events] == 2
         before = high.last
@@ -112,7 +116,7 @@ def _evt2_parts(file: BinaryIO, wide: bool, swapped: bool) -> Parts:
         elif wide:
             valid, word = word & 0xFFFFFFFF, word >> 32
         kind = word >> 28
-        _check_kinds(kind, (0, 1, 8, 10, 14, 15))
+        _check_kinds(kind, EVT2_KINDS)
         is_high = kind == 8
         events = np.flatnonzero(kind < 2)
         time = high(is_high, _unwrapped(word[is_high] & 0xFFFFFFF, 28, high.last), events)
@@ -170,9 +174,15 @@ def decode_evt(file: BinaryIO, sensor: Sensor, budget: int) -> tuple[Sensor, Par
             "with its maker's software"
         )
     swapped = "endianness=legacy" in text or "endianness legacy" in text
-    if version == "3":
-        return _evt_sensor(text), _evt3_parts(file)
-    return _evt_sensor(text), _evt2_parts(file, version == "21", swapped)
+    return _evt_sensor(text), _evt_parts(file, version, swapped)
+
+
+def _evt_parts(file: BinaryIO, version: str, swapped: bool) -> Parts:
+    "Decode in C where that is possible, else with NumPy."
+    library = None if version == "21" else decoders(file)
+    if library is not None:
+        return (evt3_parts if version == "3" else evt2_parts)(library, file)
+    return _evt3_parts(file) if version == "3" else _evt2_parts(file, version == "21", swapped)
 
 
 def _evt_sensor(text: str) -> Sensor:

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from .records import Clock, Parts, Sensor, read_records
+from .records import Clock, Counted, Parts, Sensor, bytes_left, read_records
 
 
 # %% ../../../nbs/data/readers/02_nmnist.ipynb #cell-011
@@ -37,4 +37,4 @@ def decode_nmnist(file: BinaryIO, sensor: Sensor, budget: int) -> tuple[Sensor, 
                 t, x, y, p = t[~turn], x[~turn], y[~turn], p[~turn]
             yield t, x, y, p
 
-    return (34, 34), parts()
+    return (34, 34), Counted(parts(), lambda: bytes_left(file) // 5)

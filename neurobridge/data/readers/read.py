@@ -15,14 +15,14 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from ...core.archives import ClaimError
 from ...core.checks import flag, instance, shown, whole
 from ...core.files import byte_budget
-from ..events import Events, sensor_problem
+from ..events import COLUMNS, Events, sensor_problem, taken_over
 from ..manifest import DataError
 from .aedat2 import decode_aedat2
 from .aedat3 import decode_aedat3
@@ -32,7 +32,7 @@ from .evt import decode_evt, evt_version, other_format
 from .hdf5 import decode_hdf5
 from .nmnist import decode_nmnist
 from .npz import decode_npz
-from .records import Parts, Sensor, comment_lines
+from .records import Counted, Parts, Sensor, comment_lines
 
 # %% ../../../nbs/data/readers/11_read.ipynb #cell-046
 _MAGIC = (
@@ -126,8 +126,9 @@ _DISORDER = 100_000  # microseconds by which an event may come late and still be
 
 def _checked(part: tuple, sensor: tuple[int, int], good: int) -> Events:
     t, x, y, p = part
+    ours = all(a.dtype == kind for a, kind in zip(part, COLUMNS.values(), strict=True))
     try:
-        return Events(t, x, y, p, sensor[0], sensor[1])
+        return taken_over(part, *sensor) if ours else Events(t, x, y, p, *sensor)
     except ValueError as error:
         problem = str(error).removeprefix("Events: ")
         if "backwards" in problem:
@@ -164,20 +165,36 @@ def _disorder(t: np.ndarray, good: int) -> str:
 _EVENT = 13  # bytes of an event in `Events`
 
 
-def _within(parts: Parts, budget: int) -> list[tuple]:  # those with events
-    kept = []
-    taken = 0
-    for part in parts:
-        taken += max(_EVENT * len(part[0]), sum(column.nbytes for column in part))
-        if taken > budget:
-            raise DataError(
-                f"its events take more than the {budget:,} bytes of memory that one file may take; "
-                "iter_events reads them in pieces, or, if you trust it, pass a larger max_bytes or "
-                "set NEUROBRIDGE_MAX_BYTES"
-            )
-        if len(part[0]):
-            kept.append(part)
-    return kept
+class _Column:
+    "A column of a recording that grows by parts, in as little memory as its values allow."
+
+    def __init__(self, kind: type, most: int | None):
+        self.kind: Any = np.dtype(kind)
+        self.place: np.ndarray | None = (
+            None if most is None else np.empty(most, kind)
+        )  # not yet taken
+        self.parts: list[np.ndarray] = []
+        self.count = 0
+
+    def add(self, part: np.ndarray) -> None:
+        start = self.count
+        self.count += len(part)
+        limit = np.iinfo(self.kind)
+        fits = part.dtype == self.kind or limit.min <= part.min() <= part.max() <= limit.max
+        if self.place is not None and fits:
+            self.place[start : self.count] = part
+            return
+        if self.place is not None:  # the recording is damaged: what it contains is told
+            self.parts = [self.place[:start]] if start else []
+            self.place = None
+        self.parts.append(part.astype(self.kind, copy=False) if fits else part)
+
+    def joined(self) -> np.ndarray:
+        if self.place is not None:
+            return self.place[: self.count]
+        found = self.parts[0] if len(self.parts) == 1 else np.concatenate(self.parts)
+        self.parts = []
+        return found
 
 
 def _likely(sensor: tuple[int, int]) -> tuple[int, int]:
@@ -196,6 +213,29 @@ def _check_reading(who: str, path: str | Path, sensor: Sensor) -> Sensor:
     height = whole(who, "sensor's height", sensor[0], 1, 2**15)
     width = whole(who, "sensor's width", sensor[1], 1, 2**15)
     return height, width
+
+
+# %% ../../../nbs/data/readers/11_read.ipynb #read-gather
+def _gathered(parts: Parts, budget: int) -> tuple[np.ndarray, ...]:
+    "Put the parts of a recording together; raise `DataError` for none, and beyond the budget."
+    most = parts.most() if isinstance(parts, Counted) else None
+    if most is not None and most * _EVENT > budget:
+        most = None  # the limit may be far above the number
+    columns = [_Column(kind, most) for kind in COLUMNS.values()]
+    taken = 0
+    for part in parts:
+        taken += _EVENT * len(part[0])
+        if taken > budget:
+            raise DataError(
+                f"its events take more than the {budget:,} bytes of memory that one file may take; "
+                "iter_events reads them in pieces, or, if you trust it, pass a larger max_bytes or "
+                "set NEUROBRIDGE_MAX_BYTES"
+            )
+        for column, values in zip(columns, part, strict=True) if len(part[0]) else ():
+            column.add(values)
+    if not taken:
+        raise DataError("it contains no events")
+    return tuple(column.joined() for column in columns)
 
 
 # %% ../../../nbs/data/readers/11_read.ipynb #cell-050
@@ -233,12 +273,7 @@ def read_events(
     sort = flag("read_events", "sort", sort)
     budget = byte_budget("read_events", max_bytes)
     with _opened(path, sensor, budget) as (found, parts):
-        kept = _within(parts, budget)
-        if not kept:
-            raise DataError("it contains no events")
-        part = kept[0]
-        if len(kept) > 1:
-            part = tuple(np.concatenate(column) for column in zip(*kept, strict=True))
+        part = _gathered(parts, budget)
         if sort and 0 < _lateness(part[0]) <= _DISORDER:
             order = np.argsort(part[0], kind="stable")
             part = tuple(column[order] for column in part)

@@ -8,7 +8,7 @@ __all__ = []
 # %% ../../../nbs/data/readers/01_records.ipynb #rec-imports
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -17,13 +17,28 @@ from ..manifest import DataError
 
 # %% ../../../nbs/data/readers/01_records.ipynb #cell-009
 BLOCK = 1 << 16  # records or words read at once
-Parts = Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]  # t, x, y, p
+Parts = Iterable[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]  # t, x, y, p
 Sensor = tuple[int, int] | None  # height, width
 
 
 def bytes_left(file: BinaryIO) -> int:
     "Return the number of bytes after the present place."
     return os.fstat(file.fileno()).st_size - file.tell()
+
+
+class Counted:
+    "Parts of a recording, with a limit of their number of events."
+
+    def __init__(
+        self,
+        parts: Iterable,
+        most: Callable[[], int],  # called before the first part is decoded
+    ):
+        self.parts = parts
+        self.most = most
+
+    def __iter__(self) -> Iterator:
+        return iter(self.parts)
 
 
 def read_records(

@@ -8,35 +8,16 @@ __all__ = ["tune_cpu"]
 # %% ../../../nbs/snn/kernels/02_cpu.ipynb #cell-003
 import ctypes
 import functools
-import hashlib
-import importlib.resources
-import os
 import platform
-import shlex
-import shutil
-import subprocess
-import tempfile
-import threading
 import warnings
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...core.checks import instance
-from ...core.files import atomic_write, file_hash, make_folders, who_can_change
-from ...core.paths import cache_folder
+from ...core.compiled import Program, loaded, read_source
 from ..surrogate import Surrogate, rectangle
-
-
-# %% ../../../nbs/snn/kernels/02_cpu.ipynb #a38c8a4d
-def read_source(
-    name: str,  # of a file in csrc/
-) -> str:
-    "Return the text of a C file of this package."
-    folder = importlib.resources.files("neurobridge.snn.kernels") / "csrc"
-    return (folder / name).read_text(encoding="utf-8")
 
 
 # %% ../../../nbs/snn/kernels/02_cpu.ipynb #x
@@ -48,18 +29,10 @@ class CSettings(ctypes.Structure):
     ]
 
 
-class Program(NamedTuple):
-    "C files that are compiled together, and the arguments of their functions."
-
-    sources: tuple[
-        tuple[str, str], ...
-    ]  # name and text; the last is compiled and includes the others
-    functions: tuple[tuple[str, tuple], ...]  # name, and the ctypes of the arguments
-
-
 _P, _N, _I = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int
 LIF_PROGRAM = Program(
-    (("lif.c", read_source("lif.c")),),
+    "lif",
+    (("lif.c", read_source("neurobridge.snn.kernels", "lif.c")),),
     (
         ("forward", (_P, _N, _P, _I, _P, _P, _P, _N, _N, CSettings, _I, _I)),
         ("backward", (_P, _N, _P, _N, _P, _I, _P, _P, _P, _P, _P, _N, _N, CSettings, _I, _I)),
@@ -72,134 +45,14 @@ _TYPES = {  # dtype: type of the arithmetic, type in memory
     torch.float64: ("-DREAL=double", "-DSTORE=double"),
     torch.bfloat16: ("-DREAL=float", "-DSTORE=uint16_t", "-DBF16"),
 }
-_FLAGS = (
-    "-O3",
-    "-std=gnu11",
-    "-fPIC",
-    "-shared",
-    "-ffp-contract=off",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-Wno-psabi",
-)
-_EXTRAS: tuple[tuple[str, ...], ...] = (
-    ("-march=native", "-fopenmp"),
-    ("-mcpu=native", "-fopenmp"),
-    ("-fopenmp",),
-    (),
-)
 
 
-# %% ../../../nbs/snn/kernels/02_cpu.ipynb #2d26a727
-def _compiler() -> list[str]:
-    names = [os.environ["CC"]] if os.environ.get("CC") else ["cc", "gcc", "clang"]
-    for name in names:
-        command = shlex.split(name)
-        if command and shutil.which(command[0]):
-            return command
-    raise RuntimeError(f"no C compiler found (looked for {', '.join(names)}); install gcc or clang")
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line for line in lines if line.lower().startswith(("flags", "features")))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-# %% ../../../nbs/snn/kernels/02_cpu.ipynb #cell-028
-def _compile(
-    compiler: list[str], sources: tuple[tuple[str, str], ...], dtype: torch.dtype, folder: Path
-) -> Path:
-    for name, text in sources:
-        (folder / name).write_text(text, encoding="utf-8")
-    source, built = folder / sources[-1][0], folder / "lif.so"
-    for extra in _EXTRAS:
-        done = subprocess.run(
-            [*compiler, *_FLAGS, *extra, *_TYPES[dtype], str(source), "-o", str(built), "-lm"],
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode == 0:
-            return built
-    raise RuntimeError(
-        f"{shlex.join(compiler)} could not build the kernel: {done.stderr.strip()[:300]}"
-    )
-
-
-def _build(
-    compiler: list[str], sources: tuple[tuple[str, str], ...], dtype: torch.dtype, target: Path
-) -> None:
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        if why := who_can_change(scratch):
-            raise RuntimeError(
-                f"there is no place to compile it that only you can change: {why}; set TMPDIR to "
-                "one"
-            )
-        built = _compile(compiler, sources, dtype, Path(scratch))
-        final = target.with_name(f"{target.name}-{file_hash(built)}.so")
-        with atomic_write(final, "wb", private=True) as file:
-            file.write(built.read_bytes())
-
-
-def _library(dtype: torch.dtype, folder: Path, program: Program = LIF_PROGRAM) -> Path:
-    compiler = _compiler()
-    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True).stdout
-    parts = (program.sources, _FLAGS, _EXTRAS, _TYPES[dtype], version, _processor())
-    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:20]
-    for attempt in range(2):
-        for file in folder.glob(f"lif-{key}-*.so"):
-            if not who_can_change(file) and file.stem.endswith(file_hash(file)):
-                return file
-            file.unlink(missing_ok=True)
-        if attempt == 0:
-            _build(compiler, program.sources, dtype, folder / f"lif-{key}")
-    raise RuntimeError(f"the kernel built into {folder} cannot be read back")
-
-
-# %% ../../../nbs/snn/kernels/02_cpu.ipynb #cell-030
-_LOCK = threading.Lock()
-
-
-def _from_cache(dtype: torch.dtype, program: Program) -> ctypes.CDLL | None:
-    "Load a library from the cache; return None where the cache can't be used."
-    try:
-        folder = cache_folder()
-        make_folders(folder)
-        if why := who_can_change(folder, inside=True):
-            _warn_of_cache(
-                f"the cache of compiled kernels is not used, because {why}; each process builds "
-                "its own. If the folder is yours, remove it, or take other users' right to "
-                "write there; or set NEUROBRIDGE_CACHE to another"
-            )
-            return None
-        return ctypes.CDLL(str(_library(dtype, folder, program)))
-    except OSError:  # a folder that cannot be written to, or none at all
-        return None
-
-
-@functools.cache
-def _warn_of_cache(message: str) -> None:
-    warnings.warn(f"lif: {message}", RuntimeWarning, stacklevel=2)
-
-
-def _load(dtype: torch.dtype, program: Program = LIF_PROGRAM) -> ctypes.CDLL:
-    library = _from_cache(dtype, program)
-    if library is None:
-        with tempfile.TemporaryDirectory() as folder:
-            library = ctypes.CDLL(str(_library(dtype, Path(folder), program)))
-    for name, arguments in program.functions:
-        getattr(library, name).argtypes = arguments
-    return library
-
-
-@functools.cache
-def _loaded(dtype: torch.dtype, program: Program) -> ctypes.CDLL | str:
-    try:
-        return _load(dtype, program)
-    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
-        return str(error)
+def for_dtype(
+    program: Program,  # in any type
+    dtype: torch.dtype,  # one that has a kernel
+) -> Program:
+    "Return a program whose arithmetic and memory have the types of a dtype."
+    return program._replace(options=_TYPES[dtype])
 
 
 # %% ../../../nbs/snn/kernels/02_cpu.ipynb #cell-031
@@ -225,8 +78,7 @@ def kernel(
         raise TypeError(
             f"lif: the fused kernel has no {dtype}; expected one of {', '.join(map(str, _TYPES))}"
         )
-    with _LOCK:
-        library = _loaded(dtype, program)
+    library = loaded(for_dtype(program, dtype))
     if isinstance(library, str):
         raise RuntimeError(
             f"lif: the fused kernel is not available: {library}, or use backend='torch'"
@@ -243,8 +95,7 @@ def fused_available(
         instance("fused_available", "x", x, Tensor)
     if x.device.type != "cpu" or x.dtype not in _TYPES:
         return False
-    with _LOCK:
-        library = _loaded(x.dtype, LIF_PROGRAM)
+    library = loaded(for_dtype(LIF_PROGRAM, x.dtype))
     if isinstance(library, str):
         _warn_once(library)
     return not isinstance(library, str)

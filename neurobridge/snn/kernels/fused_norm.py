@@ -15,15 +15,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...core.checks import instance, shown, tensor
+from ...core.compiled import Program, read_source
 from neurobridge.snn.kernels.cpu import (
     LIF_PROGRAM,
     CSettings,
     LIFConfig,
-    Program,
     address,
     c_settings,
     kernel,
-    read_source,
     streams,
     threads,
 )
@@ -55,7 +54,8 @@ class _Norm(ctypes.Structure):
 _P, _N, _I, _D = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int, ctypes.c_double
 _ROWS = (_P, _N, _P, _N)  # x and the added current, each with the distance of its steps
 NORM_PROGRAM = Program(
-    (*LIF_PROGRAM.sources, ("norm_lif.c", read_source("norm_lif.c"))),
+    "lif",
+    (*LIF_PROGRAM.sources, ("norm_lif.c", read_source("neurobridge.snn.kernels", "norm_lif.c"))),
     (
         ("moments", (_P, _N, _P, _P, _Shape)),
         ("normed_forward", (*_ROWS, _Norm, _D, _P, _Shape, CSettings, _I)),
