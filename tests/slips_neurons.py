@@ -49,7 +49,9 @@ def per_step():
 
 
 CALLS = {
-    "snn.Surrogate": Call(lambda folder: {"name": "atan", "constants": (2.0,)}),
+    "snn.Surrogate": Call(
+        lambda folder: {"name": "own", "constants": (2.0,), "derivative": torch.mul}
+    ),
     "snn.Surrogate.__call__": Call(
         lambda folder: {"u": torch.randn(3)}, Surrogate("sigmoid", (4.0,)).__call__
     ),
@@ -57,6 +59,7 @@ CALLS = {
     "snn.triangle": Call(lambda folder: {"width": 0.5}),
     "snn.atan": Call(lambda folder: {"alpha": 2.0}),
     "snn.sigmoid": Call(lambda folder: {"alpha": 2.0}),
+    "snn.fast_sigmoid": Call(lambda folder: {"alpha": 2.0}),
     "snn.gaussian": Call(lambda folder: {"sigma": 0.5, "center": 0.2}),
     "snn.lif": Call(
         lambda folder: {

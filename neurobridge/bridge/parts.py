@@ -27,7 +27,7 @@ from ..g2g.wiring import density, ensemble_mask
 from ..snn.kernels.fused_norm import norm_lif, watched
 from ..snn.layers import conv_norm, mean_so_far, over_time
 from ..snn.neuron import LIF
-from ..snn.surrogate import atan, gaussian, rectangle, sigmoid, triangle
+from ..snn.surrogate import atan, fast_sigmoid, gaussian, rectangle, sigmoid, triangle
 from ..transfer.sharpened import SharpenedReLU
 
 # %% ../../nbs/bridge/02_parts.ipynb #cell-008
@@ -36,6 +36,7 @@ _SURROGATES: dict[str, Callable] = {
     "triangle": triangle,
     "atan": atan,
     "sigmoid": sigmoid,
+    "fast_sigmoid": fast_sigmoid,
     "gaussian": gaussian,
 }
 

@@ -6,6 +6,7 @@
 __all__ = ["lif", "LIF"]
 
 # %% ../../nbs/snn/02_neuron.ipynb #cell-003
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core.checks import choice, flag, instance, number, shown, tensor
+from ..core.checks import choice, flag, number, shown, tensor
 from ..core.settings import ModuleWithSettings
 from neurobridge.snn.kernels.operator import (
     BACKENDS,
@@ -24,7 +25,7 @@ from neurobridge.snn.kernels.operator import (
     state_dtype,
     values_known,
 )
-from .surrogate import SURROGATE_HINT, Surrogate, rectangle, spike
+from .surrogate import Surrogate, rectangle, spike, surrogate_of
 
 
 # %% ../../nbs/snn/02_neuron.ipynb #cell-011
@@ -77,7 +78,7 @@ def _setting(who: str, name: str, value: Any) -> Any:
         case "v_th":
             return _number(who, name, value)
         case "surrogate":
-            return instance(who, name, value, Surrogate, SURROGATE_HINT)
+            return surrogate_of(who, value)
         case "detach_reset" | "learn_decay":
             return flag(who, name, value)
         case "reset":
@@ -95,7 +96,7 @@ def _check(
     decay: float | Tensor,
     v_th: float,
     reset: str,
-    surrogate: Surrogate,
+    surrogate: Surrogate | Callable[[Tensor], Tensor],
     detach_reset: bool,
     output: str,
     v0: Tensor | None,
@@ -176,7 +177,7 @@ def lif(
     decay: float | Tensor = 0.25,  # share of the membrane kept per step, in (0, 1]; or a tensor
     v_th: float = 0.5,  # threshold, in units of the membrane
     reset: Literal["hard", "soft"] = "hard",  # to zero, or by subtracting the threshold
-    surrogate: Surrogate = rectangle(),  # surrogate derivative of the spike
+    surrogate: Surrogate | Callable[[Tensor], Tensor] = rectangle(),  # derivative of the spike
     detach_reset: bool = True,  # keep the reset out of the gradient
     *,
     output: Literal["spike", "membrane"] = "spike",  # spikes, or the membrane before reset (LIAF)
@@ -201,7 +202,7 @@ def lif(
     reset :
         to zero, or by subtracting the threshold
     surrogate :
-        surrogate derivative of the spike
+        derivative of the spike
     detach_reset :
         keep the reset out of the gradient
     output :
@@ -224,7 +225,7 @@ def _run(
     decay: float | Tensor,
     v_th: float,
     reset: str,
-    surrogate: Surrogate,
+    surrogate: Surrogate | Callable[[Tensor], Tensor],
     detach_reset: bool,
     output: str,
     v0: Tensor | None,
@@ -237,7 +238,8 @@ def _run(
         decay = decay.to(dtype)
     else:
         decay = torch.full((), decay, dtype=dtype, device=x.device)
-    if not loop_needed(backend):
+    surrogate = surrogate_of("lif", surrogate)
+    if not loop_needed(backend, x, surrogate):
         return lif_op(
             x,
             decay,
@@ -246,7 +248,7 @@ def _run(
             reset == "hard",
             output == "spike",
             detach_reset,
-            surrogate.name,
+            surrogate if surrogate.derivative else surrogate.name,
             surrogate.constants,
             backend,
             state,
@@ -335,7 +337,7 @@ class LIF(_Neurons):
     reset :
         to zero, or by subtracting the threshold
     surrogate :
-        surrogate derivative of the spike
+        derivative of the spike
     detach_reset :
         keep the reset out of the gradient
     output :
@@ -351,7 +353,7 @@ class LIF(_Neurons):
         decay: float = 0.25,  # share of the membrane kept per step, in (0, 1]; start if learned
         v_th: float = 0.5,  # threshold, in units of the membrane
         reset: Literal["hard", "soft"] = "hard",  # to zero, or by subtracting the threshold
-        surrogate: Surrogate = rectangle(),  # surrogate derivative of the spike
+        surrogate: Surrogate | Callable[[Tensor], Tensor] = rectangle(),  # derivative of the spike
         detach_reset: bool = True,  # keep the reset out of the gradient
         output: Literal["spike", "analogue"] = "spike",  # "analogue": LeakyReLU(0.2) of it
         *,
@@ -363,7 +365,7 @@ class LIF(_Neurons):
         self._decay = decay
         self.v_th = v_th
         self.reset = reset
-        self.surrogate = surrogate
+        self.surrogate = surrogate_of("LIF", surrogate)
         self.detach_reset = detach_reset
         self.output = output
         self.backend = backend

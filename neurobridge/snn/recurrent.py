@@ -6,6 +6,7 @@
 __all__ = ["RecurrentLIF"]
 
 # %% ../../nbs/snn/13_recurrent.ipynb #cell-006
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -99,7 +100,7 @@ class RecurrentLIF(LIF):
     reset :
         to zero, or by subtracting the threshold
     surrogate :
-        surrogate derivative of the spike
+        derivative of the spike
     detach_reset :
         keep the reset out of the gradient
     output :
@@ -118,7 +119,7 @@ class RecurrentLIF(LIF):
         decay: float = 0.25,  # share of the membrane kept per step, in (0, 1]; start if learned
         v_th: float = 0.5,  # threshold, in units of the membrane
         reset: Literal["hard", "soft"] = "hard",  # to zero, or by subtracting the threshold
-        surrogate: Surrogate = rectangle(),  # surrogate derivative of the spike
+        surrogate: Surrogate | Callable[[Tensor], Tensor] = rectangle(),  # derivative of the spike
         *,
         detach_reset: bool = True,  # keep the reset out of the gradient
         output: Literal["spike", "analogue"] = "spike",  # "analogue": LeakyReLU(0.2) of membranes

@@ -16,7 +16,17 @@ from hypothesis import strategies as st
 
 import neurobridge
 from neurobridge.core import project_root
-from neurobridge.snn import LIF, atan, gaussian, lif, rectangle, sigmoid, triangle, which_backend
+from neurobridge.snn import (
+    LIF,
+    atan,
+    fast_sigmoid,
+    gaussian,
+    lif,
+    rectangle,
+    sigmoid,
+    triangle,
+    which_backend,
+)
 from neurobridge.snn.kernels import cpu as fused
 from neurobridge.snn.kernels.fused_norm import NORM_PROGRAM
 
@@ -28,6 +38,7 @@ SURROGATES = [
     atan(),
     sigmoid(),
     sigmoid(9.0),
+    fast_sigmoid(3.0),
     gaussian(),
     gaussian(0.4, 0.2),
 ]

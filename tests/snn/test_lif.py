@@ -13,13 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from neurobridge.snn import LIF, atan, gaussian, lif, rectangle, sigmoid, triangle
+from neurobridge.snn import LIF, atan, fast_sigmoid, gaussian, lif, rectangle, sigmoid, triangle
 from neurobridge.snn.kernels.operator import BACKENDS, state_dtype
 
 pytestmark = pytest.mark.usefixtures("one_thread", "same_numbers")
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "lif_seed0.npz"
-SURROGATES = [rectangle(), rectangle(0.6), triangle(0.8), atan(), sigmoid(), gaussian(0.5, 0.2)]
+SURROGATES = [
+    rectangle(),
+    rectangle(0.6),
+    triangle(0.8),
+    atan(),
+    sigmoid(),
+    fast_sigmoid(),
+    gaussian(0.5, 0.2),
+]
 backends = pytest.mark.parametrize(
     "backend", [name for name in BACKENDS if name != "triton"]
 )  # Triton on a CPU: tests/snn/test_triton.py
@@ -34,6 +42,8 @@ def slope(g, u):
             return np.maximum(0, a - np.abs(u)) / a**2
         case "atan":
             return a / (2 * (1 + (np.pi * a * u / 2) ** 2))
+        case "fast_sigmoid":
+            return a / 2 / (1 + a * np.abs(u)) ** 2
         case "sigmoid":
             return a / (2 + np.exp(a * u) + np.exp(-a * u))
         case "gaussian":
@@ -479,7 +489,7 @@ WRONG = {
     "decay": [torch.tensor(0.5), np.array(0.5), "0.5", None, True, 1j, 0, 1.01],
     "v_th": [torch.ones(3), nn.Parameter(torch.tensor(1.0)), "1", None, math.inf, -1],
     "reset": ["none", None, 1, torch.ones(2)],
-    "surrogate": ["atan", atan, None, torch.relu, 2.0],
+    "surrogate": ["atan", LIF, None, 2.0],
     "detach_reset": [1, "no", None],
     "output": ["membrane", None, ["spike"]],
     "backend": ["cuda", None, 0],

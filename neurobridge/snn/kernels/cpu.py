@@ -261,15 +261,17 @@ class LIFConfig(NamedTuple):
     surrogate: Surrogate = rectangle()  # derivative of the spike, for the backward pass
 
 
-_KINDS = ("rectangle", "triangle", "atan", "sigmoid", "gaussian")
+_KINDS = ("rectangle", "triangle", "atan", "sigmoid", "fast_sigmoid", "gaussian")
 
 
 def c_settings(
     config: LIFConfig,  # the neuron's settings
 ) -> CSettings:
     "Pack a neuron's settings for C."
-    a, b = (*config.surrogate.constants, 0.0)[:2]
-    kind = _KINDS.index(config.surrogate.name)
+    a, b, kind = 0.0, 0.0, 0  # an own surrogate is not read: C computes its forward pass only
+    if config.surrogate.derivative is None:
+        a, b = (*config.surrogate.constants, 0.0)[:2]
+        kind = _KINDS.index(config.surrogate.name)
     return CSettings(config.v_th, a, b, config.hard, config.spikes, config.detach_reset, kind)
 
 

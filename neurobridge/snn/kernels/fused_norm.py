@@ -275,6 +275,7 @@ def _fits(x: Tensor, norm: nn.Module, neuron: nn.Module, added: Tensor | None) -
         and x.numel() > x.shape[2]
         and (added is None or (added.shape, added.dtype) == (x.shape, x.dtype))
         and neuron.backend in ("auto", "fused")
+        and neuron.surrogate.derivative is None
         and not watched(norm, neuron)
         and which_backend(x, "auto") == "fused"
     )

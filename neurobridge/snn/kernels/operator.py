@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import math
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -224,14 +225,37 @@ def _implementation(x: Tensor, backend: str) -> tuple[Callable, Callable]:
     return _torch_forward, _torch_backward
 
 
+@functools.cache
+def _say_once(name: str) -> None:
+    warnings.warn(
+        f"lif: the backward pass of an own surrogate ({name!r}) runs in plain torch, because the "
+        "compiled kernels contain the built-in ones only; the forward pass stays compiled",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+def _back_implementation(x: Tensor, backend: str, surrogate: Surrogate) -> Callable:
+    "Return the backward pass of a backend; an own surrogate needs torch's."
+    back = _implementation(x, backend)[1]
+    if surrogate.derivative is None or back is _torch_backward:
+        return back
+    _say_once(surrogate.name)
+    return _torch_backward
+
+
 # %% ../../../nbs/snn/kernels/01_operator.ipynb #n83167065
 def loop_needed(
     backend: str,  # as passed by the user
+    x: Tensor,  # the input
+    surrogate: Surrogate,
 ) -> bool:
     """Return whether the neuron has to run as a loop of torch operations.
 
     Raises `ValueError` where a transform of `torch.func` meets a backend chosen by name.
     """
+    if surrogate.derivative is not None and (_traced(x) or torch.jit.is_tracing()):
+        return True  # a schema has no place for a function
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return backend == "reference" or torch.onnx.is_in_onnx_export()
     transformed = torch._C._are_functorch_transforms_active()
@@ -291,11 +315,13 @@ def _config(
     hard: bool,
     spikes: bool,
     detach_reset: bool,
-    surrogate: str,
+    surrogate: str | Surrogate,
     constants: list[float],
 ) -> LIFConfig:
-    "Pack the settings of the operation's schema."
-    return LIFConfig(v_th, hard, spikes, detach_reset, _surrogate(surrogate, tuple(constants)))
+    "Pack the settings of the operation's schema, or of a node, which may hold a surrogate itself."
+    if not isinstance(surrogate, Surrogate):
+        surrogate = _surrogate(surrogate, tuple(constants))
+    return LIFConfig(v_th, hard, spikes, detach_reset, surrogate)
 
 
 def _run(
@@ -332,13 +358,14 @@ def _run_back(
 ) -> tuple[Tensor, Tensor, Tensor]:  # gradients of x, decay and v0, empty where there is none
     *neuron, backend, _, need_decay = settings
     order, dtype, shape = memory_order(x), state_dtype(x.dtype), x.shape[1:]
-    gx, g_decay, g_v0 = _implementation(x, backend)[1](
+    config = _config(*neuron)
+    gx, g_decay, g_v0 = _back_implementation(x, backend, config.surrogate)(
         to_rows(g, order),
         None if g_last is None else _row(g_last, shape, order, dtype),
         to_rows(x, order),
         _decay_row(decay, shape, order, dtype),
         None if v0 is None else _row(v0, shape, order, dtype),
-        _config(*neuron),
+        config,
         need_decay,
     )
     if need_decay:
@@ -377,6 +404,8 @@ def _backward(ctx: Any, g: Tensor | None, g_last: Tensor | None) -> tuple[Tensor
     if not ctx.settings[-1]:
         g_last = None
     as_operation = _traced(x) or torch.is_grad_enabled()
+    if as_operation and isinstance(ctx.settings[4], Surrogate):
+        _no_second(ctx)
     back = torch.ops.neurobridge.lif_backward if as_operation else _run_back
     need_decay = ctx.needs_input_grad[1]
     gx, g_decay, g_v0 = back(g, g_last, x, decay, v0, *ctx.settings, need_decay)
@@ -441,7 +470,7 @@ class _Node(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
         _remember(ctx, inputs, None)
-        return _run(*inputs)
+        return _run(*inputs)  # settings as in the schema; an own surrogate instead of its name
 
     backward = staticmethod(_backward)
 

@@ -171,7 +171,7 @@ INLINE vec power(vec x) {
   return (p * r * r + r + all(1)) * (vec)exponent;
 }
 
-enum { RECTANGLE, TRIANGLE, ATAN, SIGMOID, GAUSSIAN };
+enum { RECTANGLE, TRIANGLE, ATAN, SIGMOID, FAST_SIGMOID, GAUSSIAN };
 
 // surrogate derivative ds/du; a, b: its constants
 INLINE vec surrogate(vec u, int kind, double a, double b) {
@@ -189,6 +189,10 @@ INLINE vec surrogate(vec u, int kind, double a, double b) {
     case SIGMOID: {
       vec s = all(1) / (all(1) + power(-(all(a) * u)));
       return all(a) * s * (all(1) - s);
+    }
+    case FAST_SIGMOID: {
+      vec z = all(1) + all(a) * magnitude(u);
+      return all(a / 2) / (z * z);
     }
     default: {
       vec z = (u - all(b)) / all(a);
