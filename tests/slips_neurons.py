@@ -4,7 +4,7 @@ import torch
 from slips import Call
 from torch import nn
 
-from neurobridge.snn import LIF, RecurrentLIF, Surrogate, layers, rectangle, streaming
+from neurobridge.snn import LIF, RecurrentLIF, Surrogate, Synapse, layers, rectangle, streaming
 from neurobridge.snn import models as nets
 
 
@@ -71,7 +71,13 @@ CALLS = {
         }
     ),
     "snn.LIF": Call(
-        lambda folder: {"output": "spike", "learn_decay": False, "backend": "auto", **LIF_SETTINGS}
+        lambda folder: {
+            "output": "spike",
+            "learn_decay": False,
+            "learn_threshold": False,
+            "backend": "auto",
+            **LIF_SETTINGS,
+        }
     ),
     "snn.LIF.forward": Call(
         lambda folder: {"x": torch.rand(3, 2), "v0": torch.zeros(2), "return_state": True},
@@ -82,6 +88,7 @@ CALLS = {
             "synapses": nn.Linear(2, 2),
             "output": "spike",
             "learn_decay": False,
+            "learn_threshold": False,
             "backend": "auto",
             **LIF_SETTINGS,
         }
@@ -93,6 +100,24 @@ CALLS = {
             "return_state": True,
         },
         recurrent().forward,
+    ),
+    "snn.Synapse": Call(
+        lambda folder: {
+            "decay": 0.5,
+            "delay": 1.5,
+            "learn_decay": True,
+            "learn_delay": True,
+            "max_delay": 3,
+            "backend": "auto",
+        }
+    ),
+    "snn.Synapse.forward": Call(
+        lambda folder: {
+            "x": torch.rand(3, 2, 2),
+            "state": after(Synapse(0.5, 1.5), 2, 2, 2),
+            "return_state": True,
+        },
+        Synapse(0.5, 1.5).forward,
     ),
     "snn.streaming": Call(lambda folder: {"net": linear_trunk(), "alike": (nn.Linear,)}),
     "snn.streaming.call": Call(

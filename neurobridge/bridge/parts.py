@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .blueprint import Neuron, Time, Wiring
-from ..core.checks import instance
+from ..core.checks import instance, shown
 from ..cornet.blocks import AreaR, AreaS, AreaZ, StemS
 from ..g2g.controls import er_mask
 from ..g2g.layers import EnsembleConv2d, MaskedConv2d
@@ -76,7 +76,13 @@ def neuron_maker(
 def neuron_of(
     layer: LIF,
 ) -> Neuron:  # an own surrogate, or own constants of one, are left out
-    "Return the settings of a layer of neurons."
+    "Return the settings of a layer; raise `ValueError` where neurons differ in a constant."
+    for name in ("decay", "v_th"):
+        if isinstance(getattr(layer, name), Tensor):
+            raise ValueError(
+                f"neuron_of: {name} is {shown(getattr(layer, name))}; expected one number, because "
+                "a blueprint describes all neurons at once"
+            )
     kind = "if" if layer.decay == 1 else "lif"
     if layer.decay_logit is not None:
         kind = "plif"
@@ -85,8 +91,8 @@ def neuron_of(
     name = layer.surrogate.name if layer.surrogate.name in _SURROGATES else "rectangle"
     return Neuron(
         cast(Any, kind),
-        layer.decay,
-        layer.v_th,
+        cast(float, layer.decay),
+        cast(float, layer.v_th),
         cast(Any, layer.reset),
         surrogate=cast(Any, name),
         detach_reset=layer.detach_reset,

@@ -44,3 +44,4 @@ from .surrogate import gaussian as gaussian
 from .surrogate import rectangle as rectangle
 from .surrogate import sigmoid as sigmoid
 from .surrogate import triangle as triangle
+from .synapses import Synapse as Synapse

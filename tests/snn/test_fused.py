@@ -299,6 +299,7 @@ def test_torch_checks_the_operation():
         x,
         torch.rand(3, 1, 1, requires_grad=True),
         torch.randn(3, 2, 2, requires_grad=True),
+        torch.tensor([0.4, 0.6], requires_grad=True),
         0.5,
         True,
         True,
@@ -316,6 +317,7 @@ def test_torch_checks_the_operation():
         (
             torch.randn(3, 5),
             torch.tensor(0.3),
+            None,
             None,
             0.5,
             False,
