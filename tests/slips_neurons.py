@@ -4,7 +4,7 @@ import torch
 from slips import Call
 from torch import nn
 
-from neurobridge.snn import LIF, RecurrentLIF, Surrogate, layers, rectangle, streaming
+from neurobridge.snn import LIF, RecurrentLIF, Surrogate, Synapse, layers, rectangle, streaming
 from neurobridge.snn import models as nets
 
 
@@ -49,7 +49,9 @@ def per_step():
 
 
 CALLS = {
-    "snn.Surrogate": Call(lambda folder: {"name": "atan", "constants": (2.0,)}),
+    "snn.Surrogate": Call(
+        lambda folder: {"name": "own", "constants": (2.0,), "derivative": torch.mul}
+    ),
     "snn.Surrogate.__call__": Call(
         lambda folder: {"u": torch.randn(3)}, Surrogate("sigmoid", (4.0,)).__call__
     ),
@@ -57,6 +59,7 @@ CALLS = {
     "snn.triangle": Call(lambda folder: {"width": 0.5}),
     "snn.atan": Call(lambda folder: {"alpha": 2.0}),
     "snn.sigmoid": Call(lambda folder: {"alpha": 2.0}),
+    "snn.fast_sigmoid": Call(lambda folder: {"alpha": 2.0}),
     "snn.gaussian": Call(lambda folder: {"sigma": 0.5, "center": 0.2}),
     "snn.lif": Call(
         lambda folder: {
@@ -68,7 +71,13 @@ CALLS = {
         }
     ),
     "snn.LIF": Call(
-        lambda folder: {"output": "spike", "learn_decay": False, "backend": "auto", **LIF_SETTINGS}
+        lambda folder: {
+            "output": "spike",
+            "learn_decay": False,
+            "learn_threshold": False,
+            "backend": "auto",
+            **LIF_SETTINGS,
+        }
     ),
     "snn.LIF.forward": Call(
         lambda folder: {"x": torch.rand(3, 2), "v0": torch.zeros(2), "return_state": True},
@@ -79,6 +88,7 @@ CALLS = {
             "synapses": nn.Linear(2, 2),
             "output": "spike",
             "learn_decay": False,
+            "learn_threshold": False,
             "backend": "auto",
             **LIF_SETTINGS,
         }
@@ -90,6 +100,24 @@ CALLS = {
             "return_state": True,
         },
         recurrent().forward,
+    ),
+    "snn.Synapse": Call(
+        lambda folder: {
+            "decay": 0.5,
+            "delay": 1.5,
+            "learn_decay": True,
+            "learn_delay": True,
+            "max_delay": 3,
+            "backend": "auto",
+        }
+    ),
+    "snn.Synapse.forward": Call(
+        lambda folder: {
+            "x": torch.rand(3, 2, 2),
+            "state": after(Synapse(0.5, 1.5), 2, 2, 2),
+            "return_state": True,
+        },
+        Synapse(0.5, 1.5).forward,
     ),
     "snn.streaming": Call(lambda folder: {"net": linear_trunk(), "alike": (nn.Linear,)}),
     "snn.streaming.call": Call(

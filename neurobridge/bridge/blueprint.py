@@ -9,7 +9,7 @@ __all__ = ["Wiring", "Neuron", "Time", "Blueprint"]
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ..core.checks import choice, flag, instance, number, shown, whole
 
@@ -73,7 +73,7 @@ class Wiring:
 
 # %% ../../nbs/bridge/01_blueprint.ipynb #cell-017
 SPIKING = ("lif", "if", "plif", "liaf")
-_SURROGATES = ("rectangle", "triangle", "atan", "sigmoid", "gaussian")
+_Surrogate = Literal["rectangle", "triangle", "atan", "sigmoid", "fast_sigmoid", "gaussian"]
 
 
 # %% ../../nbs/bridge/01_blueprint.ipynb #cell-018
@@ -92,7 +92,7 @@ class Neuron:
     reset :
         to zero, or by subtracting the threshold
     surrogate :
-        name
+        name of a built-in derivative
     detach_reset :
         keep the reset out of the gradient
     gain :
@@ -106,7 +106,7 @@ class Neuron:
     v_th: float = 0.5  # threshold, in units of the membrane
     reset: Literal["hard", "soft"] = "hard"  # to zero, or by subtracting the threshold
     _: KW_ONLY
-    surrogate: Literal["rectangle", "triangle", "atan", "sigmoid", "gaussian"] = "rectangle"  # name
+    surrogate: _Surrogate = "rectangle"  # name of a built-in derivative
     detach_reset: bool = True  # keep the reset out of the gradient
     gain: float | None = None  # scale of the norms at the start; None: as the body has it
     bias: float | None = None  # shift of the norms at the start, in units of the membrane
@@ -118,7 +118,7 @@ class Neuron:
             decay=number("Neuron", "decay", self.decay, None, 1, above=0),
             v_th=number("Neuron", "v_th", self.v_th, above=0),
             reset=choice("Neuron", "reset", self.reset, ("hard", "soft")),
-            surrogate=choice("Neuron", "surrogate", self.surrogate, _SURROGATES),
+            surrogate=choice("Neuron", "surrogate", self.surrogate, get_args(_Surrogate)),
             detach_reset=flag("Neuron", "detach_reset", self.detach_reset),
             gain=None if self.gain is None else number("Neuron", "gain", self.gain),
             bias=None if self.bias is None else number("Neuron", "bias", self.bias),

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .blueprint import Neuron, Time, Wiring
-from ..core.checks import instance
+from ..core.checks import instance, shown
 from ..cornet.blocks import AreaR, AreaS, AreaZ, StemS
 from ..g2g.controls import er_mask
 from ..g2g.layers import EnsembleConv2d, MaskedConv2d
@@ -27,7 +27,7 @@ from ..g2g.wiring import density, ensemble_mask
 from ..snn.kernels.fused_norm import norm_lif, watched
 from ..snn.layers import conv_norm, mean_so_far, over_time
 from ..snn.neuron import LIF
-from ..snn.surrogate import atan, gaussian, rectangle, sigmoid, triangle
+from ..snn.surrogate import atan, fast_sigmoid, gaussian, rectangle, sigmoid, triangle
 from ..transfer.sharpened import SharpenedReLU
 
 # %% ../../nbs/bridge/02_parts.ipynb #cell-008
@@ -36,6 +36,7 @@ _SURROGATES: dict[str, Callable] = {
     "triangle": triangle,
     "atan": atan,
     "sigmoid": sigmoid,
+    "fast_sigmoid": fast_sigmoid,
     "gaussian": gaussian,
 }
 
@@ -65,7 +66,13 @@ def neuron_maker(
 def neuron_of(
     layer: LIF,
 ) -> Neuron:  # an own surrogate, or own constants of one, are left out
-    "Return the settings of a layer of neurons."
+    "Return the settings of a layer; raise `ValueError` where neurons differ in a constant."
+    for name in ("decay", "v_th"):
+        if isinstance(getattr(layer, name), Tensor):
+            raise ValueError(
+                f"neuron_of: {name} is {shown(getattr(layer, name))}; expected one number, because "
+                "a blueprint describes all neurons at once"
+            )
     kind = "if" if layer.decay == 1 else "lif"
     if layer.decay_logit is not None:
         kind = "plif"
@@ -74,8 +81,8 @@ def neuron_of(
     name = layer.surrogate.name if layer.surrogate.name in _SURROGATES else "rectangle"
     return Neuron(
         cast(Any, kind),
-        layer.decay,
-        layer.v_th,
+        cast(float, layer.decay),
+        cast(float, layer.v_th),
         cast(Any, layer.reset),
         surrogate=cast(Any, name),
         detach_reset=layer.detach_reset,

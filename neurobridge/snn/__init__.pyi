@@ -39,7 +39,9 @@ from .stepwise import detached as detached
 from .stepwise import streaming as streaming
 from .surrogate import Surrogate as Surrogate
 from .surrogate import atan as atan
+from .surrogate import fast_sigmoid as fast_sigmoid
 from .surrogate import gaussian as gaussian
 from .surrogate import rectangle as rectangle
 from .surrogate import sigmoid as sigmoid
 from .surrogate import triangle as triangle
+from .synapses import Synapse as Synapse

@@ -6,6 +6,7 @@
 __all__ = ["lif", "LIF"]
 
 # %% ../../nbs/snn/02_neuron.ipynb #cell-003
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core.checks import choice, flag, instance, number, shown, tensor
+from ..core.checks import choice, flag, number, shown, tensor
 from ..core.settings import ModuleWithSettings
 from neurobridge.snn.kernels.operator import (
     BACKENDS,
@@ -24,14 +25,14 @@ from neurobridge.snn.kernels.operator import (
     state_dtype,
     values_known,
 )
-from .surrogate import SURROGATE_HINT, Surrogate, rectangle, spike
+from .surrogate import Surrogate, rectangle, spike, surrogate_of
 
 
 # %% ../../nbs/snn/02_neuron.ipynb #cell-011
 def _reference(
     x: Tensor,
     decay: Tensor,
-    v_th: float,
+    v_th: float | Tensor,
     reset: str,
     surrogate: Surrogate,
     detach_reset: bool,
@@ -50,35 +51,35 @@ def _reference(
 
 
 # %% ../../nbs/snn/02_neuron.ipynb #cell-013
-_SCALED = (
-    "to learn thresholds, or to have one per channel, scale the input: lif(x / v_th, v_th=1.0) "
-    "sends the same spikes"
-)
-_ONE_DECAY = (
-    "learn_decay=True trains one decay for the layer; the function lif takes a tensor of decays"
-)
-_INSTEAD = {"v_th": _SCALED, "LIF decay": _ONE_DECAY, "lif decay": "or a tensor of them"}
-
-
-def _number(who: str, name: str, value: Any, high: float | None = None) -> float:
-    try:
-        return number(who, name, value, None, high, above=0)
-    except TypeError as error:
-        if not hasattr(value, "ndim"):  # no tensor and no array
-            raise
-        raise TypeError(f"{error}; {_INSTEAD.get(name) or _INSTEAD[f'{who} {name}']}") from None
+def _constant(who: str, name: str, value: Any, high: float | None = None) -> float | Tensor:
+    "Return a decay or threshold, a number or a tensor, after a check."
+    if not isinstance(value, Tensor):
+        try:
+            return number(who, name, value, None, high, above=0)
+        except TypeError as error:
+            raise TypeError(f"{error}; or a tensor of them, such as [C, 1, 1]") from None
+    if not value.is_floating_point() or not value.numel():
+        raise TypeError(f"{who}: {name} is {shown(value)}; expected floating-point numbers")
+    if values_known(value):
+        low, most = (bound.item() for bound in value.detach().aminmax())
+        if not (low > 0 and most < torch.inf and (high is None or most <= high)):
+            expected = "above 0" if high is None else f"in (0, {high:g}], where 1 means no leak"
+            raise ValueError(
+                f"{who}: {name} lies in [{low:g}, {most:g}]; expected finite values {expected}"
+            )
+    return value
 
 
 def _setting(who: str, name: str, value: Any) -> Any:
     "Return a setting after a check; other attributes of a layer are returned as they are."
     match name:
         case "decay":
-            return _number(who, name, value, 1)
+            return _constant(who, name, value, 1)
         case "v_th":
-            return _number(who, name, value)
+            return _constant(who, name, value)
         case "surrogate":
-            return instance(who, name, value, Surrogate, SURROGATE_HINT)
-        case "detach_reset" | "learn_decay":
+            return surrogate_of(who, value)
+        case "detach_reset" | "learn_decay" | "learn_threshold":
             return flag(who, name, value)
         case "reset":
             return choice(who, name, value, ("hard", "soft"))
@@ -93,9 +94,9 @@ def _setting(who: str, name: str, value: Any) -> Any:
 def _check(
     x: Tensor,
     decay: float | Tensor,
-    v_th: float,
+    v_th: float | Tensor,
     reset: str,
-    surrogate: Surrogate,
+    surrogate: Surrogate | Callable[[Tensor], Tensor],
     detach_reset: bool,
     output: str,
     v0: Tensor | None,
@@ -110,10 +111,12 @@ def _check(
             "front"
         )
     if isinstance(decay, Tensor):
-        _check_decay(decay, x)
+        _check_row("decay", decay, x)
     elif type(decay) is not float or not 0 < decay <= 1:
         _setting("lif", "decay", decay)
-    if type(v_th) is not float or not 0 < v_th < torch.inf:
+    if isinstance(v_th, Tensor):
+        _check_row("v_th", v_th, x)
+    elif type(v_th) is not float or not 0 < v_th < torch.inf:
         _setting("lif", "v_th", v_th)
     if type(surrogate) is not Surrogate or type(detach_reset) is not bool:
         _setting("lif", "surrogate", surrogate)
@@ -130,29 +133,25 @@ def _check(
 
 
 # %% ../../nbs/snn/02_neuron.ipynb #n86880338
-def _check_decay(decay: Tensor, x: Tensor) -> None:
+def _check_row(name: str, row: Tensor, x: Tensor) -> None:
+    "Raise an error where decays or thresholds do not fit the neurons of x."
     neurons = x.shape[1:]
-    if not decay.is_floating_point():
-        raise TypeError(f"lif: decay is {shown(decay)}; expected floating-point numbers")
-    if decay.ndim > len(neurons) or any(
-        d not in (1, n) for d, n in zip(decay.shape[::-1], neurons[::-1], strict=False)
+    if row.ndim > len(neurons) or any(
+        d not in (1, n) for d, n in zip(row.shape[::-1], neurons[::-1], strict=False)
     ):
         raise ValueError(
-            f"lif: decay has shape {tuple(decay.shape)}; expected one that broadcasts to the "
+            f"lif: {name} has shape {tuple(row.shape)}; expected one that broadcasts to the "
             f"neurons' {tuple(neurons)}, such as [C, 1, 1]"
         )
-    if decay.device != x.device:
+    if row.device != x.device:
         raise ValueError(
-            f"lif: decay is on the device {decay.device}, x on {x.device}; expected the same, so "
-            "call decay.to(x.device)"
+            f"lif: {name} is on the device {row.device}, x on {x.device}; expected the same, so "
+            f"call {name}.to(x.device)"
         )
-    if values_known(decay) and decay.numel():
-        low, high = (value.item() for value in decay.detach().aminmax())
-        if not (low > 0 and high <= 1):
-            raise ValueError(
-                f"lif: decay lies in [{low:g}, {high:g}]; expected values in (0, 1], where 1 means "
-                "no leak"
-            )
+    if row.numel():
+        _setting("lif", name, row)
+    elif not row.is_floating_point():
+        raise TypeError(f"lif: {name} is {shown(row)}; expected floating-point numbers")
 
 
 def _check_state(v0: Tensor, x: Tensor) -> None:
@@ -174,9 +173,9 @@ def _check_state(v0: Tensor, x: Tensor) -> None:
 def lif(
     x: Float[Tensor, "T ..."],  # input already weighted by the synapses, in units of the membrane
     decay: float | Tensor = 0.25,  # share of the membrane kept per step, in (0, 1]; or a tensor
-    v_th: float = 0.5,  # threshold, in units of the membrane
+    v_th: float | Tensor = 0.5,  # threshold, in units of the membrane, above 0; or a tensor
     reset: Literal["hard", "soft"] = "hard",  # to zero, or by subtracting the threshold
-    surrogate: Surrogate = rectangle(),  # surrogate derivative of the spike
+    surrogate: Surrogate | Callable[[Tensor], Tensor] = rectangle(),  # derivative of the spike
     detach_reset: bool = True,  # keep the reset out of the gradient
     *,
     output: Literal["spike", "membrane"] = "spike",  # spikes, or the membrane before reset (LIAF)
@@ -185,9 +184,9 @@ def lif(
 ) -> tuple[Float[Tensor, "T ..."], Float[Tensor, "..."]]:  # output of every step; last membrane
     """Run leaky integrate-and-fire neurons over `T` steps.
 
-    The returned membrane is in float32 at least. Raises `TypeError` for integer input and for a
-    tensor as threshold, `ValueError` for any value outside its range, for a state of the wrong
-    shape and, on the CPU, for NaN or infinity. Source: Lin et al. 2022, the pipe-S neuron; other
+    The returned membrane is in float32 at least. Raises `TypeError` for integer input,
+    `ValueError` for any value outside its range, for a tensor of the wrong shape and, on the CPU,
+    for NaN or infinity. Source: Lin et al. 2022, the pipe-S neuron; other
     neurons by their settings.
 
     Parameters
@@ -197,11 +196,11 @@ def lif(
     decay :
         share of the membrane kept per step, in (0, 1]; or a tensor
     v_th :
-        threshold, in units of the membrane
+        threshold, in units of the membrane, above 0; or a tensor
     reset :
         to zero, or by subtracting the threshold
     surrogate :
-        surrogate derivative of the spike
+        derivative of the spike
     detach_reset :
         keep the reset out of the gradient
     output :
@@ -222,9 +221,9 @@ def lif(
 def _run(
     x: Tensor,
     decay: float | Tensor,
-    v_th: float,
+    v_th: float | Tensor,
     reset: str,
-    surrogate: Surrogate,
+    surrogate: Surrogate | Callable[[Tensor], Tensor],
     detach_reset: bool,
     output: str,
     v0: Tensor | None,
@@ -237,32 +236,64 @@ def _run(
         decay = decay.to(dtype)
     else:
         decay = torch.full((), decay, dtype=dtype, device=x.device)
-    if not loop_needed(backend):
+    thresholds = v_th.to(dtype) if isinstance(v_th, Tensor) else None
+    surrogate = surrogate_of("lif", surrogate)
+    if not loop_needed(backend, x, surrogate):
         return lif_op(
             x,
             decay,
             v0,
-            float(v_th),
+            thresholds,
+            0.0 if isinstance(v_th, Tensor) else float(v_th),
             reset == "hard",
             output == "spike",
             detach_reset,
-            surrogate.name,
+            surrogate if surrogate.derivative else surrogate.name,
             surrogate.constants,
             backend,
             state,
         )
-    out, v = _reference(x, decay, float(v_th), reset, surrogate, detach_reset, output, v0)
+    one = float(v_th) if thresholds is None else thresholds
+    out, v = _reference(x, decay, one, reset, surrogate, detach_reset, output, v0)
     if values_known(x) and values_known(v) and not v.isfinite().all():
         raise not_finite(x, v0)
     return out, v
 
 
 # %% ../../nbs/snn/02_neuron.ipynb #x
+def _plain(value: float | Tensor) -> float | Tensor:
+    "Return a number where one is enough, else a tensor without its history."
+    if not isinstance(value, Tensor):
+        return value
+    return value.item() if value.ndim == 0 and not value.is_meta else value.detach()
+
+
+def _setting_of(value: float | Tensor) -> float | str:
+    "Return a constant as it is written next to the weights, of which a tensor is one."
+    return f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else value
+
+
+def _put(layer: nn.Module, name: str, value: float | Tensor) -> None:
+    "Change a decay or threshold; raise `ValueError` where it is not of the same kind."
+    own = getattr(layer, f"_{name}")
+    if not isinstance(own, Tensor) and not isinstance(value, Tensor):
+        setattr(layer, f"_{name}", value)
+    elif isinstance(own, Tensor) and (not isinstance(value, Tensor) or value.shape == own.shape):
+        own.copy_(torch.as_tensor(value).detach())
+    else:
+        raise ValueError(
+            f"{type(layer).__name__}: {name} is {shown(value)}; expected "
+            f"{f'{list(own.shape)}' if isinstance(own, Tensor) else 'a number'}, as when the layer "
+            "was made; build another"
+        )
+
+
 class _Settings(ModuleWithSettings):
-    _names = ("v_th", "reset", "surrogate", "detach_reset", "backend")
-    _decay: float
+    _names = ("reset", "surrogate", "detach_reset", "backend")
+    _decay: float | Tensor
+    _v_th: float | Tensor
     decay_logit: nn.Parameter | None
-    v_th: float
+    v_th_log: nn.Parameter | None
     reset: str
     surrogate: Surrogate
     detach_reset: bool
@@ -270,45 +301,86 @@ class _Settings(ModuleWithSettings):
     backend: str
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "learn_decay":
+        if name in ("learn_decay", "learn_threshold"):
             raise AttributeError(
-                f"{type(self).__name__}: learn_decay is chosen when the layer is made; build "
-                "another"
+                f"{type(self).__name__}: {name} is chosen when the layer is made; build another"
             )
         super().__setattr__(name, _setting(type(self).__name__, name, value))
 
+    def decay_value(self) -> float | Tensor:  # a tensor where it is learned, or one per channel
+        "Return the decay in use, fixed or learned."
+        return self._decay if self.decay_logit is None else torch.sigmoid(self.decay_logit)
+
+    def threshold_value(self) -> float | Tensor:  # likewise
+        "Return the threshold in use, fixed or learned."
+        return self._v_th if self.v_th_log is None else torch.exp(self.v_th_log)
+
     @property
-    def decay(self) -> float:
+    def decay(self) -> float | Tensor:
         "Share of the membrane that is kept per step, at present."
-        return self._decay if self.decay_logit is None else torch.sigmoid(self.decay_logit).item()
+        return _plain(self.decay_value())
 
     @decay.setter
-    def decay(self, value: float) -> None:
+    def decay(self, value: float | Tensor) -> None:
         if self.decay_logit is not None:
             raise AttributeError(
                 f"{type(self).__name__}: decay is learned here; "
                 "layer.decay_logit.data.fill_(math.log(d / (1 - d))) sets it to d"
             )
-        self._decay = value
+        _put(self, "decay", value)
+
+    @property
+    def v_th(self) -> float | Tensor:
+        "Threshold at present, in units of the membrane."
+        return _plain(self.threshold_value())
+
+    @v_th.setter
+    def v_th(self, value: float | Tensor) -> None:
+        if self.v_th_log is not None:
+            raise AttributeError(
+                f"{type(self).__name__}: v_th is learned here; "
+                "layer.v_th_log.data.fill_(math.log(v)) sets it to v"
+            )
+        _put(self, "v_th", value)
 
     @property
     def settings(self) -> MappingProxyType:
         "Settings of `lif` next to the decay, read-only; to change one, set the attribute."
-        return MappingProxyType({name: getattr(self, name) for name in self._names})
+        rest = {name: getattr(self, name) for name in self._names}
+        return MappingProxyType({"v_th": self.threshold_value()} | rest)
 
     def settings_now(self) -> dict[str, Any]:
-        decay = "learned" if self.decay_logit is not None else self._decay
-        names = ("v_th", "reset", "detach_reset", "output")
+        decay = "learned" if self.decay_logit is not None else _setting_of(self._decay)
+        v_th = "learned" if self.v_th_log is not None else _setting_of(self._v_th)
+        names = ("reset", "detach_reset", "output")
         constants = {name: getattr(self, name) for name in names}
         surrogate = [self.surrogate.name, *self.surrogate.constants]
-        return constants | {"decay": decay, "surrogate": surrogate}
+        return constants | {"decay": decay, "v_th": v_th, "surrogate": surrogate}
 
 
 # %% ../../nbs/snn/02_neuron.ipynb #n79988169
 class _Neurons(_Settings):
-    def decay_value(self) -> float | Tensor:  # a tensor where it is learned
-        "Return the decay in use, fixed or learned."
-        return self._decay if self.decay_logit is None else torch.sigmoid(self.decay_logit)
+    def _hold(self, name: str, value: Any, learn: bool, kept: str, free: Callable) -> None:
+        "Keep a constant as a number, a buffer, or a parameter called `kept`, made by `free`."
+        who = type(self).__name__
+        value = _setting(who, name, value)
+        learn = _setting(who, "learn_decay" if name == "decay" else "learn_threshold", learn)
+        if isinstance(value, Tensor) and value.requires_grad:
+            what = "learn_decay" if name == "decay" else "learn_threshold"
+            raise TypeError(f"{who}: {name} requires gradients; {what}=True trains it")
+        start = free(
+            torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else torch.float32)
+        )
+        if learn and not start.is_meta and not start.isfinite().all():
+            raise ValueError(
+                f"{who}: {name} is {shown(value)}; a learned decay starts strictly between 0 and "
+                "1, in float32"
+            )
+        if isinstance(value, Tensor):
+            self.register_buffer(f"_{name}", value.detach().clone(), persistent=not learn)
+        else:
+            self.__dict__[f"_{name}"] = value
+        setattr(self, kept, nn.Parameter(start.clone()) if learn else None)
 
     def activation(
         self,
@@ -318,8 +390,10 @@ class _Neurons(_Settings):
         return out if self.output == "spike" else F.leaky_relu(out, 0.2)
 
     def extra_repr(self) -> str:
-        kind = "learned decay" if self.decay_logit is not None else f"decay={self.decay}"
-        return f"{kind}, v_th={self.v_th}, reset={self.reset!r}, output={self.output!r}"
+        now = self.settings_now()
+        kind = "learned decay" if now["decay"] == "learned" else f"decay={now['decay']}"
+        level = "learned threshold" if now["v_th"] == "learned" else f"v_th={now['v_th']}"
+        return f"{kind}, {level}, reset={self.reset!r}, output={self.output!r}"
 
 
 # %% ../../nbs/snn/02_neuron.ipynb #f14877a2
@@ -329,51 +403,47 @@ class LIF(_Neurons):
     Parameters
     ----------
     decay :
-        share of the membrane kept per step, in (0, 1]; start if learned
+        share of the membrane kept per step, in (0, 1]; or [C, 1, 1]
     v_th :
-        threshold, in units of the membrane
+        threshold, in units of the membrane; or [C, 1, 1]
     reset :
         to zero, or by subtracting the threshold
     surrogate :
-        surrogate derivative of the spike
+        derivative of the spike
     detach_reset :
         keep the reset out of the gradient
     output :
         "analogue": LeakyReLU(0.2) of it
     learn_decay :
-        train the decay, one number for the layer (PLIF)
+        train it from there, one number or a tensor (PLIF)
+    learn_threshold :
+        likewise
     backend :
         as for `lif`
     """
 
     def __init__(
         self,
-        decay: float = 0.25,  # share of the membrane kept per step, in (0, 1]; start if learned
-        v_th: float = 0.5,  # threshold, in units of the membrane
+        decay: float
+        | Tensor = 0.25,  # share of the membrane kept per step, in (0, 1]; or [C, 1, 1]
+        v_th: float | Tensor = 0.5,  # threshold, in units of the membrane; or [C, 1, 1]
         reset: Literal["hard", "soft"] = "hard",  # to zero, or by subtracting the threshold
-        surrogate: Surrogate = rectangle(),  # surrogate derivative of the spike
+        surrogate: Surrogate | Callable[[Tensor], Tensor] = rectangle(),  # derivative of the spike
         detach_reset: bool = True,  # keep the reset out of the gradient
         output: Literal["spike", "analogue"] = "spike",  # "analogue": LeakyReLU(0.2) of it
         *,
-        learn_decay: bool = False,  # train the decay, one number for the layer (PLIF)
+        learn_decay: bool = False,  # train it from there, one number or a tensor (PLIF)
+        learn_threshold: bool = False,  # likewise
         backend: Literal["auto", "reference", "fused", "torch", "triton"] = "auto",  # as for `lif`
     ):
         super().__init__()
-        decay = _setting("LIF", "decay", decay)
-        self._decay = decay
-        self.v_th = v_th
+        self._hold("decay", decay, learn_decay, "decay_logit", torch.logit)
+        self._hold("v_th", v_th, learn_threshold, "v_th_log", torch.log)
         self.reset = reset
-        self.surrogate = surrogate
+        self.surrogate = surrogate_of("LIF", surrogate)
         self.detach_reset = detach_reset
         self.output = output
         self.backend = backend
-        logit = torch.logit(torch.tensor(decay))
-        if _setting("LIF", "learn_decay", learn_decay) and not logit.isfinite():
-            raise ValueError(
-                f"LIF: decay is {decay}; a learned decay starts strictly between 0 and 1, in "
-                "float32"
-            )
-        self.decay_logit = nn.Parameter(logit) if learn_decay else None
 
     def forward(
         self,
@@ -402,7 +472,7 @@ class LIF(_Neurons):
         out, v = _run(
             x,
             self.decay_value(),
-            self.v_th,
+            self.threshold_value(),
             self.reset,
             self.surrogate,
             self.detach_reset,

@@ -6,6 +6,7 @@
 __all__ = ["RecurrentLIF"]
 
 # %% ../../nbs/snn/13_recurrent.ipynb #cell-006
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -93,19 +94,21 @@ class RecurrentLIF(LIF):
     synapses :
         without memory: an output [N, ...] of the layer to its current
     decay :
-        share of the membrane kept per step, in (0, 1]; start if learned
+        share of the membrane kept per step, in (0, 1]; or a tensor
     v_th :
-        threshold, in units of the membrane
+        threshold, in units of the membrane; or a tensor
     reset :
         to zero, or by subtracting the threshold
     surrogate :
-        surrogate derivative of the spike
+        derivative of the spike
     detach_reset :
         keep the reset out of the gradient
     output :
         "analogue": LeakyReLU(0.2) of membranes
     learn_decay :
-        train the decay, one number for the layer (PLIF)
+        train it from there, one number or a tensor (PLIF)
+    learn_threshold :
+        likewise
     backend :
         as for `lif`
     """
@@ -115,18 +118,20 @@ class RecurrentLIF(LIF):
     def __init__(
         self,
         synapses: nn.Module,  # without memory: an output [N, ...] of the layer to its current
-        decay: float = 0.25,  # share of the membrane kept per step, in (0, 1]; start if learned
-        v_th: float = 0.5,  # threshold, in units of the membrane
+        decay: float | Tensor = 0.25,  # share of the membrane kept per step, in (0, 1]; or a tensor
+        v_th: float | Tensor = 0.5,  # threshold, in units of the membrane; or a tensor
         reset: Literal["hard", "soft"] = "hard",  # to zero, or by subtracting the threshold
-        surrogate: Surrogate = rectangle(),  # surrogate derivative of the spike
+        surrogate: Surrogate | Callable[[Tensor], Tensor] = rectangle(),  # derivative of the spike
         *,
         detach_reset: bool = True,  # keep the reset out of the gradient
         output: Literal["spike", "analogue"] = "spike",  # "analogue": LeakyReLU(0.2) of membranes
-        learn_decay: bool = False,  # train the decay, one number for the layer (PLIF)
+        learn_decay: bool = False,  # train it from there, one number or a tensor (PLIF)
+        learn_threshold: bool = False,  # likewise
         backend: Literal["auto", "reference", "fused", "torch", "triton"] = "auto",  # as for `lif`
     ):
         _check_synapses(synapses)
         settings: dict[str, Any] = {"learn_decay": learn_decay, "backend": backend}
+        settings["learn_threshold"] = learn_threshold
         super().__init__(decay, v_th, reset, surrogate, detach_reset, output, **settings)
         self.synapses = synapses
 

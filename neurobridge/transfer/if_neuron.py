@@ -6,16 +6,17 @@
 __all__ = ["IF"]
 
 # %% ../../nbs/transfer/04_if_neuron.ipynb #033227cc
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core.checks import choice, instance, number, tensor, whole
+from ..core.checks import choice, number, tensor, whole
 from ..snn.kernels.operator import BACKENDS
 from ..snn.neuron import lif
-from ..snn.surrogate import Surrogate, rectangle
+from ..snn.surrogate import Surrogate, rectangle, surrogate_of
 
 
 # %% ../../nbs/transfer/04_if_neuron.ipynb #cell-007
@@ -77,7 +78,7 @@ class IF(nn.Module):
         self,
         theta: Float[Tensor, "..."] | float,  # threshold and value of a spike, above 0; broadcasts
         initial: float = 0.5,  # membrane at the start, as a share of theta
-        surrogate: Surrogate = rectangle(),  # surrogate derivative, in units of theta
+        surrogate: Surrogate | Callable = rectangle(),  # surrogate derivative, in units of theta
         backend: Literal[
             "auto", "reference", "fused", "torch", "triton"
         ] = "auto",  # which implementation computes it; "reference" for torch.onnx.export
@@ -88,7 +89,7 @@ class IF(nn.Module):
         self.register_buffer("initial", torch.tensor(number("IF", "initial", initial)))
         # is added to the input at every step; for calibration
         self.register_buffer("bias", torch.zeros(()))
-        self.surrogate = instance("IF", "surrogate", surrogate, Surrogate)
+        self.surrogate = surrogate_of("IF", surrogate)
         self.backend = choice("IF", "backend", backend, BACKENDS)
 
     def forward(

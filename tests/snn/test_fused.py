@@ -16,7 +16,17 @@ from hypothesis import strategies as st
 
 import neurobridge
 from neurobridge.core import compiled, project_root
-from neurobridge.snn import LIF, atan, gaussian, lif, rectangle, sigmoid, triangle, which_backend
+from neurobridge.snn import (
+    LIF,
+    atan,
+    fast_sigmoid,
+    gaussian,
+    lif,
+    rectangle,
+    sigmoid,
+    triangle,
+    which_backend,
+)
 from neurobridge.snn.kernels import cpu as fused
 from neurobridge.snn.kernels.fused_norm import NORM_PROGRAM
 
@@ -28,6 +38,7 @@ SURROGATES = [
     atan(),
     sigmoid(),
     sigmoid(9.0),
+    fast_sigmoid(3.0),
     gaussian(),
     gaussian(0.4, 0.2),
 ]
@@ -289,6 +300,7 @@ def test_torch_checks_the_operation():
         x,
         torch.rand(3, 1, 1, requires_grad=True),
         torch.randn(3, 2, 2, requires_grad=True),
+        torch.tensor([0.4, 0.6], requires_grad=True),
         0.5,
         True,
         True,
@@ -306,6 +318,7 @@ def test_torch_checks_the_operation():
         (
             torch.randn(3, 5),
             torch.tensor(0.3),
+            None,
             None,
             0.5,
             False,

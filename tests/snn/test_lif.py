@@ -13,13 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from neurobridge.snn import LIF, atan, gaussian, lif, rectangle, sigmoid, triangle
+from neurobridge.snn import LIF, atan, fast_sigmoid, gaussian, lif, rectangle, sigmoid, triangle
 from neurobridge.snn.kernels.operator import BACKENDS, state_dtype
 
 pytestmark = pytest.mark.usefixtures("one_thread", "same_numbers")
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "lif_seed0.npz"
-SURROGATES = [rectangle(), rectangle(0.6), triangle(0.8), atan(), sigmoid(), gaussian(0.5, 0.2)]
+SURROGATES = [
+    rectangle(),
+    rectangle(0.6),
+    triangle(0.8),
+    atan(),
+    sigmoid(),
+    fast_sigmoid(),
+    gaussian(0.5, 0.2),
+]
 backends = pytest.mark.parametrize(
     "backend", [name for name in BACKENDS if name != "triton"]
 )  # Triton on a CPU: tests/snn/test_triton.py
@@ -34,6 +42,8 @@ def slope(g, u):
             return np.maximum(0, a - np.abs(u)) / a**2
         case "atan":
             return a / (2 * (1 + (np.pi * a * u / 2) ** 2))
+        case "fast_sigmoid":
+            return a / 2 / (1 + a * np.abs(u)) ** 2
         case "sigmoid":
             return a / (2 + np.exp(a * u) + np.exp(-a * u))
         case "gaussian":
@@ -460,26 +470,113 @@ def test_a_layer_among_others_trains_and_moves_dtype():
 
 
 @backends
-def test_a_tensor_as_threshold_is_refused_and_scaling_the_input_is_the_way(backend):
-    x, v_th = torch.randn(8, 5), nn.Parameter(torch.tensor([0.3, 0.5, 0.7, 1.0, 2.0]))
-    for wrong in (v_th, v_th[0], np.array(0.5), np.array([0.5])):
-        with pytest.raises(
-            TypeError,
-            match=r"lif: v_th is .*; expected a finite number above 0; .*lif\(x / v_th, v_th=1.0\)",
-        ):
-            lif(x, 0.9, wrong, backend=backend)
-    spikes, _ = lif(x / v_th, 0.9, v_th=1.0, surrogate=atan(), backend=backend)
-    spikes.sum().backward()
-    assert v_th.grad.abs().min() > 0
-    _, s, _ = simulate(x.numpy(), 0.9, v_th.detach().numpy(), "hard", np.zeros(5, np.float32))
+@pytest.mark.parametrize("reset", ["hard", "soft"])
+def test_thresholds_may_be_learned_one_per_neuron_on_every_backend(backend, reset):
+    x = torch.randn(8, 3, 5)
+    v_th = nn.Parameter(torch.tensor([0.3, 0.5, 0.7, 1.0, 2.0]))
+    spikes, v = lif(x, 0.9, v_th, reset, atan(), backend=backend)
+    rest = np.zeros((3, 5), np.float32)
+    _, s, last = simulate(x.numpy(), 0.9, v_th.detach().numpy(), reset, rest)
     np.testing.assert_array_equal(spikes.detach(), s)
+    (spikes.sum() + v.sum()).backward()
+    again, v = lif(x, 0.9, v_th.detach().requires_grad_(), reset, atan(), backend="reference")
+    for one in (0.5, torch.tensor(0.5), torch.full((5,), 0.5), torch.full((3, 1), 0.5)):
+        assert lif(x, 0.9, one, reset, backend=backend)[0].equal(lif(x, 0.9, 0.5, reset)[0])
+    theirs = v_th.detach().clone().requires_grad_()
+    out, v = lif(x, 0.9, theirs, reset, atan(), backend="reference")
+    (out.sum() + v.sum()).backward()
+    torch.testing.assert_close(v_th.grad, theirs.grad, rtol=1e-5, atol=1e-6)
+    assert v_th.grad.abs().max() > 0 and again.equal(spikes)
 
 
+@pytest.mark.parametrize("reset", ["hard", "soft"])
+@pytest.mark.parametrize("detach", [True, False])
+def test_the_gradient_of_a_threshold_is_that_of_the_loop_in_float64(reset, detach):
+    x = torch.randn(9, 4, 40, dtype=torch.float64)
+    row = torch.rand(4, 1, dtype=torch.float64) + 0.3
+
+    def grads(backend, output):
+        leaves = x, decay, v_th = [a.clone().requires_grad_() for a in (X, row / 2, row)]
+        out, v = lif(x, decay, v_th, reset, atan(), detach, output=output, backend=backend)
+        loss = (out * X).sum() + v.square().sum()
+        return torch.autograd.grad(loss, leaves, materialize_grads=True)
+
+    X = x
+    for output in ("spike", "membrane"):
+        expected = grads("reference", output)
+        for backend in ("fused", "torch"):
+            torch.testing.assert_close(grads(backend, output), expected, rtol=1e-12, atol=1e-11)
+
+
+def test_wrong_thresholds_are_refused_by_the_function():
+    x = torch.randn(8, 3, 5)
+    for wrong, error, said in (
+        (np.array(0.5), TypeError, "v_th is"),
+        (torch.ones(4), ValueError, r"v_th has shape \(4,\); expected one that broadcasts"),
+        (torch.tensor([1.0, 0, 1, 1, 1]), ValueError, r"v_th lies in \[0, 1\]"),
+        (torch.ones(5, dtype=torch.int64), TypeError, "floating-point"),
+        (torch.full((5,), math.nan), ValueError, "v_th lies in"),
+    ):
+        with pytest.raises(error, match=said):
+            lif(x, 0.9, wrong)
+
+
+def test_a_layer_holds_constants_per_channel_learned_or_not():
+    decay, v_th = torch.tensor([[0.2], [0.5], [0.9]]), torch.tensor([[0.4], [0.6], [0.8]])
+    x = torch.rand(6, 2, 3, 20)
+    fixed, learned = LIF(decay, v_th), LIF(decay, v_th, learn_decay=True, learn_threshold=True)
+    assert fixed(x).equal(lif(x, decay, v_th)[0]) and list(fixed.parameters()) == []
+    learned(x).sum().backward()
+    assert learned.v_th_log.grad.shape == learned.decay_logit.grad.shape == (3, 1)
+    torch.testing.assert_close((learned.decay, learned.v_th), (decay, v_th))
+    again = LIF(torch.full((3, 1), 0.1), torch.ones(3, 1))
+    again.load_state_dict(fixed.state_dict())
+    assert again(x).equal(fixed(x)) and copy.deepcopy(fixed)(x).equal(fixed(x))
+    fixed.v_th = torch.ones(3, 1)
+    assert fixed(x).equal(lif(x, decay, 1.0)[0])
+    for layer, value in ((fixed, torch.ones(2, 1)), (LIF(), torch.ones(3, 1))):
+        with pytest.raises(ValueError, match="build another"):
+            layer.v_th = value
+    with pytest.raises(AttributeError, match="v_th is learned here; layer.v_th_log.data"):
+        learned.v_th = 1.0
+    with pytest.raises(TypeError, match="learn_threshold=True trains it"):
+        LIF(v_th=nn.Parameter(v_th))
+    with pytest.raises(ValueError, match="v_th = 'a tensor .* there, 0.5 here"):
+        LIF(decay).load_state_dict(LIF(decay, v_th).state_dict(), strict=False)
+
+
+def test_spikingjellys_plif_and_snntorchs_learned_thresholds():
+    jelly = pytest.importorskip("spikingjelly.activation_based", reason="pip install spikingjelly")
+    snn = pytest.importorskip("snntorch", reason="pip install snntorch")
+    from spikingjelly.activation_based import neuron, surrogate
+
+    assert jelly
+    x = torch.randn(20, 4, 30)
+    theirs = neuron.ParametricLIFNode(
+        2.0, False, 1.0, surrogate_function=surrogate.ATan(), detach_reset=True, step_mode="m"
+    )
+    ours = LIF(0.5, 1.0, "hard", atan(), learn_decay=True)
+    outs = theirs(x), ours(x)
+    torch.testing.assert_close(outs[1], outs[0], rtol=0, atol=0)
+    for out in outs:
+        (out * x).sum().backward()
+    torch.testing.assert_close(ours.decay_logit.grad, -theirs.w.grad, rtol=1e-4, atol=1e-4)
+    x, v_th = torch.rand(20, 4, 30) * 0.7, torch.rand(30) + 0.5
+    node = snn.Leaky(beta=0.5, threshold=v_th.clone(), learn_threshold=True, reset_delay=False)
+    membrane, spikes = torch.zeros(4, 30), []
+    for x_t in x:
+        s, membrane = node(x_t, membrane)
+        spikes.append(s)
+    ours = LIF(0.5, v_th, "soft")
+    torch.testing.assert_close(ours(x), torch.stack(spikes), rtol=0, atol=0)
+
+
+NAMES = {"learn_decay": "decay", "learn_threshold": "v_th"}
 WRONG = {
-    "decay": [torch.tensor(0.5), np.array(0.5), "0.5", None, True, 1j, 0, 1.01],
-    "v_th": [torch.ones(3), nn.Parameter(torch.tensor(1.0)), "1", None, math.inf, -1],
+    "decay": [torch.tensor(0), np.array(0.5), "0.5", None, True, 1j, 0, 1.01],
+    "v_th": [torch.ones(3).int(), "1", None, math.inf, -1],
     "reset": ["none", None, 1, torch.ones(2)],
-    "surrogate": ["atan", atan, None, torch.relu, 2.0],
+    "surrogate": ["atan", LIF, None, 2.0],
     "detach_reset": [1, "no", None],
     "output": ["membrane", None, ["spike"]],
     "backend": ["cuda", None, 0],
@@ -545,6 +642,7 @@ def test_a_learned_decay_is_set_by_its_parameter_and_read_as_it_is():
         {"detach_reset": False},
         {"output": "analogue"},
         {"learn_decay": True},
+        {"learn_threshold": True},
     ],
 )
 def test_settings_travel_in_a_state_dict(other, tmp_path):
@@ -564,7 +662,7 @@ def test_settings_travel_in_a_state_dict(other, tmp_path):
         assert same[0].weight.equal(source[0].weight)
         with pytest.raises(
             ValueError,
-            match=f"{'decay' if 'learn_decay' in other else next(iter(other))} = .* there, .* here",
+            match=f"{NAMES.get(next(iter(other)), next(iter(other)))} = .* there, .* here",
         ):
             plain.load_state_dict(state, strict=False)
     net().load_state_dict(plain.state_dict())

@@ -14,6 +14,7 @@ from neurobridge.snn import (
     LIF,
     atan,
     conv_norm,
+    fast_sigmoid,
     fire,
     gaussian,
     monitor,
@@ -65,7 +66,9 @@ def cases(draw):
             "detach_reset": draw(st.booleans()),
             "output": draw(st.sampled_from(["spike", "analogue"])),
             "surrogate": draw(
-                st.sampled_from([rectangle(), triangle(), atan(), sigmoid(), gaussian(0.5, 0.1)])
+                st.sampled_from(
+                    [rectangle(), triangle(), atan(), sigmoid(), fast_sigmoid(), gaussian(0.5, 0.1)]
+                )
             ),
             "learn_decay": draw(st.booleans()),
         },

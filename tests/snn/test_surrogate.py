@@ -9,7 +9,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurobridge.snn import Surrogate, atan, gaussian, rectangle, sigmoid, triangle
+from neurobridge.snn import (
+    LIF,
+    Surrogate,
+    atan,
+    fast_sigmoid,
+    gaussian,
+    lif,
+    rectangle,
+    sigmoid,
+    triangle,
+)
+from neurobridge.snn.kernels.fused_norm import norm_lif
 from neurobridge.snn.surrogate import spike
 
 pytestmark = pytest.mark.usefixtures("one_thread", "same_numbers")
@@ -22,10 +33,13 @@ surrogates = st.one_of(
     st.builds(triangle, sizes),
     st.builds(atan, sizes),
     st.builds(sigmoid, sizes),
+    st.builds(fast_sigmoid, sizes),
     st.builds(gaussian, sizes, st.floats(-3, 3)),
 )
 defaults = pytest.mark.parametrize(
-    "g", [rectangle(), triangle(), atan(), sigmoid(), gaussian(), gaussian(0.3, 0.2)], ids=str
+    "g",
+    [rectangle(), triangle(), atan(), sigmoid(), fast_sigmoid(), gaussian(), gaussian(0.3, 0.2)],
+    ids=str,
 )
 
 
@@ -46,6 +60,8 @@ def step(g, u):
             return torch.arctan(math.pi / 2 * a * u) / math.pi + 0.5
         case "sigmoid":
             return 1 / (1 + torch.exp(-a * u))
+        case "fast_sigmoid":
+            return (a * u / (1 + a * u.abs()) + 1) / 2
         case "gaussian":
             return torch.special.ndtr((u - g.constants[1]) / a)
 
@@ -96,6 +112,7 @@ def test_symmetric_about_the_centre_and_falling_from_there(g):
         "triangle": 1 / a,
         "atan": a / 2,
         "sigmoid": a / 4,
+        "fast_sigmoid": a / 2,
         "gaussian": 1 / (a * math.sqrt(2 * math.pi)),
     }[g.name]
     assert (
@@ -168,6 +185,7 @@ def test_what_comes_from_above_is_passed_through(g):
         (triangle, "width"),
         (atan, "alpha"),
         (sigmoid, "alpha"),
+        (fast_sigmoid, "alpha"),
         (gaussian, "sigma"),
     ],
 )
@@ -211,11 +229,11 @@ def test_an_impossible_surrogate_is_refused_when_it_is_made(name, constants, err
 
 
 def test_what_is_no_surrogate_is_refused():
-    for wrong in ("atan", atan, torch.relu, None, 2.0):
-        with pytest.raises(
-            TypeError, match="spike: surrogate is .*; expected Surrogate; pass rectangle"
-        ):
+    for wrong in ("atan", Surrogate, None, 2.0):
+        with pytest.raises(TypeError, match="spike: surrogate is .*; expected a Surrogate or a"):
             spike(torch.zeros(2), wrong)
+    with pytest.raises(TypeError, match="derivative 'own atan' failed on distances"):
+        spike(torch.zeros(2), atan)  # not called
     with pytest.raises(TypeError, match="no subclasses"):
 
         class Own(Surrogate):
@@ -229,3 +247,101 @@ def test_the_spike_can_be_transformed(g):
     torch.testing.assert_close(
         torch.func.jvp(lambda u: spike(u, g), (u,), (3 * u,))[1], 3 * u * g(u)
     )
+
+
+def slow_fall(u, floor):
+    return floor + 1 / (1 + u.abs()).square()
+
+
+OWN = Surrogate("slow_fall", (0.25,), slow_fall)
+
+
+@pytest.mark.parametrize("reset", ["hard", "soft"])
+@pytest.mark.parametrize("detach", [True, False])
+@pytest.mark.filterwarnings("ignore:lif. the backward pass of an own surrogate")
+def test_an_own_surrogate_has_the_same_gradients_on_every_backend(reset, detach):
+    torch.manual_seed(0)
+    x = torch.randn(7, 3, 40)
+
+    def results(surrogate, backend):
+        leaf = x.clone().requires_grad_()
+        out, v = lif(leaf, 0.7, 0.5, reset, surrogate, detach, backend=backend)
+        return out.detach(), torch.autograd.grad((out * x).sum() + v.sum(), leaf)[0]
+
+    for own in (OWN, lambda u: slow_fall(u, 0.25)):
+        out, grad = results(own, "reference")
+        for backend in ("auto", "torch", "fused"):
+            out_b, grad_b = results(own, backend)
+            torch.testing.assert_close(out_b, out, rtol=0, atol=0)
+            torch.testing.assert_close(grad_b, grad, rtol=1e-5, atol=1e-5 * grad.abs().max().item())
+    same = Surrogate("same", (), triangle(0.7))  # a built-in one as if it were an own one
+    torch.testing.assert_close(results(same, "auto"), results(triangle(0.7), "auto"))
+
+
+def test_the_fallback_is_said_once():
+    x = torch.randn(3, 20, requires_grad=True)
+    own = Surrogate("said once", (), lambda u: 1 / (1 + u.square()))
+    with pytest.warns(
+        RuntimeWarning, match="own surrogate .'said once'. runs in plain torch"
+    ) as all_of:
+        for _ in range(3):
+            lif(x, surrogate=own)[0].sum().backward()
+    assert len(all_of) == 1
+
+
+@pytest.mark.filterwarnings("ignore:lif. the backward pass of an own surrogate")
+def test_an_own_surrogate_works_in_a_compiled_model_a_transform_a_copy_and_behind_a_norm():
+    x = torch.randn(4, 2, 16)
+    layer = LIF(surrogate=OWN)
+    expected = torch.func.grad(lambda x: layer(x).sum())(x)
+    leaf = x.clone().requires_grad_()
+    torch.compile(layer, fullgraph=True, backend="aot_eager")(leaf).sum().backward()
+    torch.testing.assert_close(leaf.grad, expected)
+    for again in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert again.surrogate == OWN
+        torch.testing.assert_close(
+            torch.func.grad(lambda x, again=again: again(x).sum())(x), expected
+        )
+    norm = torch.nn.BatchNorm1d(16)
+    leaf = x.clone().requires_grad_()
+    norm_lif(leaf, norm, layer).sum().backward()
+    one = leaf.grad.clone()
+    leaf = x.clone().requires_grad_()
+    layer(norm(leaf.flatten(0, 1)).unflatten(0, (4, 2))).sum().backward()
+    torch.testing.assert_close(one, leaf.grad)
+
+
+@pytest.mark.parametrize("function, error, said", [
+    (lambda u: u.sum(), TypeError, "returns a tensor of value 0"),
+    (lambda u: 1.0, TypeError, "returns 1.0"),
+    (lambda u: u.double(), TypeError, "in the same type"),
+    (lambda u: 1 / u, ValueError, "NaN or infinity"),
+    (lambda u: (u > 0).float(), ValueError, "returns spikes"),
+    (lambda u, k: u * k, TypeError, "failed on distances"),
+    (torch.nn.ReLU, TypeError, "expected a Surrogate or a function"),
+    ("fast_sigmoid", TypeError, "surrogate is 'fast_sigmoid'"),
+])  # fmt: skip
+def test_what_cannot_be_a_derivative_is_refused_when_the_layer_is_made(function, error, said):
+    with pytest.raises(error, match=said):
+        LIF(surrogate=function)
+
+
+def test_names_and_constants_of_own_surrogates():
+    with pytest.raises(ValueError, match="name is 'atan' with a derivative"):
+        Surrogate("atan", (), slow_fall)
+    with pytest.raises(TypeError, match="slow_fall: constants.0. is 'a'"):
+        Surrogate("slow_fall", ("a",), slow_fall)
+    here, there = LIF(surrogate=OWN), LIF(surrogate=Surrogate("slow_fall", (0.5,), slow_fall))
+    with pytest.raises(ValueError, match="surrogate = .*0.5"):
+        here.load_state_dict(there.state_dict())
+    assert OWN != there.surrogate
+
+
+def test_snntorchs_fast_sigmoid():
+    snntorch = pytest.importorskip("snntorch", reason="pip install snntorch")
+    u = torch.linspace(-1, 1, 41, requires_grad=True)
+    theirs = snntorch.surrogate.fast_sigmoid(25)
+    (slope,) = torch.autograd.grad(theirs(u).sum(), u)
+    torch.testing.assert_close(slope, 2 / 25 * fast_sigmoid(25.0)(u.detach()))
+    with pytest.raises(ValueError, match="returns spikes"):
+        LIF(surrogate=theirs)

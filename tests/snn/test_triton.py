@@ -35,7 +35,7 @@ def interpreted(code):
 def test_random_settings_equal_reference():
     interpreted("""
         import random, torch
-        from neurobridge.snn import atan, gaussian, lif, rectangle, sigmoid, triangle
+        from neurobridge.snn import atan, fast_sigmoid, gaussian, lif, rectangle, sigmoid, triangle
         rng = random.Random(0)
         for case in range(120):
             torch.manual_seed(case)
@@ -43,7 +43,7 @@ def test_random_settings_equal_reference():
             dtype = rng.choice([torch.float32, torch.float32, torch.float64, torch.bfloat16])
             state = torch.promote_types(dtype, torch.float32)
             options = dict(reset=rng.choice(["hard", "soft"]), detach_reset=rng.random() < 0.5, output=rng.choice(["spike", "membrane"]),
-                           surrogate=rng.choice([rectangle(), triangle(0.7), atan(), sigmoid(), gaussian(1.0, 0.2)]), v_th=rng.choice([0.5, 1.0]))
+                           surrogate=rng.choice([rectangle(), triangle(0.7), atan(), sigmoid(), fast_sigmoid(), gaussian(1.0, 0.2)]), v_th=rng.choice([0.5, 1.0]))
             x = torch.randn(shape).to(dtype)
             if rng.random() < 0.5:
                 x = torch.randn(shape[0] * 2, *shape[:0:-1]).to(dtype).permute(0, *range(len(shape) - 1, 0, -1))[::2]

@@ -34,8 +34,8 @@ LIF_PROGRAM = Program(
     "lif",
     (("lif.c", read_source("neurobridge.snn.kernels", "lif.c")),),
     (
-        ("forward", (_P, _N, _P, _I, _P, _P, _P, _N, _N, CSettings, _I, _I)),
-        ("backward", (_P, _N, _P, _N, _P, _I, _P, _P, _P, _P, _P, _N, _N, CSettings, _I, _I)),
+        ("forward", (_P, _N, _P, _I, *(_P,) * 4, _N, _N, CSettings, _I, _I)),
+        ("backward", (_P, _N, _P, _N, _P, _I, *(_P,) * 7, _N, _N, CSettings, _I, _I)),
     ),
 )
 
@@ -105,23 +105,26 @@ def fused_available(
 class LIFConfig(NamedTuple):
     "Settings of a LIF neuron, as every kernel takes them."
 
-    v_th: float  # threshold, in units of the membrane
+    v_th: float | Tensor  # threshold, in units of the membrane; [M] for one per neuron
     hard: bool  # reset to zero instead of by subtraction
     spikes: bool  # output spikes instead of membranes
     detach_reset: bool = True  # keep the reset out of the gradient
     surrogate: Surrogate = rectangle()  # derivative of the spike, for the backward pass
 
 
-_KINDS = ("rectangle", "triangle", "atan", "sigmoid", "gaussian")
+_KINDS = ("rectangle", "triangle", "atan", "sigmoid", "fast_sigmoid", "gaussian")
 
 
 def c_settings(
     config: LIFConfig,  # the neuron's settings
 ) -> CSettings:
     "Pack a neuron's settings for C."
-    a, b = (*config.surrogate.constants, 0.0)[:2]
-    kind = _KINDS.index(config.surrogate.name)
-    return CSettings(config.v_th, a, b, config.hard, config.spikes, config.detach_reset, kind)
+    a, b, kind = 0.0, 0.0, 0  # an own surrogate is not read: C computes its forward pass only
+    if config.surrogate.derivative is None:
+        a, b = (*config.surrogate.constants, 0.0)[:2]
+        kind = _KINDS.index(config.surrogate.name)
+    v_th = 0.0 if isinstance(config.v_th, Tensor) else config.v_th  # tensors go by address
+    return CSettings(v_th, a, b, config.hard, config.spikes, config.detach_reset, kind)
 
 
 def address(
@@ -159,12 +162,21 @@ def _widen_or_none(a: Tensor | None) -> Tensor | None:
     return None if a is None else _widen(a)
 
 
+def _thresholds(config: LIFConfig) -> Tensor | None:
+    return config.v_th if isinstance(config.v_th, Tensor) else None
+
+
+def _wide_config(config: LIFConfig) -> LIFConfig:
+    row = _thresholds(config)
+    return config if row is None else config._replace(v_th=_widen(row))
+
+
 def _forward_few(
     x: Tensor, decay: Tensor, v0: Tensor | None, config: LIFConfig
 ) -> tuple[Tensor, Tensor, bool]:
     "Compute fewer neurons than a vector has lanes."
     decay = decay if decay.numel() == 1 else _widen(decay)
-    out, v_last, finite = forward(_widen(x), decay, _widen_or_none(v0), config)
+    out, v_last, finite = forward(_widen(x), decay, _widen_or_none(v0), _wide_config(config))
     return out[:, : x.shape[1]].contiguous(), v_last[: x.shape[1]], finite
 
 
@@ -185,6 +197,7 @@ def forward(
         x.stride(0),
         decay.data_ptr(),
         decay.numel() > 1,
+        address(_thresholds(config)),
         address(v0),
         out.data_ptr(),
         v_last.data_ptr() if state else None,
@@ -197,7 +210,7 @@ def forward(
 
 
 # %% ../../../nbs/snn/kernels/02_cpu.ipynb #cell-041
-_Gradients = tuple[Tensor, Tensor | None, Tensor | None]
+_Gradients = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
 
 
 def _backward_few(
@@ -211,20 +224,17 @@ def _backward_few(
 ) -> _Gradients:
     "Compute the gradients of fewer neurons than a vector has lanes."
     M = x.shape[1]
-    gx, g_decay, g_v0 = backward(
+    gx, *rows = backward(
         _widen(g),
         _widen_or_none(g_last),
         _widen(x),
         decay if decay.numel() == 1 else _widen(decay),
         _widen_or_none(v0),
-        config,
+        _wide_config(config),
         need_decay,
     )
-    return (
-        gx[:, :M].contiguous(),
-        None if g_decay is None else g_decay[:M],
-        None if g_v0 is None else g_v0[:M],
-    )
+    g_decay, g_v0, g_v_th = (None if row is None else row[:M] for row in rows)
+    return gx[:, :M].contiguous(), g_decay, g_v0, g_v_th
 
 
 # %% ../../../nbs/snn/kernels/02_cpu.ipynb #ee6ff9fa
@@ -236,7 +246,7 @@ def backward(
     v0: Tensor | None,
     config: LIFConfig,
     need_decay: bool,  # whether the decay's gradient is needed
-) -> _Gradients:  # of x [T, M], of the decay [M] or None, of v0 [M] or None
+) -> _Gradients:  # of x [T, M], and [M] or None of the decay, of v0, of thresholds
     """Compute the gradients in one pass back in time, and the membranes again on the way.
 
     Raises `MemoryError` where there is no room for a block.
@@ -246,6 +256,8 @@ def backward(
     gx = torch.empty(x.shape, dtype=x.dtype)
     g_decay = torch.empty(x.shape[1], dtype=decay.dtype) if need_decay else None
     g_v0 = torch.empty(x.shape[1], dtype=decay.dtype) if v0 is not None else None
+    row = _thresholds(config)
+    g_v_th = None if row is None else torch.empty_like(row)
     failed = kernel(x.dtype).backward(
         x.data_ptr(),
         x.stride(0),
@@ -253,11 +265,13 @@ def backward(
         g.stride(0),
         decay.data_ptr(),
         decay.numel() > 1,
+        address(row),
         address(v0),
         address(g_last),
         gx.data_ptr(),
         address(g_decay),
         address(g_v0),
+        address(g_v_th),
         *x.shape,
         c_settings(config),
         streams(gx),
@@ -267,7 +281,7 @@ def backward(
         raise MemoryError(
             f"lif: no memory for the scratch of {x.shape[0]} steps; use fewer steps or threads"
         )
-    return gx, g_decay, g_v0
+    return gx, g_decay, g_v0, g_v_th
 
 
 # %% ../../../nbs/snn/kernels/02_cpu.ipynb #cell-050

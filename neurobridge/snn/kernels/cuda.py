@@ -62,6 +62,9 @@ def _surrogate(u: tl.tensor, KIND: tl.constexpr, A: tl.constexpr, B: tl.constexp
     elif KIND == "sigmoid":
         p = 1.0 / (1.0 + tl.exp(-A * u))
         g = A * p * (1.0 - p)
+    elif KIND == "fast_sigmoid":
+        z = 1.0 + A * tl.abs(u)
+        g = A / 2 / (z * z)
     else:
         z = (u - B) / A
         g = tl.exp(-z * z / 2) / (A * 2.5066282746310002)

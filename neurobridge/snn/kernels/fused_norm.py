@@ -258,6 +258,13 @@ def watched(
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
+def _one_for_all(neuron: LIF) -> bool:
+    "Return whether all neurons share a decay and a threshold."
+    decay = neuron.decay_value()
+    one = not isinstance(decay, Tensor) or decay.ndim == 0
+    return one and not isinstance(neuron.threshold_value(), Tensor)
+
+
 def _fits(x: Tensor, norm: nn.Module, neuron: nn.Module, added: Tensor | None) -> bool:
     "Return whether norm and neuron can run as one pass."
     return bool(
@@ -275,6 +282,8 @@ def _fits(x: Tensor, norm: nn.Module, neuron: nn.Module, added: Tensor | None) -
         and x.numel() > x.shape[2]
         and (added is None or (added.shape, added.dtype) == (x.shape, x.dtype))
         and neuron.backend in ("auto", "fused")
+        and neuron.surrogate.derivative is None
+        and _one_for_all(neuron)
         and not watched(norm, neuron)
         and which_backend(x, "auto") == "fused"
     )

@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import math
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -37,7 +38,16 @@ def _after(h: Tensor, config: LIFConfig, gate: Tensor) -> Tensor:
     "Write the membrane after the spike to `gate`."
     if config.hard:
         return torch.le(h, config.v_th, out=gate).mul_(h)
+    if isinstance(config.v_th, Tensor):
+        return torch.sub(h, torch.gt(h, config.v_th, out=gate).mul_(config.v_th), out=gate)
     return torch.sub(h, torch.gt(h, config.v_th, out=gate), alpha=config.v_th, out=gate)
+
+
+def _for(config: LIFConfig, piece: slice) -> LIFConfig:
+    "Return the settings of a piece of the neurons."
+    if not isinstance(config.v_th, Tensor):
+        return config
+    return config._replace(v_th=config.v_th[piece])
 
 
 def _membranes(x: Tensor, decay: Tensor, v: Tensor, config: LIFConfig, h: Tensor) -> Tensor:
@@ -58,20 +68,29 @@ def _torch_forward(
     for piece in pieces:
         h = scratch[:, : piece.stop - piece.start]
         d = decay if decay.numel() == 1 else decay[piece]
-        v[piece] = _membranes(x[:, piece], d, v[piece], config, h)
-        out[:, piece] = torch.gt(h, config.v_th, out=h) if config.spikes else h
+        part = _for(config, piece)
+        v[piece] = _membranes(x[:, piece], d, v[piece], part, h)
+        out[:, piece] = torch.gt(h, part.v_th, out=h) if config.spikes else h
     return out, v, x.device.type != "cpu" or bool(v.isfinite().all())
 
 
 # %% ../../../nbs/snn/kernels/01_operator.ipynb #e94824cc
-def _adjoint(h: Tensor, g: Tensor, gv: Tensor, config: LIFConfig) -> Tensor:
-    "Return the gradient of h from those of the output and of v, the membrane after the spike."
+def _adjoint(h: Tensor, g: Tensor, gv: Tensor, config: LIFConfig, g_v_th: Tensor | None) -> Tensor:
+    """Return the gradient of h from those of the output and of v, the membrane after the spike.
+
+    That of the threshold is added to `g_v_th`, unless it is None.
+    """
+    if g_v_th is not None and not config.hard:
+        g_v_th.addcmul_(gv, torch.gt(h, config.v_th, out=torch.empty_like(h)), value=-1)
     gh = torch.le(h, config.v_th, out=torch.empty_like(h)).mul_(gv) if config.hard else gv
     if config.spikes or not config.detach_reset:
         gs = g
         if not config.detach_reset:
             gs = (g if config.spikes else 0) - gv * (h if config.hard else config.v_th)
-        gh = torch.addcmul(gh, gs.to(h.dtype), config.surrogate(h - config.v_th))
+        slope = config.surrogate(h - config.v_th)
+        gh = torch.addcmul(gh, gs.to(h.dtype), slope)
+        if g_v_th is not None:
+            g_v_th.addcmul_(gs.to(h.dtype), slope, value=-1)
     return gh if config.spikes else gh + g
 
 
@@ -83,26 +102,29 @@ def _torch_backward(
     v0: Tensor | None,
     config: LIFConfig,
     need_decay: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     gx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     rest = torch.zeros(x.shape[1], dtype=decay.dtype, device=x.device)
     gv = rest.clone() if g_last is None else g_last.clone()
     g_decay = rest.clone() if need_decay else None
+    g_v_th = rest.clone() if isinstance(config.v_th, Tensor) else None
     pieces = _pieces(x)
     scratch = _scratch(x, pieces, decay.dtype)
     for piece in pieces:
         d = decay if decay.numel() == 1 else decay[piece]
         start = (rest if v0 is None else v0)[piece]
         h = scratch[:, : piece.stop - piece.start]
-        _membranes(x[:, piece], d, start, config, h)
+        part = _for(config, piece)
+        _membranes(x[:, piece], d, start, part, h)
+        of_v_th = None if g_v_th is None else g_v_th[piece]
         for t in reversed(range(len(h))):
-            gh = _adjoint(h[t], g[t, piece], gv[piece], config)
+            gh = _adjoint(h[t], g[t, piece], gv[piece], part, of_v_th)
             if g_decay is not None:
-                before = _after(h[t - 1], config, torch.empty_like(gh)) if t else start
+                before = _after(h[t - 1], part, torch.empty_like(gh)) if t else start
                 g_decay[piece].addcmul_(gh, before)
             torch.mul(gh, d, out=gv[piece])
             gx[t, piece] = gh
-    return gx, g_decay, gv if v0 is not None else None
+    return gx, g_decay, gv if v0 is not None else None, g_v_th
 
 
 # %% ../../../nbs/snn/kernels/01_operator.ipynb #cell-013
@@ -212,26 +234,49 @@ def which_backend(
     return "fused" if cpu.fused_available(x) else "torch"
 
 
-def _implementation(x: Tensor, backend: str) -> tuple[Callable, Callable]:
-    "Return the forward and the backward pass of a backend."
+def _implementation(x: Tensor, backend: str, one: bool = True) -> tuple[Callable, Callable]:
+    "Return the forward and the backward pass of a backend; one: do all neurons share a threshold?"
     name = which_backend(x, backend)
     if name == "fused":
         return cpu.forward, cpu.backward
-    if name == "triton":
+    if name == "triton" and one:
         from neurobridge.snn.kernels import cuda
 
         return cuda.forward, cuda.backward
     return _torch_forward, _torch_backward
 
 
+@functools.cache
+def _say_once(name: str) -> None:
+    warnings.warn(
+        f"lif: the backward pass of an own surrogate ({name!r}) runs in plain torch, because the "
+        "compiled kernels contain the built-in ones only; the forward pass stays compiled",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+def _back_implementation(x: Tensor, backend: str, config: LIFConfig) -> Callable:
+    "Return the backward pass of a backend; an own surrogate needs torch's."
+    back = _implementation(x, backend, not isinstance(config.v_th, Tensor))[1]
+    if config.surrogate.derivative is None or back is _torch_backward:
+        return back
+    _say_once(config.surrogate.name)
+    return _torch_backward
+
+
 # %% ../../../nbs/snn/kernels/01_operator.ipynb #n83167065
 def loop_needed(
     backend: str,  # as passed by the user
+    x: Tensor,  # the input
+    surrogate: Surrogate,
 ) -> bool:
     """Return whether the neuron has to run as a loop of torch operations.
 
     Raises `ValueError` where a transform of `torch.func` meets a backend chosen by name.
     """
+    if surrogate.derivative is not None and (_traced(x) or torch.jit.is_tracing()):
+        return True  # a schema has no place for a function
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return backend == "reference" or torch.onnx.is_in_onnx_export()
     transformed = torch._C._are_functorch_transforms_active()
@@ -287,27 +332,33 @@ _surrogate = functools.cache(Surrogate)  # checked once
 
 
 def _config(
+    thresholds: Tensor | None,
     v_th: float,
     hard: bool,
     spikes: bool,
     detach_reset: bool,
-    surrogate: str,
+    surrogate: str | Surrogate,
     constants: list[float],
 ) -> LIFConfig:
-    "Pack the settings of the operation's schema."
-    return LIFConfig(v_th, hard, spikes, detach_reset, _surrogate(surrogate, tuple(constants)))
+    "Pack the settings of the operation's schema, or of a node, which may hold a surrogate itself."
+    if not isinstance(surrogate, Surrogate):
+        surrogate = _surrogate(surrogate, tuple(constants))
+    return LIFConfig(
+        v_th if thresholds is None else thresholds, hard, spikes, detach_reset, surrogate
+    )
 
 
 def _run(
-    x: Tensor, decay: Tensor, v0: Tensor | None, *settings: Any
+    x: Tensor, decay: Tensor, v0: Tensor | None, thresholds: Tensor | None, *settings: Any
 ) -> tuple[Tensor, Tensor]:  # output [T, ...], last membrane [...]
     *neuron, backend, state = settings
     order, dtype, shape = memory_order(x), state_dtype(x.dtype), x.shape[1:]
-    out, v_last, finite = _implementation(x, backend)[0](
+    row = None if thresholds is None else _row(thresholds, shape, order, dtype)
+    out, v_last, finite = _implementation(x, backend, row is None)[0](
         to_rows(x, order),
         _decay_row(decay, shape, order, dtype),
         None if v0 is None else _row(v0, shape, order, dtype),
-        _config(*neuron),
+        _config(row, *neuron),
         state,
     )
     if not finite:
@@ -317,7 +368,7 @@ def _run(
 
 
 def _run_shapes(
-    x: Tensor, decay: Tensor, v0: Tensor | None, *settings: Any
+    x: Tensor, decay: Tensor, v0: Tensor | None, thresholds: Tensor | None, *settings: Any
 ) -> tuple[Tensor, Tensor]:
     order, dtype, neurons = memory_order(x), state_dtype(x.dtype), math.prod(x.shape[1:])
     out = from_rows(x.new_empty(x.shape[0], neurons), x.shape, order)
@@ -327,63 +378,89 @@ def _run_shapes(
 
 
 # %% ../../../nbs/snn/kernels/01_operator.ipynb #cell-023
+def _summed(rows: Tensor, like: Tensor, shape: torch.Size, order: list[int]) -> Tensor:
+    "Add a gradient per neuron up to the shape of what was broadcast to them."
+    summed = from_rows(rows, shape, order).double().sum_to_size(like.shape)
+    return summed.to(like.dtype, copy=True)
+
+
 def _run_back(
-    g: Tensor, g_last: Tensor | None, x: Tensor, decay: Tensor, v0: Tensor | None, *settings: Any
-) -> tuple[Tensor, Tensor, Tensor]:  # gradients of x, decay and v0, empty where there is none
+    g: Tensor,
+    g_last: Tensor | None,
+    x: Tensor,
+    decay: Tensor,
+    v0: Tensor | None,
+    thresholds: Tensor | None,
+    *settings: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # of x, decay, v0, thresholds; empty for none
     *neuron, backend, _, need_decay = settings
     order, dtype, shape = memory_order(x), state_dtype(x.dtype), x.shape[1:]
-    gx, g_decay, g_v0 = _implementation(x, backend)[1](
+    row = None if thresholds is None else _row(thresholds, shape, order, dtype)
+    config = _config(row, *neuron)
+    gx, g_decay, g_v0, *g_rows = _back_implementation(x, backend, config)(
         to_rows(g, order),
         None if g_last is None else _row(g_last, shape, order, dtype),
         to_rows(x, order),
         _decay_row(decay, shape, order, dtype),
         None if v0 is None else _row(v0, shape, order, dtype),
-        _config(*neuron),
+        config,
         need_decay,
     )
-    if need_decay:
-        summed = from_rows(g_decay, shape, order).double().sum_to_size(decay.shape)
-        g_decay = summed.to(decay.dtype, copy=True)
-    else:
-        g_decay = decay.new_empty(0)
+    g_decay = _summed(g_decay, decay, shape, order) if need_decay else decay.new_empty(0)
     g_v0 = x.new_empty(0) if v0 is None else from_rows(g_v0, shape, order).to(v0.dtype)
-    return from_rows(gx, x.shape, order), g_decay, g_v0
+    g_v_th = decay.new_empty(0)
+    if thresholds is not None:
+        g_v_th = _summed(g_rows[0], thresholds, shape, order)
+    return from_rows(gx, x.shape, order), g_decay, g_v0, g_v_th
 
 
 def _run_back_shapes(
-    g: Tensor, g_last: Tensor | None, x: Tensor, decay: Tensor, v0: Tensor | None, *settings: Any
-) -> tuple[Tensor, Tensor, Tensor]:
+    g: Tensor,
+    g_last: Tensor | None,
+    x: Tensor,
+    decay: Tensor,
+    v0: Tensor | None,
+    thresholds: Tensor | None,
+    *settings: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     order, shape = memory_order(x), x.shape[1:]
     gx = from_rows(x.new_empty(x.shape[0], math.prod(shape)), x.shape, order)
     g_decay = decay.new_empty(0)
     if settings[-1]:
         g_decay = torch.empty_like(decay, memory_format=torch.contiguous_format)
     g_v0 = x.new_empty(0) if v0 is None else from_rows(v0.new_empty(math.prod(shape)), shape, order)
-    return gx, g_decay, g_v0
+    g_v_th = decay.new_empty(0)
+    if thresholds is not None:
+        g_v_th = torch.empty_like(thresholds, memory_format=torch.contiguous_format)
+    return gx, g_decay, g_v0, g_v_th
 
 
 # %% ../../../nbs/snn/kernels/01_operator.ipynb #cell-024
 def _remember(ctx: Any, inputs: tuple, output: Any) -> None:
     # an unused result has no gradient, instead of one full of zeros
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*inputs[:3])
-    ctx.settings = inputs[3:]
+    ctx.save_for_backward(*inputs[:4])
+    ctx.settings = inputs[4:]
 
 
 def _backward(ctx: Any, g: Tensor | None, g_last: Tensor | None) -> tuple[Tensor | None, ...]:
-    x, decay, v0 = ctx.saved_tensors
+    x, decay, v0, thresholds = ctx.saved_tensors
     if g is None:
         g = torch.zeros_like(x)
     if not ctx.settings[-1]:
         g_last = None
     as_operation = _traced(x) or torch.is_grad_enabled()
+    if as_operation and isinstance(ctx.settings[4], Surrogate):
+        _no_second(ctx)
     back = torch.ops.neurobridge.lif_backward if as_operation else _run_back
     need_decay = ctx.needs_input_grad[1]
-    gx, g_decay, g_v0 = back(g, g_last, x, decay, v0, *ctx.settings, need_decay)
+    grads = back(g, g_last, x, decay, v0, thresholds, *ctx.settings, need_decay)
+    gx, g_decay, g_v0, g_v_th = grads
     return (
         gx,
         g_decay if need_decay else None,
         None if v0 is None else g_v0,
+        None if thresholds is None else g_v_th,
         *[None] * len(ctx.settings),
     )
 
@@ -420,7 +497,7 @@ def _register(
 
 _register(
     "lif",
-    f"(Tensor x, Tensor decay, Tensor? v0, {_SETTINGS}) -> (Tensor, Tensor)",
+    f"(Tensor x, Tensor decay, Tensor? v0, Tensor? thresholds, {_SETTINGS}) -> (Tensor, Tensor)",
     _run,
     _run_shapes,
     _backward,
@@ -428,8 +505,8 @@ _register(
 )
 _register(
     "lif_backward",
-    f"(Tensor g, Tensor? g_last, Tensor x, Tensor decay, Tensor? v0, {_SETTINGS}, bool "
-    "need_decay) -> (Tensor, Tensor, Tensor)",
+    f"(Tensor g, Tensor? g_last, Tensor x, Tensor decay, Tensor? v0, Tensor? thresholds, "
+    f"{_SETTINGS}, bool need_decay) -> (Tensor, Tensor, Tensor, Tensor)",
     _run_back,
     _run_back_shapes,
     _no_second,
@@ -441,7 +518,7 @@ class _Node(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
         _remember(ctx, inputs, None)
-        return _run(*inputs)
+        return _run(*inputs)  # settings as in the schema; an own surrogate instead of its name
 
     backward = staticmethod(_backward)
 

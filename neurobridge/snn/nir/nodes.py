@@ -40,6 +40,12 @@ def import_nir() -> ModuleType:
     return nir
 
 
+def _spread(value: float | Tensor, shape: tuple[int, ...]) -> np.ndarray:
+    "Return a constant for every neuron of a step."
+    numbers = value.detach().cpu().double().numpy() if isinstance(value, Tensor) else value
+    return np.broadcast_to(numbers, shape).astype(np.float64)
+
+
 def neuron_to_nir(layer: LIF, shape: tuple[int, ...], dt: float) -> "nir.LIF | nir.IF":
     "Return the node of a layer of neurons; raises `ValueError` without a counterpart in NIR."
     if layer.output != "spike":
@@ -48,15 +54,15 @@ def neuron_to_nir(layer: LIF, shape: tuple[int, ...], dt: float) -> "nir.LIF | n
         )
     if layer.settings["reset"] != "hard":
         raise ValueError("resets by subtraction (reset='soft'); NIR knows the hard reset only")
-    value = layer.decay_value()
-    decay = float(value.detach() if isinstance(value, torch.Tensor) else value)
-    threshold = float(layer.settings["v_th"])
-    full = {"v_threshold": np.full(shape, threshold), "v_reset": np.full(shape, 0.0)}
-    if decay == 1:
+    decay = _spread(layer.decay_value(), shape)
+    full = {"v_threshold": _spread(layer.threshold_value(), shape), "v_reset": np.zeros(shape)}
+    if (decay == 1).all():
         return import_nir().IF(r=np.full(shape, 1 / dt), **full)
+    if (decay == 1).any():
+        raise ValueError("has a decay of 1 for some of its neurons; NIR's LIF needs a leak in all")
     return import_nir().LIF(
-        tau=np.full(shape, dt / (1 - decay)),
-        r=np.full(shape, 1 / (1 - decay)),
+        tau=dt / (1 - decay),
+        r=1 / (1 - decay),
         v_leak=np.zeros(shape),
         **full,
     )

@@ -117,31 +117,39 @@ INLINE ptrdiff_t block_size(ptrdiff_t M, ptrdiff_t T, int threads) {
 
 // == Forward ==
 
-static void forward_row(const STORE *x, const STORE *next, const vec *d, vec *v, STORE *out,
-                        ptrdiff_t n, settings s, int stream) {
-  const vec v_th = all(s.threshold);
+// the threshold of LANES neurons: from a row, or the one of all where th is NULL
+INLINE vec threshold_of(const vec *th, ptrdiff_t k, settings s) {
+  return th ? th[k] : all(s.threshold);
+}
+
+INLINE void forward_row(const STORE *x, const STORE *next, const vec *d, const vec *th, vec *v,
+                        STORE *out, ptrdiff_t n, settings s, int stream) {
   for (ptrdiff_t k = 0; k < n / LANES; k++) {
     __builtin_prefetch(next + k * LANES, 0, 2);
-    vec h = d[k] * v[k] + load(x + k * LANES);
+    vec h = d[k] * v[k] + load(x + k * LANES), v_th = threshold_of(th, k, s);
     store(out + k * LANES, s.spikes ? one_where(h > v_th) : h, stream);
     v[k] = reset(h, v_th, s.hard);
   }
 }
 
-int forward(const STORE *x, ptrdiff_t x_step, const REAL *decay, int per_neuron, const REAL *v0,
-            STORE *out, REAL *v_last, ptrdiff_t T, ptrdiff_t M, settings s, int stream,
-            int threads) {
+int forward(const STORE *x, ptrdiff_t x_step, const REAL *decay, int per_neuron,
+            const REAL *threshold, const REAL *v0, STORE *out, REAL *v_last, ptrdiff_t T,
+            ptrdiff_t M, settings s, int stream, int threads) {
   ptrdiff_t block = block_size(M, T, threads), blocks = M ? (M + block - 1) / block : 0;
   int bad = 0;
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 4) reduction(|: bad)
   for (ptrdiff_t i = 0; i < blocks; i++) {
-    vec v[BLOCK / LANES], d[BLOCK / LANES];
+    vec v[BLOCK / LANES], d[BLOCK / LANES], th[BLOCK / LANES];
     ptrdiff_t n = smaller(block, whole(M - i * block)), first = smaller(i * block, M - n);
     start(v, v0 ? v0 + first : NULL, 1, n);
     start(d, per_neuron ? decay + first : decay, per_neuron, n);
+    if (threshold) start(th, threshold + first, 1, n);
     for (ptrdiff_t t = 0; t < T; t++) {
       const STORE *xt = x + t * x_step + first, *next = t + 1 < T ? xt + x_step : x + first + n;
-      forward_row(xt, next, d, v, out + t * M + first, n, s, stream);
+      if (threshold)
+        forward_row(xt, next, d, th, v, out + t * M + first, n, s, stream);
+      else
+        forward_row(xt, next, d, NULL, v, out + t * M + first, n, s, stream);
     }
     bad |= unsound(v, n);
     drain(stream);
@@ -171,7 +179,7 @@ INLINE vec power(vec x) {
   return (p * r * r + r + all(1)) * (vec)exponent;
 }
 
-enum { RECTANGLE, TRIANGLE, ATAN, SIGMOID, GAUSSIAN };
+enum { RECTANGLE, TRIANGLE, ATAN, SIGMOID, FAST_SIGMOID, GAUSSIAN };
 
 // surrogate derivative ds/du; a, b: its constants
 INLINE vec surrogate(vec u, int kind, double a, double b) {
@@ -190,6 +198,10 @@ INLINE vec surrogate(vec u, int kind, double a, double b) {
       vec s = all(1) / (all(1) + power(-(all(a) * u)));
       return all(a) * s * (all(1) - s);
     }
+    case FAST_SIGMOID: {
+      vec z = all(1) + all(a) * magnitude(u);
+      return all(a / 2) / (z * z);
+    }
     default: {
       vec z = (u - all(b)) / all(a);
       return power(z * z / all(-2)) / all(a * sqrt(2 * pi));
@@ -199,32 +211,41 @@ INLINE vec surrogate(vec u, int kind, double a, double b) {
 
 // == Backward, one step ==
 
-static void replay_row(const STORE *x, const STORE *next, const vec *d, vec *v, vec *history,
-                       ptrdiff_t n, settings s) {
+INLINE void replay_row(const STORE *x, const STORE *next, const vec *d, const vec *th, vec *v,
+                       vec *history, ptrdiff_t n, settings s) {
   for (ptrdiff_t k = 0; k < n / LANES; k++) {
     __builtin_prefetch(next + k * LANES, 0, 2);
     vec h = history[k] = d[k] * v[k] + load(x + k * LANES);
-    v[k] = reset(h, all(s.threshold), s.hard);
+    v[k] = reset(h, threshold_of(th, k, s), s.hard);
   }
 }
 
 // dL/dh[t] from dL/dout[t] and dL/dv[t]: through the membrane that stays, and through the spike
-INLINE vec adjoint(vec h, vec g, vec gv, settings s) {
-  vec v_th = all(s.threshold);
+// where gth is not NULL, dL/d(threshold) of this step is added to it
+INLINE vec adjoint_at(vec h, vec g, vec gv, vec v_th, vec *gth, settings s) {
   vec kept = s.hard ? gv * (all(1) - one_where(h > v_th)) : gv;
+  if (gth && !s.hard) *gth -= gv * one_where(h > v_th);
   if (s.spikes || !s.detach) {
     vec gs = s.spikes ? g : all(0);
     if (!s.detach) gs -= gv * (s.hard ? h : v_th);
-    kept += gs * surrogate(h - v_th, s.kind, s.a, s.b);
+    vec through = gs * surrogate(h - v_th, s.kind, s.a, s.b);
+    kept += through;
+    if (gth) *gth -= through;
   }
   return s.spikes ? kept : kept + g;
 }
 
-static void adjoint_row(const STORE *g, const STORE *next, const vec *d, vec *gv, vec *h, STORE *gx,
-                        ptrdiff_t n, settings s, int keep, int stream) {
+INLINE vec adjoint(vec h, vec g, vec gv, settings s) {
+  return adjoint_at(h, g, gv, all(s.threshold), NULL, s);
+}
+
+INLINE void adjoint_row(const STORE *g, const STORE *next, const vec *d, const vec *th, vec *gv,
+                        vec *gth, vec *h, STORE *gx, ptrdiff_t n, settings s, int keep,
+                        int stream) {
   for (ptrdiff_t k = 0; k < n / LANES; k++) {
     __builtin_prefetch(next + k * LANES, 0, 2);
-    vec gh = adjoint(h[k], load(g + k * LANES), gv[k], s);
+    vec gh = adjoint_at(h[k], load(g + k * LANES), gv[k], threshold_of(th, k, s),
+                        gth ? gth + k : NULL, s);
     store(gx + k * LANES, gh, stream);
     gv[k] = gh * d[k];
     if (keep) h[k] = gh;
@@ -233,40 +254,43 @@ static void adjoint_row(const STORE *g, const STORE *next, const vec *d, vec *gv
 
 // == Backward, one block ==
 
-static void decay_row(const vec *gh, const vec *before, const vec *v0, vec *gd, ptrdiff_t n,
-                      settings s) {
+static void decay_row(const vec *gh, const vec *before, const vec *v0, const vec *th, vec *gd,
+                      ptrdiff_t n, settings s) {
   for (ptrdiff_t k = 0; k < n / LANES; k++)
-    gd[k] += gh[k] * (before ? reset(before[k], all(s.threshold), s.hard) : v0[k]);
+    gd[k] += gh[k] * (before ? reset(before[k], threshold_of(th, k, s), s.hard) : v0[k]);
 }
 
 INLINE void backward_block(const STORE *x, ptrdiff_t x_step, const STORE *g, ptrdiff_t g_step,
-                           const vec *d, vec *v, vec *gv, vec *gd, vec *h, STORE *gx,
-                           ptrdiff_t gx_step, ptrdiff_t T, ptrdiff_t n, settings s, int stream) {
+                           const vec *d, const vec *th, vec *v, vec *gv, vec *gd, vec *gth, vec *h,
+                           STORE *gx, ptrdiff_t gx_step, ptrdiff_t T, ptrdiff_t n, settings s,
+                           int stream) {
   ptrdiff_t row = n / LANES;
   vec *v0 = h + T * row;  // a last row of the history: the state it started from
   memcpy(v0, v, n * sizeof(REAL));
   for (ptrdiff_t t = 0; t < T; t++)
-    replay_row(x + t * x_step, t + 1 < T ? x + (t + 1) * x_step : g + t * g_step, d, v, h + t * row,
-               n, s);
+    replay_row(x + t * x_step, t + 1 < T ? x + (t + 1) * x_step : g + t * g_step, d, th, v,
+               h + t * row, n, s);
   for (ptrdiff_t t = T - 1; t >= 0; t--) {
-    adjoint_row(g + t * g_step, t ? g + (t - 1) * g_step : x + n, d, gv, h + t * row,
+    adjoint_row(g + t * g_step, t ? g + (t - 1) * g_step : x + n, d, th, gv, gth, h + t * row,
                 gx + t * gx_step, n, s, gd != NULL, stream);
-    if (gd) decay_row(h + t * row, t ? h + (t - 1) * row : NULL, v0, gd, n, s);
+    if (gd) decay_row(h + t * row, t ? h + (t - 1) * row : NULL, v0, th, gd, n, s);
   }
 }
 
 // == Backward ==
 
 int backward(const STORE *x, ptrdiff_t x_step, const STORE *g, ptrdiff_t g_step, const REAL *decay,
-             int per_neuron, const REAL *v0, const REAL *g_last, STORE *gx, REAL *g_decay,
-             REAL *g_v0, ptrdiff_t T, ptrdiff_t M, settings s, int stream, int threads) {
+             int per_neuron, const REAL *threshold, const REAL *v0, const REAL *g_last, STORE *gx,
+             REAL *g_decay, REAL *g_v0, REAL *g_threshold, ptrdiff_t T, ptrdiff_t M, settings s,
+             int stream, int threads) {
   ptrdiff_t block = block_size(M, T, threads), blocks = M ? (M + block - 1) / block : 0,
             row = block / LANES;
   int failed = 0;
 #pragma omp parallel num_threads(threads) reduction(|: failed)
   {
-    vec *d = aligned_alloc(64, ((T + 5) * block + LANES) * sizeof(REAL));
-    vec *v = d + row, *gv = d + 2 * row, *gd = g_decay ? d + 3 * row : NULL, *history = d + 4 * row;
+    vec *d = aligned_alloc(64, ((T + 7) * block + LANES) * sizeof(REAL));
+    vec *v = d + row, *gv = d + 2 * row, *gd = g_decay ? d + 3 * row : NULL, *th = d + 4 * row,
+        *gth = d + 5 * row, *history = d + 6 * row;
     failed |= d == NULL;
 #pragma omp for schedule(dynamic, 4)
     for (ptrdiff_t i = 0; i < blocks; i++) {
@@ -276,8 +300,16 @@ int backward(const STORE *x, ptrdiff_t x_step, const STORE *g, ptrdiff_t g_step,
       start(v, v0 ? v0 + first : NULL, 1, n);
       start(gv, g_last ? g_last + first : NULL, 1, n);
       if (gd) start(gd, NULL, 0, n);
-      backward_block(x + first, x_step, g + first, g_step, d, v, gv, gd, history, gx + first, M, T,
-                     n, s, stream);
+      if (threshold) {
+        start(th, threshold + first, 1, n);
+        start(gth, NULL, 0, n);
+        backward_block(x + first, x_step, g + first, g_step, d, th, v, gv, gd, gth, history,
+                       gx + first, M, T, n, s, stream);
+        memcpy(g_threshold + first, gth, n * sizeof(REAL));
+      } else {
+        backward_block(x + first, x_step, g + first, g_step, d, NULL, v, gv, gd, NULL, history,
+                       gx + first, M, T, n, s, stream);
+      }
       drain(stream);
       if (g_v0) memcpy(g_v0 + first, gv, n * sizeof(REAL));
       if (gd) memcpy(g_decay + first, gd, n * sizeof(REAL));

@@ -264,7 +264,7 @@ INLINE void normed_block(const STORE *x, ptrdiff_t x_step, const STORE *added, p
     vec *h = w.history + t * row;
     normed_adjoint_row(x + t * x_step, g + t * g_step, t ? g + (t - 1) * g_step : x + n,
                        gy + t * gy_step, d, h, w, n, lif, need_decay, stream);
-    if (need_decay) decay_row(h, t ? h - row : NULL, w.zero, w.gd, n, lif);
+    if (need_decay) decay_row(h, t ? h - row : NULL, w.zero, NULL, w.gd, n, lif);
   }
 }
 
