@@ -30,7 +30,7 @@ from ..snn.neuron import LIF
 from ..snn.surrogate import atan, fast_sigmoid, gaussian, rectangle, sigmoid, triangle
 from ..transfer.sharpened import SharpenedReLU
 
-# %% ../../nbs/bridge/02_parts.ipynb #cell-008
+# %% ../../nbs/bridge/02_parts.ipynb #f871de73
 _SURROGATES: dict[str, Callable] = {
     "rectangle": rectangle,
     "triangle": triangle,

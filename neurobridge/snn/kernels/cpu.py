@@ -20,7 +20,7 @@ from ...core.compiled import Program, loaded, read_source
 from ..surrogate import Surrogate, rectangle
 
 
-# %% ../../../nbs/snn/kernels/02_cpu.ipynb #x
+# %% ../../../nbs/snn/kernels/02_cpu.ipynb #a9301ee0
 class CSettings(ctypes.Structure):
     "The neuron's settings as the C source reads them (`settings` in lif.c)."
 
