@@ -324,6 +324,7 @@ def fit_ridge(
     )
 
 
+# %% ../../nbs/brain/01_linear.ipynb #07e14a47
 def _left_out(
     values: Float[np.ndarray, " n"],
     vectors: Float[np.ndarray, "n n"],

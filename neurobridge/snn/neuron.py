@@ -288,24 +288,14 @@ def _put(layer: nn.Module, name: str, value: float | Tensor) -> None:
         )
 
 
-class _Settings(ModuleWithSettings):
-    _names = ("reset", "surrogate", "detach_reset", "backend")
+# %% ../../nbs/snn/02_neuron.ipynb #63b6b2fe
+class _Constants(ModuleWithSettings):
+    "Decay and threshold of a layer: numbers, a tensor of them, or parameters."
+
     _decay: float | Tensor
     _v_th: float | Tensor
     decay_logit: nn.Parameter | None
     v_th_log: nn.Parameter | None
-    reset: str
-    surrogate: Surrogate
-    detach_reset: bool
-    output: str
-    backend: str
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("learn_decay", "learn_threshold"):
-            raise AttributeError(
-                f"{type(self).__name__}: {name} is chosen when the layer is made; build another"
-            )
-        super().__setattr__(name, _setting(type(self).__name__, name, value))
 
     def decay_value(self) -> float | Tensor:  # a tensor where it is learned, or one per channel
         "Return the decay in use, fixed or learned."
@@ -342,6 +332,23 @@ class _Settings(ModuleWithSettings):
                 "layer.v_th_log.data.fill_(math.log(v)) sets it to v"
             )
         _put(self, "v_th", value)
+
+
+# %% ../../nbs/snn/02_neuron.ipynb #7c1d20ab
+class _Settings(_Constants):
+    _names = ("reset", "surrogate", "detach_reset", "backend")
+    reset: str
+    surrogate: Surrogate
+    detach_reset: bool
+    output: str
+    backend: str
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("learn_decay", "learn_threshold"):
+            raise AttributeError(
+                f"{type(self).__name__}: {name} is chosen when the layer is made; build another"
+            )
+        super().__setattr__(name, _setting(type(self).__name__, name, value))
 
     @property
     def settings(self) -> MappingProxyType:

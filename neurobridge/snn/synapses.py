@@ -65,6 +65,33 @@ def _delayed(x: Tensor, past: Tensor, delay: Tensor) -> Tensor:
     return now + share * (before - now)
 
 
+# %% ../../nbs/snn/15_synapses.ipynb #syn-011a
+def _as_decay(decay: Any, learned: bool) -> tuple[Tensor | None, Tensor | None]:
+    "Return a checked decay, and its logit, by which it is learned."
+    if decay is None and not learned:
+        return None, None
+    kept = None if decay is None else _constant("decay", decay, 1, True)
+    logit = None if kept is None else torch.logit(kept)
+    if learned and (logit is None or not logit.isfinite().all()):
+        raise ValueError(
+            f"Synapse: decay is {shown(decay)}; a learned decay starts strictly between 0 and 1"
+        )
+    return kept, logit
+
+
+def _as_delay(delay: Any, learned: bool, largest: int | None) -> tuple[Tensor, int]:
+    "Return a checked delay and the largest one, in steps."
+    lag = _constant("delay", delay, 2**20, False)
+    assert lag is not None
+    most = math.ceil(lag.max().item())
+    if learned and largest is None:
+        raise ValueError("Synapse: max_delay is None; expected the largest delay to learn")
+    given = most if largest is None else whole("Synapse", "max_delay", largest, 1)
+    if given < most:
+        raise ValueError(f"Synapse: max_delay is {largest}; expected {most} or more, the delay")
+    return lag, given
+
+
 # %% ../../nbs/snn/15_synapses.ipynb #syn-011
 class Synapse(ModuleWithSettings):
     """Turn weighted spikes into synaptic currents, after a delay; every call starts from rest.
@@ -101,24 +128,10 @@ class Synapse(ModuleWithSettings):
         flag("Synapse", "learn_decay", learn_decay)
         flag("Synapse", "learn_delay", learn_delay)
         self.backend = choice("Synapse", "backend", backend, BACKENDS)
-        kept = None if decay is None else _constant("decay", decay, 1, True)
-        lag = _constant("delay", delay, 2**20, False)
-        assert lag is not None
-        most = math.ceil(lag.max().item())
-        if learn_delay and max_delay is None:
-            raise ValueError("Synapse: max_delay is None; expected the largest delay to learn")
-        self.max_delay = most if max_delay is None else whole("Synapse", "max_delay", max_delay, 1)
-        if self.max_delay < most:
-            raise ValueError(
-                f"Synapse: max_delay is {max_delay}; expected {most} or more, the delay"
-            )
+        kept, logit = _as_decay(decay, learn_decay)
+        lag, self.max_delay = _as_delay(delay, learn_delay, max_delay)
         if kept is None and not self.max_delay:
             raise ValueError("Synapse: decay is None and delay 0; expected one of them to act")
-        logit = None if kept is None else torch.logit(kept)
-        if learn_decay and (logit is None or not logit.isfinite().all()):
-            raise ValueError(
-                f"Synapse: decay is {shown(decay)}; a learned decay starts strictly between 0 and 1"
-            )
         self.decay_logit = nn.Parameter(logit) if learn_decay and logit is not None else None
         self.register_buffer("_decay", None if learn_decay else kept)
         self.delay = nn.Parameter(lag) if learn_delay else nn.Buffer(lag)
@@ -164,12 +177,11 @@ class Synapse(ModuleWithSettings):
         parts = _parts(self, x, state)
         left = {}
         if self.max_delay:
+            past = parts["past"]
+            left["past"] = torch.cat([past, x])[-len(past) :]
             inside = self.delay.detach().clamp(0, self.max_delay)
             delay = self.delay + (inside - self.delay.detach())  # with a gradient at both ends too
-            delay = _spread("delay", delay, x)
-            keep, arrived = len(parts["past"]), _delayed(x, parts["past"], delay)
-            left["past"] = torch.cat([parts["past"], x])[-keep:]
-            x = arrived
+            x = _delayed(x, past, _spread("delay", delay, x))
         decay = self.decay_value()
         if decay is not None:
             _spread("decay", decay, x)

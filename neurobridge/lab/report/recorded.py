@@ -387,7 +387,10 @@ def recorded_sweeps(
     experiment: str,  # its name
     page: Path | None = None,  # its notebook; default: the one of this name
 ) -> list[Sweep]:  # empty where it has none
-    "Read the sweep files of an experiment's batch: in the project's `sweeps`, or beside the page."
+    """Read the sweep files of an experiment's batch: in the project's `sweeps`, or beside the page.
+
+    Those that keep their rows in a table of another name, such as tunings, are not among them.
+    """
     folder = project_file("sweeps")
     files = (
         [folder / f"{experiment}.yaml"]
@@ -395,6 +398,7 @@ def recorded_sweeps(
         else sorted(folder.glob(f"{experiment}_*.yaml"))
     )
     found = [sweep for sweep in map(Sweep.from_yaml, files) if sweep.experiment == experiment]
+    found = [one for one in found if one.results is None or one.results.stem == experiment]
     page = page or _page_of(experiment)
     if found or page is None:
         return found

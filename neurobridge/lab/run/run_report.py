@@ -115,7 +115,8 @@ REPORT_STYLE = """
 :root { color-scheme: light dark; --ink: #222; --paper: #fff; --line: #ddd; --soft: #f6f6f4; }
 :root { --bad: #b3261e; --quiet: #666 }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #ddd; --paper: #1c1c1e; --line: #444; --soft: #2a2a2c; --bad: #ff8a80; --quiet: #aaa }
+  :root { --ink: #ddd; --paper: #1c1c1e; --line: #444; --soft: #2a2a2c }
+  :root { --bad: #ff8a80; --quiet: #aaa }
 }
 body { max-width: 54rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.55 system-ui, sans-serif }
 body { color: var(--ink); background: var(--paper) }
@@ -127,7 +128,8 @@ pre { overflow-x: auto; padding: .6rem .8rem; background: var(--soft); border-ra
 table { border-collapse: collapse; font-size: 14px; display: block; overflow-x: auto; border: 0 }
 td, th { padding: .25rem .7rem; border: 0; border-bottom: 1px solid var(--line); text-align: left }
 .dataframe td, .dataframe th { text-align: right }
-math[display=block] { margin: .8rem 0; overflow-x: auto } blockquote { margin: 0; color: var(--quiet) }
+math[display=block] { margin: .8rem 0; overflow-x: auto }
+blockquote { margin: 0; color: var(--quiet) }
 .facts th { font-weight: normal; color: var(--quiet) } .failed { color: var(--bad) }
 """
 
