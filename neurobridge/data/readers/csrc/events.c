@@ -1,4 +1,4 @@
-// Decoders of event files, word by word; nbs/data/readers/12_compiled.ipynb explains them.
+// Decoders of event files, word by word; nbs/data/readers/12_c_decoders.ipynb explains them.
 // Times are microseconds. A state stays from block to block, and is negative before it is set.
 #include <stddef.h>
 #include <stdint.h>
