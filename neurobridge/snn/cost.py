@@ -259,7 +259,8 @@ _PLAIN = set(
     """
     _adaptive_avg_pool2d _adaptive_avg_pool3d _assert_async _local_scalar_dense _log_softmax
     _reshape_alias _softmax _to_copy _unsafe_view adaptive_max_pool2d adaptive_max_pool3d all
-    amax amin aminmax any arange argmax argmin argsort as_strided avg_pool2d avg_pool3d bernoulli cat
+    amax amin aminmax any arange argmax argmin argsort as_strided
+    avg_pool2d avg_pool3d bernoulli cat
     channel_shuffle clone col2im constant_pad_nd copy cumsum elu embedding empty empty_like
     empty_strided equal eye fill flip fractional_max_pool2d full full_like gather hardswish
     im2col index index_put index_select is_nonzero item lift_fresh linspace log_sigmoid_forward

@@ -92,8 +92,32 @@ def _as_delay(delay: Any, learned: bool, largest: int | None) -> tuple[Tensor, i
     return lag, given
 
 
+# %% ../../nbs/snn/15_synapses.ipynb #syn-011b
+class _SynapseConstants(ModuleWithSettings):
+    "Decay and delay of a synapse, and what is told of them."
+
+    decay_logit: nn.Parameter | None
+    delay: Tensor
+    max_delay: int
+    _decay: Tensor | None
+
+    def settings_now(self) -> dict[str, Any]:
+        return {
+            "decay": "learned" if self.decay_logit is not None else self._decay is not None,
+            "delay": "learned" if isinstance(self.delay, nn.Parameter) else "fixed",
+            "max_delay": self.max_delay,
+        }
+
+    def decay_value(self) -> Tensor | None:
+        "Return the decay in use, fixed or learned; None where a current lasts one step."
+        return self._decay if self.decay_logit is None else torch.sigmoid(self.decay_logit)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value}" for name, value in self.settings_now().items())
+
+
 # %% ../../nbs/snn/15_synapses.ipynb #syn-011
-class Synapse(ModuleWithSettings):
+class Synapse(_SynapseConstants):
     """Turn weighted spikes into synaptic currents, after a delay; every call starts from rest.
 
     Raises `TypeError` or `ValueError` for constants outside their range, or that do nothing.
@@ -135,22 +159,6 @@ class Synapse(ModuleWithSettings):
         self.decay_logit = nn.Parameter(logit) if learn_decay and logit is not None else None
         self.register_buffer("_decay", None if learn_decay else kept)
         self.delay = nn.Parameter(lag) if learn_delay else nn.Buffer(lag)
-
-    _decay: Tensor | None
-
-    def settings_now(self) -> dict[str, Any]:
-        return {
-            "decay": "learned" if self.decay_logit is not None else self._decay is not None,
-            "delay": "learned" if isinstance(self.delay, nn.Parameter) else "fixed",
-            "max_delay": self.max_delay,
-        }
-
-    def decay_value(self) -> Tensor | None:
-        "Return the decay in use, fixed or learned; None where a current lasts one step."
-        return self._decay if self.decay_logit is None else torch.sigmoid(self.decay_logit)
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value}" for name, value in self.settings_now().items())
 
     def forward(
         self,
