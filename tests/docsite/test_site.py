@@ -147,7 +147,12 @@ def test_what_a_screen_reader_says(soups):
     vague = "click here,here,this,go,start,right here,more,learn more,link,page,source".split(",")
     for name, soup in soups.items():
         assert all(th.get_text(strip=True) or th.img for th in soup.select("th")), name
-        texts = {link.get_text(strip=True).lower() or link.get("aria-label") for link in soup("a")}
+        texts = {
+            link.get_text(strip=True).lower()
+            or link.get("aria-label")
+            or (link.img and link.img["alt"])
+            for link in soup("a")
+        }
         assert not texts & {*vague, "", None}, (name, texts & {*vague, "", None})
         anchors = [tag["id"] for tag in soup.select("[id]")]
         assert len(anchors) == len(set(anchors)), name
@@ -587,7 +592,8 @@ def test_thumbnails_keep_their_colours():
         exact = np.asarray(scaled(card.figure, 560), float)
         error = np.abs(pixels(thumbnail(card.figure)) - exact)
         coloured = np.ptp(exact, axis=2) > 60
-        assert error.mean() < 2 and error[coloured].mean() < 12, card.source
+        assert error.mean() < 2, card.source
+        assert not coloured.any() or error[coloured].mean() < 12, card.source
 
 
 def pixels(png):
@@ -666,7 +672,7 @@ async function searched() {
   seen.expanded = box.getAttribute("aria-expanded");
   const places = () => [...list.children].map(l => l.getAttribute("href").split("/").slice(-2).join("/") + " " + l.textContent);
   await typed(inside, "N-MNIST"); seen.inside = places();
-  await typed(inside, "slurm"); seen.late = places();
+  await typed(inside, "address of a scheduler, slurm"); seen.late = places();
   await typed(inside, "membrane");
   press(box, "ArrowDown"); press(box, "ArrowDown"); press(box, "ArrowUp");
   seen.active = box.getAttribute("aria-activedescendant");
