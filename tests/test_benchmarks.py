@@ -227,7 +227,8 @@ def test_cornet_runs(tmp_path):
         and set(table["pass"]) == {"inference", "training"}
         and (table.milliseconds > 0).all()
     )
-    assert (table.difference[table["pass"] == "inference"] < 1e-4).all()
+    exact = table[(table["pass"] == "inference") & ~table.way.str.contains("bf16")]
+    assert (exact.difference < 1e-4).all() and len(exact) >= 2
 
 
 def test_functional_graphs_run(tmp_path):
