@@ -41,7 +41,11 @@ def _straight(trunk: nn.Module, x: Tensor) -> Tensor:
 
 def _pixels_last(x: Tensor) -> Tensor:
     "Lay maps out with channels last on a CPU, where convolutions need no other order."
-    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+    # gradients in this order, put into the buckets of several processes, end torch's backward pass
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if several or x.device.type != "cpu":
+        return x
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _setting(who: str, name: str, value: Any) -> Any:
