@@ -227,7 +227,7 @@ def test_cornet_runs(tmp_path):
         and set(table["pass"]) == {"inference", "training"}
         and (table.milliseconds > 0).all()
     )
-    exact = table[(table["pass"] == "inference") & ~table.way.str.contains("bf16")]
+    exact = table[(table["pass"] == "inference") & ~table.way.str.contains("bfloat16")]
     assert (exact.difference < 1e-4).all() and len(exact) >= 2
 
 
