@@ -96,4 +96,5 @@ CALLS = {
 LEFT_OUT = {
     "core.PALETTE": "is a table, not called",
     "core.use_house_style": "takes no argument",
+    "core.History": "is what fit returns",
 }

@@ -227,8 +227,10 @@ def test_cornet_runs(tmp_path):
         and set(table["pass"]) == {"inference", "training"}
         and (table.milliseconds > 0).all()
     )
-    exact = table[(table["pass"] == "inference") & ~table.way.str.contains("bfloat16")]
-    assert (exact.difference < 1e-4).all() and len(exact) >= 2
+    inference = table[table["pass"] == "inference"]
+    rounded = inference.way.str.contains("bfloat16")
+    assert (inference.difference[~rounded] < 1e-4).all() and (~rounded).sum() == 4
+    assert (inference.difference[rounded] < 0.05).all() and rounded.sum() == 1
 
 
 def test_functional_graphs_run(tmp_path):

@@ -10,6 +10,7 @@ from .networks import save_network as save_network
 from .paths import data_root as data_root
 from .paths import project_file as project_file
 from .paths import project_root as project_root
+from .paths import runs_root as runs_root
 from .plots import PALETTE as PALETTE
 from .plots import bar_with_spread as bar_with_spread
 from .plots import learning_curves as learning_curves
@@ -18,4 +19,5 @@ from .plots import raster as raster
 from .plots import use_house_style as use_house_style
 from .schedules import milestones as milestones
 from .settings import ModuleWithSettings as ModuleWithSettings
+from .train import History as History
 from .train import fit as fit
