@@ -25,6 +25,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from torch import nn
+from training import jelly_neuron
 
 COLUMNS = ("what", "size", "way", "value", "unit", "peak", "note")
 T, ROUNDS = 4, 30
@@ -113,23 +114,6 @@ def plain_loop(x):
 JELLY = ("torch", "cuda", "triton")  # SpikingJelly's implementations on a CUDA device
 
 
-def jelly():
-    "Return SpikingJelly's neuron with the same equation; raises where it cannot be used."
-    from spikingjelly.activation_based import neuron, surrogate
-
-    if not hasattr(surrogate, "Rect"):
-        raise ImportError("this version of SpikingJelly has no surrogate.Rect; 2.0 has")
-    return neuron.LIFNode(
-        tau=4 / 3,
-        decay_input=False,
-        v_threshold=0.5,
-        v_reset=0.0,
-        detach_reset=True,
-        step_mode="m",
-        surrogate_function=surrogate.Rect(alpha=1.0),
-    )
-
-
 def calls_of_jelly(name):
     """Return SpikingJelly's neuron by one implementation.
 
@@ -139,7 +123,7 @@ def calls_of_jelly(name):
 
     def call(x):
         if not made:
-            made.append(jelly().to(x.device))
+            made.append(jelly_neuron().to(x.device))
         if x.device.type != "cuda" and name != "torch":
             raise RuntimeError("needs a CUDA device")
         from spikingjelly._ops import lif
