@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from .intervals import predictivity_draws
+from .intervals import check_test_parts, finite_draws, predictivity_draws
 from .linear import correlation
 from .regression import Split, as_fit, fit_splits, system_of
 from .rsa import bootstrap_rdms, compare_rdms, noise_ceiling
@@ -50,14 +50,13 @@ def corrected_p(
     "Correct p values for the number of tests."
     if correction == "none" or not len(p):
         return p
+    if correction == "fdr":
+        from scipy.stats import false_discovery_control
+
+        return false_discovery_control(p)
     order = np.argsort(p, kind="stable")
-    count = len(p)
-    fixed = np.empty(count)
-    if correction == "holm":
-        fixed[order] = np.maximum.accumulate(p[order] * (count - np.arange(count)))
-    else:
-        ranked = p[order] * count / np.arange(1, count + 1)
-        fixed[order] = np.minimum.accumulate(ranked[::-1])[::-1]
+    fixed = np.empty(len(p))
+    fixed[order] = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
     return np.minimum(fixed, 1)
 
 
@@ -93,9 +92,10 @@ def _draw_rdms(
     "Return scores [1, subjects, models], draws, and the size of the smaller sample."
     stimuli, people = how
     alone = getattr(rdms, "ndim", 3) == 2
-    twice: Any = [rdms, rdms] if alone else rdms
-    noise_ceiling(twice, method)  # raises an error for what are no RDMs
-    listed: Any = [rdms] if alone else list(rdms)
+    listed: Any = [rdms] if alone else rdms
+    one = isinstance(listed, list | tuple | np.ndarray) and len(listed) == 1
+    noise_ceiling([*listed] * 2 if one else listed, method)  # an error for what are no RDMs
+    listed = list(listed)
     each = np.array([[compare_rdms(own, one, method) for own in models.values()] for one in listed])
     named: Any = list(models.values())
 
@@ -129,23 +129,15 @@ def _draw_units(
     drawn: list[list[np.ndarray]] = [[] for _ in wanted]
     for features in models.values():
         k, y, pairs = system_of(who, features, *given)
-        if stimuli and min(len(test) for _, test in pairs) < 10:
-            raise ValueError(
-                f"{who}: splits test on fewer than 10 stimuli, of which a draw may leave one or "
-                "two; give more stimuli or a smaller train, or stimuli=False"
-            )
+        if stimuli:
+            check_test_parts(who, pairs)
         own = fit_splits(k, y, pairs, *settings)
         scores.append([correlation(p, y[test]) for p, (_, test) in zip(own, pairs, strict=True)])
         for place, (a, b) in enumerate(wanted):
             if used[place]:
                 part: Any = dict(samples=samples, stimuli=a, units=b, seed=seed)
-                drawn[place].append(predictivity_draws(y, pairs, own, **part))
+                drawn[place].append(finite_draws(who, predictivity_draws(y, pairs, own, **part)))
     found = [np.stack(each, 1) if each else None for each in drawn]
-    if any(each is not None and not np.isfinite(each).all() for each in found):
-        raise ValueError(
-            f"{who}: responses or predictions don't vary over the test stimuli of some draws; "
-            "leave out units that hardly respond"
-        )
     sizes = (len(y), stimuli), (y.shape[1], units)
     least = min(size for size, drawn_ in sizes if drawn_)
     return np.moveaxis(np.array(scores), 0, 2), (found[0], found[1], found[2]), least
@@ -296,6 +288,7 @@ def compare_models(
     else:
         found = _draw_rdms(models, rdms, how, samples, seed, method)
     if found[2] < 2:
-        raise ValueError(f"{who}: {shown(rdms)} has one subject; give more, or units=False")
+        what = "responses has one unit" if rdms is None else "rdms has one subject"
+        raise ValueError(f"{who}: {what}, which can't be drawn; give more, or units=False")
     rng = np.random.default_rng(seed)
     return _tables(list(models), *found, rdms is None, test, correction, level, rng)

@@ -65,6 +65,34 @@ def predictivity_draws(
         return np.where(there, each, 0).sum(0) / there.sum(0)
 
 
+# %% ../../nbs/brain/10_intervals.ipynb #inte-009b
+def check_test_parts(
+    who: str,  # the function that asks
+    pairs: Sequence[Split],  # rows to fit on, rows to test on
+) -> None:
+    "Raise `ValueError` for test parts too small to draw stimuli from."
+    fewest = min(len(test) for _, test in pairs)
+    if fewest < 10:
+        raise ValueError(
+            f"{who}: splits test on {fewest} stimuli, of which a draw may leave one or two; "
+            "expected at least 10: give more stimuli or a smaller train, or stimuli=False"
+        )
+
+
+def finite_draws(
+    who: str,  # the function that asks
+    draws: Float[np.ndarray, " samples"],  # from `predictivity_draws`
+) -> Float[np.ndarray, " samples"]:
+    "Return scores of draws; raise `ValueError` where some have none."
+    missing = (~np.isfinite(draws)).sum()
+    if missing:
+        raise ValueError(
+            f"{who}: responses or predictions don't vary over the test stimuli of {missing} of "
+            f"{len(draws)} draws; leave out units that hardly respond"
+        )
+    return draws
+
+
 # %% ../../nbs/brain/10_intervals.ipynb #inte-012
 def bootstrap_predictivity(
     features: Any,  # [stimuli, ...]: numpy, torch, table or xarray
@@ -128,19 +156,10 @@ def bootstrap_predictivity(
     split_seed = whole(who, "split_seed", split_seed, 0, 2**32 - 1)
     settings = as_fit(who, components, tolerance, penalties)
     k, y, pairs = system_of(who, features, responses, groups, splits, train, split_seed)
-    fewest = min(len(test) for _, test in pairs)
-    if stimuli and fewest < 10:
-        raise ValueError(
-            f"{who}: splits test on {fewest} stimuli, of which a draw may leave one or two; "
-            "expected at least 10: give more stimuli or a smaller train, or stimuli=False"
-        )
+    if stimuli:
+        check_test_parts(who, pairs)
     predicted = fit_splits(k, y, pairs, *settings)
     draws = predictivity_draws(
         y, pairs, predicted, samples=samples, units=units, stimuli=stimuli, seed=seed
     )
-    if not np.isfinite(draws).all():
-        raise ValueError(
-            f"{who}: responses or predictions don't vary over the test stimuli of "
-            f"{(~np.isfinite(draws)).sum()} of {samples} draws; leave out units that hardly respond"
-        )
-    return draws
+    return finite_draws(who, draws)

@@ -59,6 +59,7 @@ def test_corrections_and_variance_by_definition():
     p = np.array([0.01, 0.02, 0.03, 0.04, 0.2])
     np.testing.assert_allclose(corrected_p(p, "none"), p)
     np.testing.assert_allclose(corrected_p(p, "holm"), [0.05, 0.08, 0.09, 0.09, 0.2])
+    np.testing.assert_allclose(corrected_p(p, "fdr"), [0.05, 0.05, 0.05, 0.05, 0.2])
     shuffled = np.array([3, 0, 4, 1, 2])
     np.testing.assert_allclose(corrected_p(p[shuffled], "fdr"), corrected_p(p, "fdr")[shuffled])
     rng = np.random.default_rng(0)
@@ -112,6 +113,19 @@ def test_one_model_and_equal_models():
         assert pairs.p.iloc[0] == 1 and pairs.difference.iloc[0] == 0
 
 
+def test_one_unit_or_subject_is_no_sample():
+    x, y = np.random.default_rng(0).normal(size=(2, 60, 5))
+    with pytest.raises(ValueError, match="responses has one unit"):
+        compare_models({"a": x}, y[:, :1], samples=5, splits=2, components=2, train=0.7)
+    with pytest.raises(ValueError, match="rdms has one subject"):
+        compare_models({"a": rdm(x)}, rdms=[rdm(y)], samples=5)
+    alone = [
+        compare_models({"a": rdm(x)}, rdms=given, samples=5, units=False)[0]
+        for given in (rdm(y), [rdm(y)])
+    ]
+    assert alone[0].equals(alone[1])
+
+
 def test_a_permutation_of_few_is_that_of_all_exchanges():
     one, two = np.array([[0.5, 0.6, 0.7, 0.4, 0.8]]), np.array([[0.3, 0.5, 0.4, 0.45, 0.2]])
     signs = 1 - 2 * ((np.arange(32)[:, None] >> np.arange(5)) & 1)
@@ -120,19 +134,16 @@ def test_a_permutation_of_few_is_that_of_all_exchanges():
     assert abs(drawn - exact) < 0.025
 
 
-KINDS = {
-    "both": {},
-    "stimuli": dict(units=False),
-    "units": dict(stimuli=False),
-}
+@pytest.mark.long
+@pytest.mark.parametrize("simulate", [simulated_units, simulated_people])
+def test_with_both_samples_drawn_95_and_5_percent_hold(simulate):
+    found = calibration(simulate, 300)
+    assert found["coverage"][2] > 0.93 and found["coverage"][0] > 0.9
+    assert found["rejection"][1] < 0.07
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("simulate", [simulated_units, simulated_people])
-def test_calibration(simulate, kind):
-    "A sample that is not drawn again is not in the interval; with both drawn, 95 % and 5 % hold."
-    found = calibration(simulate, 300, **KINDS[kind])
-    if kind == "both":
-        assert found["coverage"][2] > 0.93 and found["coverage"][0] > 0.9
-        assert found["rejection"][1] < 0.07
+def test_a_sample_that_is_not_drawn_again_is_not_in_the_interval():
+    "As the docstring says of stimuli alone: intervals are too short, equal models rejected."
+    found = calibration(simulated_units, 300, units=False)
+    assert found["coverage"][2] < 0.93 and found["rejection"][1] > 0.07

@@ -588,11 +588,16 @@ def test_thumbnails_keep_their_colours():
         wanted = 255 * np.array(to_rgb(colour))
         near = np.abs(small - wanted).max(1) <= 16
         assert near.sum() > 50, (colour, np.abs(small - wanted).max(1).min())
+    with_colours = 0
     for card in experiment_cards(ROOT):
         exact = np.asarray(scaled(card.figure, 560), float)
         error = np.abs(pixels(thumbnail(card.figure)) - exact)
+        assert error.mean() < 2, card.source
         coloured = np.ptp(exact, axis=2) > 60
-        assert error.mean() < 2 and error[coloured].mean() < 12, card.source
+        if coloured.any():  # a figure may be black lines only
+            assert error[coloured].mean() < 12, card.source
+            with_colours += 1
+    assert with_colours >= 15
 
 
 def pixels(png):

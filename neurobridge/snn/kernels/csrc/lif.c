@@ -277,6 +277,14 @@ INLINE void backward_block(const STORE *x, ptrdiff_t x_step, const STORE *g, ptr
   }
 }
 
+// with one threshold for all: not inlined, so that the rows of thresholds cost it nothing
+static __attribute__((noinline)) void backward_block_one(
+    const STORE *x, ptrdiff_t x_step, const STORE *g, ptrdiff_t g_step, const vec *d, vec *v,
+    vec *gv, vec *gd, vec *h, STORE *gx, ptrdiff_t gx_step, ptrdiff_t T, ptrdiff_t n, settings s,
+    int stream) {
+  backward_block(x, x_step, g, g_step, d, NULL, v, gv, gd, NULL, h, gx, gx_step, T, n, s, stream);
+}
+
 // == Backward ==
 
 int backward(const STORE *x, ptrdiff_t x_step, const STORE *g, ptrdiff_t g_step, const REAL *decay,
@@ -307,8 +315,8 @@ int backward(const STORE *x, ptrdiff_t x_step, const STORE *g, ptrdiff_t g_step,
                        gx + first, M, T, n, s, stream);
         memcpy(g_threshold + first, gth, n * sizeof(REAL));
       } else {
-        backward_block(x + first, x_step, g + first, g_step, d, NULL, v, gv, gd, NULL, history,
-                       gx + first, M, T, n, s, stream);
+        backward_block_one(x + first, x_step, g + first, g_step, d, v, gv, gd, history, gx + first,
+                           M, T, n, s, stream);
       }
       drain(stream);
       if (g_v0) memcpy(g_v0 + first, gv, n * sizeof(REAL));
