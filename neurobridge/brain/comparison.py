@@ -94,7 +94,8 @@ def _draw_rdms(
     alone = getattr(rdms, "ndim", 3) == 2
     listed: Any = [rdms] if alone else rdms
     one = isinstance(listed, list | tuple | np.ndarray) and len(listed) == 1
-    noise_ceiling([*listed] * 2 if one else listed, method)  # an error for what are no RDMs
+    several: Any = [*listed] * 2 if one else listed
+    noise_ceiling(several, method)  # raises an error for what are no RDMs
     listed = list(listed)
     each = np.array([[compare_rdms(own, one, method) for own in models.values()] for one in listed])
     named: Any = list(models.values())
