@@ -132,6 +132,13 @@ INLINE void forward_row(const STORE *x, const STORE *next, const vec *d, const v
   }
 }
 
+// with one threshold for all: not inlined, so that the rows of thresholds cost it no registers
+static __attribute__((noinline)) void forward_row_one(const STORE *x, const STORE *next,
+                                                      const vec *d, vec *v, STORE *out,
+                                                      ptrdiff_t n, settings s, int stream) {
+  forward_row(x, next, d, NULL, v, out, n, s, stream);
+}
+
 int forward(const STORE *x, ptrdiff_t x_step, const REAL *decay, int per_neuron,
             const REAL *threshold, const REAL *v0, STORE *out, REAL *v_last, ptrdiff_t T,
             ptrdiff_t M, settings s, int stream, int threads) {
@@ -149,7 +156,7 @@ int forward(const STORE *x, ptrdiff_t x_step, const REAL *decay, int per_neuron,
       if (threshold)
         forward_row(xt, next, d, th, v, out + t * M + first, n, s, stream);
       else
-        forward_row(xt, next, d, NULL, v, out + t * M + first, n, s, stream);
+        forward_row_one(xt, next, d, v, out + t * M + first, n, s, stream);
     }
     bad |= unsound(v, n);
     drain(stream);
@@ -277,7 +284,7 @@ INLINE void backward_block(const STORE *x, ptrdiff_t x_step, const STORE *g, ptr
   }
 }
 
-// with one threshold for all: not inlined, so that the rows of thresholds cost it nothing
+// as forward_row_one
 static __attribute__((noinline)) void backward_block_one(
     const STORE *x, ptrdiff_t x_step, const STORE *g, ptrdiff_t g_step, const vec *d, vec *v,
     vec *gv, vec *gd, vec *h, STORE *gx, ptrdiff_t gx_step, ptrdiff_t T, ptrdiff_t n, settings s,
