@@ -6,6 +6,8 @@
 __all__ = ["lif", "LIF"]
 
 # %% ../../nbs/snn/02_neuron.ipynb #cell-003
+import hashlib
+import json
 from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any, Literal
@@ -16,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core.checks import choice, flag, number, shown, tensor
+from ..core.identity import describe, identity_of
 from ..core.settings import ModuleWithSettings
 from neurobridge.snn.kernels.operator import (
     BACKENDS,
@@ -334,6 +337,18 @@ class _Constants(ModuleWithSettings):
         _put(self, "v_th", value)
 
 
+# %% ../../nbs/snn/02_neuron.ipynb #own-setting
+def _surrogate_setting(surrogate: Surrogate) -> list[Any]:
+    "Describe a surrogate: name, constants, and the code of an own derivative."
+    plain = [surrogate.name, *surrogate.constants]
+    own = surrogate.derivative
+    if own is None:
+        return plain
+    content = describe(own) if isinstance(own, nn.Module) else identity_of(own)
+    text = json.dumps(content, sort_keys=True)
+    return [*plain, hashlib.sha256(text.encode()).hexdigest()[:16]]
+
+
 # %% ../../nbs/snn/02_neuron.ipynb #7c1d20ab
 class _Settings(_Constants):
     _names = ("reset", "surrogate", "detach_reset", "backend")
@@ -361,8 +376,11 @@ class _Settings(_Constants):
         v_th = "learned" if self.v_th_log is not None else _setting_of(self._v_th)
         names = ("reset", "detach_reset", "output")
         constants = {name: getattr(self, name) for name in names}
-        surrogate = [self.surrogate.name, *self.surrogate.constants]
-        return constants | {"decay": decay, "v_th": v_th, "surrogate": surrogate}
+        return constants | {
+            "decay": decay,
+            "v_th": v_th,
+            "surrogate": _surrogate_setting(self.surrogate),
+        }
 
 
 # %% ../../nbs/snn/02_neuron.ipynb #n79988169

@@ -181,6 +181,30 @@ def _keep(
         record.parts.setdefault("membranes", []).append(h)
 
 
+# %% ../../nbs/snn/09_recording.ipynb #recorder
+class _Recorder:
+    "Forward hook that keeps what a layer returns; in a copy of the layer it does nothing."
+
+    def __init__(
+        self, record: Record | None = None, membranes: bool = False, only_rates: bool = False
+    ):
+        self.record, self.membranes, self.only_rates = record, membranes, only_rates
+
+    def __deepcopy__(self, memo: dict) -> "_Recorder":
+        return _Recorder()
+
+    def __reduce__(self) -> tuple:
+        return _Recorder, ()
+
+    def __call__(self, layer: nn.Module, args: tuple, kwargs: dict, out: Any) -> None:
+        if self.record is None:
+            return
+        given = dict(zip(("x", "v0"), args, strict=False)) | kwargs
+        out = out[0] if isinstance(out, tuple) else out
+        state = given.get("state", given.get("v0"))
+        _keep(self.record, layer, given["x"], out, state, self.membranes, self.only_rates)
+
+
 # %% ../../nbs/snn/09_recording.ipynb #a4a03b6b
 @contextmanager
 def monitor(
@@ -219,17 +243,11 @@ def monitor(
     _check_membranes(chosen, membranes)
     records = {name: Record() for name in chosen}
 
-    def hook(name: str) -> Any:
-        def after(layer: nn.Module, args: tuple, kwargs: dict, out: Any) -> None:
-            given = dict(zip(("x", "v0"), args, strict=False)) | kwargs
-            out = out[0] if isinstance(out, tuple) else out
-            state = given.get("state", given.get("v0"))
-            _keep(records[name], layer, given["x"], out, state, membranes, only_rates)
-
-        return after
-
     handles = [
-        layer.register_forward_hook(hook(name), with_kwargs=True) for name, layer in chosen.items()
+        layer.register_forward_hook(
+            _Recorder(records[name], membranes, only_rates), with_kwargs=True
+        )
+        for name, layer in chosen.items()
     ]
     try:
         yield records

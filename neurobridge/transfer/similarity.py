@@ -20,7 +20,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ from ..core.evaluation import evaluate, evaluating
 from ..snn.layers import MembraneReadout, RateReadout, SpikeReadout
 from ..snn.neuron import LIF
 from ..snn.models import TimeNet, ConvLayer, PoolLayer
-from ..snn.shortcuts import VanillaBlock
+from ..snn.shortcuts import MsBlock, SewBlock, VanillaBlock
 from .if_neuron import IF
 from .stages import ACTIVATIONS
 
@@ -60,11 +61,8 @@ _STRAIGHT = (  # children act one after another
     SpikeReadout,
 )
 _CHANNELWISE = (
-    LIF,
-    IF,
     *ACTIVATIONS,
     nn.Identity,
-    nn.Flatten,
     nn.modules.dropout._DropoutNd,
     nn.modules.pooling._MaxPoolNd,
     nn.modules.pooling._AvgPoolNd,
@@ -73,48 +71,67 @@ _CHANNELWISE = (
 )
 
 
+def _reorder_part(layer: nn.Module, part: Tensor, dim: int, order: Tensor) -> None:
+    # after a flattening a channel has several positions in a row
+    each, rest = divmod(part.shape[dim], len(order))
+    if rest:
+        raise ValueError(f"permute_channels: {layer} does not follow {len(order)} channels")
+    places = (order[:, None] * each + torch.arange(each)).flatten().to(part.device)
+    part.copy_(part.index_select(dim, places))
+
+
 @torch.no_grad()
 def _reorder(layer: nn.Module, dim: int, order: Tensor) -> None:
     "Bring the parameters and buffers of a layer into an order of channels along one axis."
     for part in (*layer.parameters(), *layer.buffers()):
         if part.ndim > dim:
-            # after a flattening a channel has several positions in a row
-            each, rest = divmod(part.shape[dim], len(order))
-            if rest:
-                raise ValueError(f"permute_channels: {layer} does not follow {len(order)} channels")
-            places = (order[:, None] * each + torch.arange(each)).flatten().to(part.device)
-            part.copy_(part.index_select(dim, places))
+            _reorder_part(layer, part, dim, order)
+
+
+class _Channels(NamedTuple):
+    order: Tensor
+    axes: int  # of an item: 3 of an image [C, H, W], 1 of features
+
+
+@torch.no_grad()
+def _reorder_constants(neurons: nn.Module, channels: _Channels) -> None:
+    "Bring constants of neurons that differ between channels into their order."
+    for part in (*neurons.parameters(), *neurons.buffers()):
+        dim = part.ndim - channels.axes  # where the channels stand when constants are broadcast
+        if dim >= 0 and part.shape[dim] > 1:
+            _reorder_part(neurons, part, dim, channels.order)
 
 
 # %% ../../nbs/transfer/08_similarity.ipynb #cell-008
-_Draw = Callable[[nn.Module], Tensor | None]
+_Draw = Callable[[nn.Module], Tensor]
 
 
-def _shuffle(module: nn.Module, order: Tensor | None, draw: _Draw) -> Tensor | None:
-    "Permute a module's outputs by `draw`, its inputs by `order`, and return the order at its end."
+def _shuffle(module: nn.Module, given: _Channels | None, draw: _Draw) -> _Channels | None:
+    "Permute a module's outputs by `draw`, its inputs as `given`; return the order at its end."
     if isinstance(module, VanillaBlock):
-        middle = _shuffle(module.conv1, order, draw)
-        out = order
-        if not isinstance(module.shortcut, nn.Identity):
-            out = _shuffle(module.shortcut, order, draw)
-        return _shuffle(module.conv2, middle, lambda layer: out)
+        return _shuffle_block(module, given, draw)
     if isinstance(module, _STRAIGHT):
         for child in module.children():
-            order = _shuffle(child, order, draw)
-    elif isinstance(module, nn.modules.batchnorm._BatchNorm) and order is not None:
-        _reorder(module, 0, order)
+            given = _shuffle(child, given, draw)
+    elif isinstance(module, nn.modules.batchnorm._BatchNorm) and given is not None:
+        _reorder(module, 0, given.order)
+    elif isinstance(module, LIF | IF):
+        if given is not None:
+            _reorder_constants(module, given)
+    elif isinstance(module, nn.Flatten):
+        return given and given._replace(axes=1)
     elif isinstance(module, nn.Conv2d | nn.Linear) and getattr(module, "groups", 1) == 1:
-        if order is not None:  # the image's own channels stay
-            _reorder(module, 1, order)
-        order = draw(module)
-        _reorder(module, 0, cast(Tensor, order))
+        if given is not None:  # the image's own channels stay
+            _reorder(module, 1, given.order)
+        given = _Channels(draw(module), 3 if isinstance(module, nn.Conv2d) else 1)
+        _reorder(module, 0, given.order)
     elif not isinstance(module, _CHANNELWISE):
         raise ValueError(
             f"permute_channels: cannot follow the channels through {type(module).__name__}; "
             "expected a TimeNet or an nn.Sequential of convolutions without groups, batch norms, "
             "activations, pooling and linear layers"
         )
-    return order
+    return given
 
 
 def _check_alone(model: nn.Module) -> None:
@@ -135,6 +152,27 @@ def _check_alone(model: nn.Module) -> None:
                 f"permute_channels: model uses the same weights at {seen[id(part)]!r} and "
                 f"{name!r}; they cannot follow two orders of channels"
             )
+
+
+# %% ../../nbs/transfer/08_similarity.ipynb #cell-008b
+def _order_of(given: _Channels | None, layer: nn.Module) -> Tensor:
+    "Return an order that is known already; without one, channels stay where they are."
+    return torch.arange(len(cast(Tensor, layer.weight))) if given is None else given.order
+
+
+def _shuffle_block(block: VanillaBlock, given: _Channels | None, draw: _Draw) -> _Channels | None:
+    "Permute a block; both its ways end in one order."
+    fires_first = isinstance(block, MsBlock)
+    begin = _shuffle(block.neuron1, given, draw) if fires_first else given
+    middle = _shuffle(block.conv1, begin, draw)
+    middle = _shuffle(block.neuron2 if fires_first else block.neuron1, middle, draw)
+    out = given
+    if not isinstance(block.shortcut, nn.Identity):
+        out = _shuffle(block.shortcut, given, draw)
+    if isinstance(block, SewBlock):
+        _shuffle(block.shortcut_neuron, out, draw)
+    end = _shuffle(block.conv2, middle, partial(_order_of, out))
+    return end if fires_first else _shuffle(block.neuron2, end, draw)
 
 
 # %% ../../nbs/transfer/08_similarity.ipynb #sim00001

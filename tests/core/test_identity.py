@@ -79,6 +79,13 @@ class Constants:
     decay: float = 0.5
 
 
+def own_surrogate(a):
+    def derivative(u):
+        return 1 / (1 + a * u.abs()) ** 2
+
+    return derivative
+
+
 def net(neuron=LIF, **given):
     seed_everything(1)
     return spiking_convnet(neuron, classes=3, width=4, **given)
@@ -90,6 +97,8 @@ NETWORKS = {
     "reset": (lambda: net(), lambda: net(partial(LIF, reset="soft"))),
     "surrogate": (lambda: net(), lambda: net(partial(LIF, surrogate=atan(3.0)))),
     "surrogate constant": (lambda: net(partial(LIF, surrogate=atan(2.0))), lambda: net(partial(LIF, surrogate=atan(3.0)))),
+    "own surrogate": (lambda: net(partial(LIF, surrogate=own_surrogate(1.0))), lambda: net(partial(LIF, surrogate=own_surrogate(50.0)))),
+    "code of an own surrogate": (lambda: net(partial(LIF, surrogate=lambda u: (-u * u).exp())), lambda: net(partial(LIF, surrogate=lambda u: 1 / (1 + u * u)))),
     "detach_reset": (lambda: net(), lambda: net(partial(LIF, detach_reset=False))),
     "output": (lambda: net(), lambda: net(partial(LIF, output="analogue"))),
     "T": (lambda: net(T=4), lambda: net(T=8)),

@@ -34,9 +34,7 @@ def test_every_arm_was_tuned_alike():
 def test_the_design_takes_what_the_tuning_chose():
     tuning = pd.read_csv(ROOT / "results/three_ideas_tuning.csv")
     best = tuning.loc[tuning.groupby([*FACTORS]).valid_accuracy.idxmax()]
-    chosen = {
-        tuple(row[:3]): tuple(row[3:]) for row in best[[*FACTORS, "lr", "start"]].to_numpy()
-    }
+    chosen = {tuple(row[:3]): tuple(row[3:]) for row in best[[*FACTORS, "lr", "start"]].to_numpy()}
     sweep = read_sweep("three_ideas.yaml")
     arms = {
         tuple(arm[name] for name in FACTORS): (arm["lr"], arm["start"]) for arm in sweep["list"]

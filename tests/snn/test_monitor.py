@@ -1,5 +1,8 @@
 """What would bore a reader of the page snn/06_monitor: every kind of neuron and call, and that nothing is touched, also when things break."""
 
+import copy
+import io
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -133,6 +136,20 @@ def test_hooks_go_and_only_ours():
     assert hooks == [own.id] and not any(
         module._forward_hooks_with_kwargs for module in net.modules()
     )
+
+
+def test_a_copy_made_inside_is_not_recorded():
+    "Its hooks would count a teacher's or an average's spikes, and keep it from being saved."
+    net, x = spiking_convnet(T=4, width=4).eval(), torch.rand(2, 1, 28, 28)
+    with monitor(net) as records:
+        net(x)
+        once = records["stem_neuron"].counts.clone()
+        twin = copy.deepcopy(net)
+        twin(x)
+        torch.save(net, io.BytesIO())
+    torch.save(twin, io.BytesIO())
+    twin(x)
+    assert once.sum() > 0 and records["stem_neuron"].counts.equal(once)
 
 
 def test_two_at_once():

@@ -24,7 +24,8 @@ from neurobridge.snn import (
     spiking_resnet18,
     spiking_vgg,
 )
-from neurobridge.transfer import SharpenedReLU, copy_weights
+from neurobridge.snn.shortcuts import VanillaBlock
+from neurobridge.transfer import SharpenedReLU, calibrate, convert, copy_weights
 from neurobridge.transfer.similarity import (
     barrier,
     cka,
@@ -140,6 +141,48 @@ def test_a_permuted_copy_trains_alike(make):
             torch.testing.assert_close(
                 b.grad.flatten().sort().values, a.grad.flatten().sort().values, rtol=1e-6, atol=1e-9
             )
+
+
+def of_channels(count, **given):
+    "Neurons of which each channel has its own constants."
+    own = torch.Generator().manual_seed(3)
+    v_th, decay = (0.2 + 0.3 * torch.rand(count, 1, 1, generator=own) for _ in range(2))
+    return LIF(decay, v_th, **given)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_constants_of_channels_go_with_their_channels(learned):
+    net = small()
+    net.stem_neuron = of_channels(3, learn_threshold=learned, learn_decay=learned)
+    assert_same_function(net)
+
+
+@pytest.mark.parametrize("shortcut", ["vanilla", "sew", "ms"])
+def test_constants_in_residual_blocks(shortcut):
+    net = residual(shortcut=shortcut)
+    for block in net.modules():
+        if isinstance(block, VanillaBlock):
+            inputs, outputs = block.conv1[0].in_channels, block.conv1[0].out_channels
+            block.neuron1 = of_channels(inputs if shortcut == "ms" else outputs)
+            block.neuron2 = of_channels(outputs)
+            if shortcut == "sew" and not isinstance(block.shortcut, nn.Identity):
+                block.shortcut_neuron = of_channels(outputs)
+    assert_same_function(net)
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_thresholds_of_channels_after_conversion(calibrated):
+    ann, x = lived(small(nn.ReLU, T=1)).eval(), torch.rand(6, 1, 16, 16)
+    net = convert(ann, x, T=8, per_channel=True)
+    assert_same_function(calibrate(net, ann, x, T=8) if calibrated else net, lively=False)
+
+
+def assert_same_function(net, lively=True):
+    net, x = (lived(net) if lively else net).double().eval(), torch.rand(6, 1, 16, 16).double()
+    answer = net(x)
+    assert answer.std(0).max() > 0
+    twin = permute_channels(net, torch.Generator().manual_seed(5))
+    torch.testing.assert_close(twin(x), answer, rtol=1e-9, atol=1e-9)
 
 
 def test_permuting_follows_the_generator():
