@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from neurobridge.core import fit
-from neurobridge.g2g import MaskedLinear, Rewiring, er_mask
+from neurobridge.g2g import PRESETS, MaskedLinear, Rewiring, er_mask
 from neurobridge.g2g.layers import MaskedConv2d
 
 pytestmark = [
@@ -48,11 +48,14 @@ def doubled(pair):
     return pair[0].double(), pair[1]
 
 
-def trained(batch_size, **more):
+RULES = {name: PRESETS[name] | {"every": 2} for name in ("g2g", "rigl", "srigl", "gradual")}
+for name in ("rigl", "srigl", "gradual"):
+    RULES[name] |= {"stop": 12}
+
+
+def trained(batch_size, rule="rigl", **more):
     net = network()
-    rewiring = Rewiring(
-        net, optimizer=torch.optim.SGD, prune="magnitude", grow="gradient", every=2, fraction=0.2
-    )
+    rewiring = Rewiring(net, optimizer=torch.optim.SGD, **RULES[rule])
     history = fit(
         net,
         doubled(data(72, 0)),
@@ -72,7 +75,7 @@ TWO = """
 import sys
 import torch
 sys.path.insert(0, sys.argv[1])
-from test_two_processes import trained
+from test_two_processes import RULES, trained
 
 class Killed(Exception):
     pass
@@ -82,7 +85,7 @@ def half(epoch, epochs):
         raise Killed
 
 torch.set_num_threads(1)
-found = {"whole": trained(8)}
+found = {rule: trained(8, rule) for rule in RULES}
 try:
     trained(8, checkpoint="half.pt", on_epoch=half)
 except Killed:
@@ -99,23 +102,25 @@ def two(tmp_path_factory, launch):
     return [torch.load(folder / f"found{rank}", weights_only=False) for rank in range(2)]
 
 
-def test_two_processes_are_one_with_twice_the_batch(two):
+@pytest.mark.parametrize("rule", RULES)
+def test_two_processes_are_one_with_twice_the_batch(two, rule):
     "Epoch by epoch the loss, at the end weights, running statistics, and each edit."
-    one = trained(16)
+    one = trained(16, rule)
+    assert sum(row["moved"] for row in one["history"]) > 50
     for found in two:
-        for mine, theirs in zip(one["rows"], found["whole"]["rows"], strict=True):
+        for mine, theirs in zip(one["rows"], found[rule]["rows"], strict=True):
             assert theirs == pytest.approx(mine, rel=1e-6)
         for name, value in one["state"].items():
-            torch.testing.assert_close(found["whole"]["state"][name], value, rtol=1e-6, atol=1e-8)
+            torch.testing.assert_close(found[rule]["state"][name], value, rtol=1e-6, atol=1e-8)
         same = ("step", "layer", "moved", "mask")
-        assert [[row[k] for k in same] for row in found["whole"]["history"]] == [
+        assert [[row[k] for k in same] for row in found[rule]["history"]] == [
             [row[k] for k in same] for row in one["history"]
         ]
 
 
 def test_an_interrupted_training_of_two_is_the_whole_one(two):
-    first = two[0]["whole"]
-    for found in (two[1]["whole"], two[0]["resumed"], two[1]["resumed"]):
+    first = two[0]["rigl"]
+    for found in (two[1]["rigl"], two[0]["resumed"], two[1]["resumed"]):
         assert found["rows"] == first["rows"] and found["history"] == first["history"]
         assert all(
             torch.equal(first["state"][name], found["state"][name]) for name in first["state"]

@@ -374,6 +374,40 @@ def test_convolutions_against_computations_by_hand(make, rule, parts):
     assert rewirer.table().edges.item() == net[0].edges
 
 
+@pytest.mark.parametrize("rule", [("hebb", "hebb"), ("magnitude", "gradient")])
+def test_convolutions_are_scored_exactly_under_autocast(rule):
+    "What is summed are the numbers of the network in bfloat16; the sums are not rounded to it."
+    torch.manual_seed(4)
+    net, x, target = (
+        nn.Sequential(masked_conv(), nn.ReLU()),
+        torch.rand(8, 8, 9, 9),
+        torch.rand(8, 8, 5, 5),
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        out = net[0](x)
+        out.retain_grad()
+        after = net[1](out)
+        (after.float() - target).square().sum().backward()
+    a = F.avg_pool2d(x.double(), 3, 2, 1).movedim(1, -1).flatten(0, 2)
+    b = after.detach().double().movedim(1, -1).flatten(0, 2)
+    score = (b.t() @ a) / (b.norm(dim=0)[:, None] * a.norm(dim=0))
+    if rule[1] == "gradient":
+        wide = net[0].dense_weight().detach().double().requires_grad_()
+        F.conv2d(x.double(), wide, stride=2, padding=1).backward(out.grad.double())
+        score = wide.grad.flatten(2).norm(dim=2)
+    net.zero_grad()
+    before = net[0].mask.clone()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    Rewirer(net, optimizer, *rule, every=1, fraction=0.3)
+    with torch.autocast("cpu", torch.bfloat16):
+        (net(x).float() - target).square().sum().backward()
+    optimizer.step()
+    come = net[0].mask & ~before
+    best = score[~before].topk(int(come.sum())).values.sort().values
+    assert come.any()
+    torch.testing.assert_close(score[come].sort().values, best)
+
+
 @pytest.mark.parametrize("make", [masked_conv, shared_conv])
 @pytest.mark.parametrize("scope", ["layer", "inter", "group", "neuron", "block"])
 def test_convolutions_train_in_every_scope(make, scope):
