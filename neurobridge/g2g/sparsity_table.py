@@ -6,6 +6,7 @@
 __all__ = ["sparsity"]
 
 # %% ../../nbs/g2g/12_sparsity_table.ipynb #tab-5
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,9 @@ if TYPE_CHECKING:
 
 
 # %% ../../nbs/g2g/12_sparsity_table.ipynb #tab-9
-def _weights(module: nn.Module, counted: set[int]) -> list[Tensor]:
-    "Return a layer's own matrices and kernels that no earlier layer has."
-    own = module.named_parameters(recurse=False)
-    return [p for _, p in own if p.ndim > 1 and id(p) not in counted]
+def _weights(module: nn.Module) -> list[Tensor]:
+    "Return a layer's own matrices and kernels."
+    return [p for _, p in module.named_parameters(recurse=False) if p.ndim > 1]
 
 
 def _row(module: nn.Module, weights: list[Tensor]) -> dict[str, Any]:
@@ -49,27 +49,35 @@ def _row(module: nn.Module, weights: list[Tensor]) -> dict[str, Any]:
 
 
 # %% ../../nbs/g2g/12_sparsity_table.ipynb #tab-10
-def _multiplied(model: nn.Module, live: dict[str, int], x: Tensor) -> dict[str, float]:
-    "Return the multiply-adds of each layer that is called, per item."
-    found = dict.fromkeys(live, 0.0)
+def _multiplied(
+    model: nn.Module, live: dict[str, int], rows: dict[str, str], x: Tensor
+) -> dict[str, float]:
+    "Return the multiply-adds of each row, per item; `rows` has the row of each layer."
+    found = dict.fromkeys(live, math.nan)
 
-    def note(name: str, module: nn.Module, args: tuple, kwargs: dict, out: Any) -> None:
+    def add(row: str, places: float) -> None:
+        known = 0 if math.isnan(found[row]) else found[row]
+        found[row] = known + places * live[row]
+
+    def note(row: str, module: Any, args: tuple, kwargs: dict, out: Any) -> None:
+        channels = getattr(module, "out_features", getattr(module, "out_channels", None))
         if isinstance(module, nn.MultiheadAttention):  # which calls none of its parts
             given = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
             places = [given[part].numel() // module.embed_dim for part in ("query", "key", "value")]
-            found[name] += sum(places) * live[name] / 3
-            inner = f"{name}.out_proj".lstrip(".")
-            found[inner] += places[0] * live[inner]
-        elif isinstance(out, Tensor):
-            channels = getattr(module, "out_features", getattr(module, "out_channels", None))
-            if channels:
-                found[name] += out.numel() / channels * live[name]
+            add(row, sum(places) / 3)
+            add(f"{row}.out_proj".lstrip("."), places[0])
+        elif isinstance(module, nn.Embedding):
+            add(row, 0)  # a row of it is looked up
+        elif isinstance(module, nn.modules.conv._ConvTransposeNd) and args:
+            add(row, args[0].numel() / module.in_channels)
+        elif isinstance(out, Tensor) and channels:
+            add(row, out.numel() / channels)
 
-    handles = []
-    for name, module in model.named_modules():
-        if name in live:
-            call = partial(note, name)
-            handles.append(module.register_forward_hook(call, with_kwargs=True))
+    handles = [
+        module.register_forward_hook(partial(note, rows[name]), with_kwargs=True)
+        for name, module in model.named_modules()
+        if name in rows
+    ]
     try:
         with evaluating(model):
             model(x)
@@ -105,19 +113,23 @@ def sparsity(
     if x is not None:
         tensor("sparsity", "x", x, "[N, ...]", "number")
     rows: dict[str, dict[str, Any]] = {}
-    counted: set[int] = set()
+    first: dict[int, str] = {}  # of each weight, the layer that counts it
+    users: dict[str, str] = {}
     for name, module in model.named_modules():
-        weights = _weights(module, counted)
-        if weights:
-            rows[name] = _row(module, weights)
-            counted |= {id(weight) for weight in weights}
+        if weights := _weights(module):
+            if own := [weight for weight in weights if id(weight) not in first]:
+                rows[name] = _row(module, own)
+            first |= {id(weight): name for weight in own}
+            users[name] = first[id(weights[0])]
     if not rows:
         raise ValueError("sparsity: model has no layer with weights; expected a network")
     table = pd.DataFrame(rows).T.infer_objects()
     if x is not None:
         live = {name: row["live"] for name, row in rows.items()}
-        table["multiply_adds"] = pd.Series(_multiplied(model, live, x))
-    total = {"kind": "", "shape": ""} | table.drop(columns=["kind", "shape"]).sum().to_dict()
+        table["multiply_adds"] = pd.Series(_multiplied(model, live, users, x))
+    total = {"kind": "", "shape": ""} | table.drop(columns=["kind", "shape"]).sum(
+        skipna=False
+    ).to_dict()
     table.loc["sum"] = total
     at = table.columns.get_loc("edges")
     table.insert(at, "density", (table["live"] / table["weights"]).astype(float))

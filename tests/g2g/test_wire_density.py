@@ -334,6 +334,34 @@ def test_the_table_counts_multiply_adds_as_torch_does():
         assert sparsity(model, x).multiply_adds["sum"] * 4 == counter.get_total_flops() / 2
 
 
+def test_a_shared_weight_is_counted_once_and_multiplied_twice():
+    model = nn.Sequential(nn.Embedding(20, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 20))
+    model[2].weight, model[3].weight = model[1].weight, model[0].weight
+    table = sparsity(model, torch.zeros(3, 5, dtype=torch.long))
+    assert table.index.tolist() == ["0", "1", "sum"] and table.live["sum"] == 160 + 64
+    assert table.multiply_adds.tolist() == [5 * 160, 2 * 5 * 64, 5 * (160 + 128)]
+    up = nn.Sequential(nn.ConvTranspose2d(3, 4, 2, stride=2))
+    assert sparsity(up, torch.rand(1, 3, 5, 5)).multiply_adds["0"] == 25 * 3 * 4 * 4
+
+
+def test_what_cannot_be_counted_is_not_a_number():
+    "A recurrent layer, one that is not called; a lookup multiplies nothing."
+
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.memory = nn.Embedding(20, 8), nn.LSTM(8, 8, batch_first=True)
+            self.spare, self.last = nn.Linear(8, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.last(self.memory(self.words(x))[0])
+
+    table = sparsity(Reader(), torch.zeros(3, 5, dtype=torch.long))
+    assert table.multiply_adds[["words", "last"]].tolist() == [0, 5 * 16]
+    assert table.multiply_adds[["memory", "spare", "sum"]].isna().all()
+    assert table.live["memory"] == 2 * 32 * 8
+
+
 def test_edges_and_density_are_counted_alike():
     "The table, the layers, the parameters in use and the rewiring's history."
     for form in FORMS:
