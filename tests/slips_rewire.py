@@ -30,6 +30,7 @@ def settings():
         density=None,
         start=1,
         block=4,
+        salient=0.0,
     )
 
 

@@ -167,7 +167,7 @@ def _fingerprint(values: Tensor) -> str:
 
 
 # settings that states of earlier versions lack
-_LATER = {"soft": False, "regrow": False, "density": None, "start": 0, "block": 4}
+_LATER = {"soft": False, "regrow": False, "density": None, "start": 0, "block": 4, "salient": 0.0}
 
 
 def _check_state(rewirer: _Course, state: dict[str, Any]) -> None:
@@ -270,6 +270,27 @@ def _departures(rewirer: _Course, name: str, label: Tensor, live: Tensor) -> Ten
     return torch.minimum(count, _number(label, ~live))
 
 
+def _one_fan_in(
+    rewirer: _Course, name: str, scores: tuple[Tensor, Tensor], drop: Tensor, chance: Any
+) -> tuple[Tensor, Tensor]:  # edges that go, and how many each neuron gets
+    "Remove neurons with few salient weights, and give all others one fan-in."
+    live, (worst, best) = live_edges(rewirer.layers[name]), scores
+    everywhere = torch.zeros_like(live, dtype=torch.long)
+    steepest = lowest(-best, everywhere, drop.sum().cpu()[None], chance)
+    salient = ((live & ~drop) | steepest).sum(1)
+    stays = salient >= rewirer.settings["salient"] * live.sum(1).max()
+    if not stays.any():
+        stays = ~stays
+    edges = round(rewirer.first[name] * live.numel())
+    fan_in = min(edges // int(stays.sum()), live.shape[1])
+    kept = live & ~drop & stays[:, None]
+    rows = torch.arange(len(live), device=live.device)[:, None].expand(live.shape)
+    above = (kept.sum(1) - fan_in).clamp(min=0)
+    kept &= ~lowest(worst, torch.where(kept, rows, -1), above, chance)
+    return live & ~kept, torch.where(stays, fan_in - kept.sum(1), 0)
+
+
+# %% ../../nbs/g2g/07_rewire.ipynb #rew-choose
 def _choose(
     rewirer: _Course, name: str, heard: dict[str, Tensor]
 ) -> tuple[Tensor, Tensor]:  # edges that go, that come
@@ -288,8 +309,10 @@ def _choose(
     drop = lowest(worst, torch.where(live, going, -1), count, chance)
     add = torch.zeros_like(drop)
     if best is not None:
-        free = ~live | drop if rules["regrow"] or by_neuron else ~live
         back = drop.sum(1) if by_neuron else count
+        if rules["salient"]:
+            drop, back = _one_fan_in(rewirer, name, (worst, best), drop, chance)
+        free = ~live | drop if rules["regrow"] or by_neuron else ~live
         add = lowest(-best, torch.where(free, label, -1), back, chance)
     drop, add = drop & ~add, add & ~drop
     if process_count() > 1:  # equal already, unless sums are ever rounded differently
@@ -349,6 +372,7 @@ def _checked(
     density: float | None = None,
     start: int = 0,
     block: int = 4,
+    salient: float = 0.0,
 ) -> dict[str, Any]:
     who = "Rewirer"
     settings = {
@@ -367,6 +391,7 @@ def _checked(
         "density": None if density is None else number(who, "density", density, high=1, above=0),
         "start": whole(who, "start", start, 0),
         "block": whole(who, "block", block),
+        "salient": number(who, "salient", salient, 0, 1),
     }
     _check_together(settings)
     return settings
@@ -386,6 +411,11 @@ def _check_together(settings: dict[str, Any]) -> None:
     for name, (value, why) in _NEEDS_STOP.items():
         if settings[name] == value and stop is None:
             raise ValueError(f"Rewirer: stop is None; expected a step, since {why}")
+    if settings["salient"] and (settings["scope"] != "neuron" or settings["grow"] == "none"):
+        raise ValueError(
+            f"Rewirer: salient is {settings['salient']:g} with scope {settings['scope']!r}; "
+            "neurons are removed in scope 'neuron' only, where the others grow"
+        )
     if (density is None) == (settings["grow"] == "none"):
         raise ValueError(
             f"Rewirer: density is {density} with grow {settings['grow']!r}; pruning with grow "
@@ -473,10 +503,12 @@ def _check_prunable(layers: dict[str, Wired], settings: dict[str, Any]) -> None:
     "Raise `ValueError` for layers that cannot be edited with these settings."
     for name, layer in layers.items():
         edge_labels(layer, settings["scope"], settings["block"])
-        if settings["grow"] == "none" and isinstance(layer, EnsembleLinear | EnsembleConv2d):
+        fewer = settings["grow"] == "none" or settings["salient"]
+        if fewer and isinstance(layer, EnsembleLinear | EnsembleConv2d):
             raise ValueError(
                 f"Rewirer: layer {name!r} is an {type(layer).__name__}, whose blocks have a fixed "
-                "number of edges, so that nothing can be pruned without growth; use a masked layer"
+                "number of edges, so that nothing can be removed without growth there; use a masked "
+                "layer"
             )
 
 
@@ -729,6 +761,8 @@ class Rewirer(_Steps):
         step from which edits are made
     block :
         sources of a run, for scope "block"; divides a layer's
+    salient :
+        scope "neuron": share of its fan-in with which a neuron stays
     layers :
         names, or a choice
     """
@@ -753,11 +787,12 @@ class Rewirer(_Steps):
         density: float | None = None,  # of each layer at `stop`, where `grow` is "none"
         start: int = 0,  # step from which edits are made
         block: int = 4,  # sources of a run, for scope "block"; divides a layer's
+        salient: float = 0.0,  # scope "neuron": share of its fan-in with which a neuron stays
         layers: list[str] | Callable[[str, nn.Module], bool] | None = None,  # names, or a choice
     ):
         self.settings = _checked(
             prune, grow, every, fraction, schedule, scope, stop, correlation, average, soft, seed,
-            regrow, density, start, block,
+            regrow, density, start, block, salient,
         )  # fmt: skip
         model, optimizer = _bare(model), _bare(optimizer)
         instance("Rewirer", "model", model, nn.Module)
@@ -849,6 +884,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "fraction": 0.30,
         "schedule": "cosine",
         "scope": "neuron",
+        "salient": 0.3,
     },
     "nm": {"prune": "magnitude", "grow": "none", "scope": "block", "block": 4, "density": 0.5},
     "gradual": {"prune": "magnitude", "grow": "none", "every": 100, "density": 0.1},

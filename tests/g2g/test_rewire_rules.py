@@ -89,34 +89,45 @@ def test_rigl_against_rigl_torch():
     assert scheduler.rigl_steps == 14 and rewirer.table().moved.sum() > 100 and len(done) == 90
 
 
-# SRigL, as its paper describes it, without ablation of neurons
+# SRigL, as its paper describes it
 
 
-def srigl_edit(mask, weight, gradient, share):
-    "Drop the smallest weights of the layer, then fill each neuron up by the largest gradients."
+def srigl_edit(mask, weight, gradient, share, salient, edges):
+    "Drop the smallest weights of the layer, remove neurons, fill up by the largest gradients."
     mask, fan_in = mask.copy(), mask.sum(1)
     places = np.argwhere(mask)
     k = int(share * len(places) + 1e-9)
     for o, i in sorted(places, key=lambda at: abs(weight[at[0], at[1]]))[:k]:
         mask[o, i] = False
+    if salient:
+        steep = np.zeros(mask.size, bool)
+        steep[np.argsort(-abs(gradient), axis=None)[:k]] = True
+        stays = (mask | steep.reshape(mask.shape)).sum(1) >= salient * fan_in.max()
+        stays |= not stays.any()  # none would be left
+        mask[~stays] = False
+        fan_in = np.where(stays, min(edges // stays.sum(), mask.shape[1]), 0)
     for o in range(len(mask)):
+        kept = sorted(np.flatnonzero(mask[o]), key=lambda i: -abs(weight[o, i]))
+        mask[o, kept[fan_in[o] :]] = False
         for i in np.argsort(-abs(gradient[o])):
             if mask[o].sum() < fan_in[o] and not mask[o, i]:
                 mask[o, i] = True
     return mask
 
 
-def test_srigl_against_its_description():
+@pytest.mark.parametrize("salient", [0.0, 0.3, 0.8])
+def test_srigl_against_its_description(salient):
     net = tanh_net(small_world_mask(20, 20, 0.3, beta=1))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.2)
-    rewirer = Rewirer(net, optimizer, **PRESETS["srigl"] | {"every": 4, "stop": 60})
+    rule = PRESETS["srigl"] | {"every": 4, "stop": 60, "salient": salient}
+    rewirer = Rewirer(net, optimizer, **rule)
     before = {}
 
     def hook(*_):
         before.update(mask=net[2].mask.numpy().copy())
 
     net.register_forward_pre_hook(hook)
-    seen = []
+    seen, removed = [], []
 
     def check(step):
         if step % 4 or step > 60:
@@ -130,10 +141,17 @@ def test_srigl_against_its_description():
         last = before["last"]
         (F.linear(hidden, last, net[4].bias) - y).square().mean().backward()
         expected = srigl_edit(
-            before["mask"], before["weight"].numpy(), weight.grad.numpy(), rewirer.share(step)
+            before["mask"],
+            before["weight"].numpy(),
+            weight.grad.numpy(),
+            rewirer.share(step),
+            salient,
+            120,
         )
-        assert (net[2].mask.numpy() == expected).all()
-        assert (expected.sum(1) == 6).all()
+        assert (net[2].mask.numpy() == expected).all(), (step, removed)
+        fan_in = expected.sum(1)
+        assert len(set(fan_in[fan_in > 0])) == 1 and expected.sum() <= 120
+        removed.append((fan_in == 0).sum())
         seen.append((expected != before["mask"]).sum())
 
     def keep(*_):
@@ -142,14 +160,16 @@ def test_srigl_against_its_description():
 
     net.register_forward_pre_hook(keep)
     stepped(net, optimizer, 70, range(4, 61, 4), check)
-    assert len(seen) == 15 and sum(seen) > 100
+    assert len(seen) == 15 and sum(seen) > 100 and (max(removed) > 0) == (salient > 0.6)
 
 
 def test_constant_fan_in_of_ensembles():
     "An ensemble layer has one by construction; whole columns move."
     layer = EnsembleLinear(24, 24, 4, p_inter=0.5)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
-    rewirer = Rewirer(layer, optimizer, **PRESETS["srigl"] | {"every": 1, "stop": 50})
+    rewirer = Rewirer(
+        layer, optimizer, **PRESETS["srigl"] | {"every": 1, "stop": 50, "salient": 0.0}
+    )
     layer(torch.randn(8, 24)).square().sum().backward()
     optimizer.step()
     assert rewirer.table().moved.item() > 0 and live_edges(layer).sum(1).eq(15).all()
@@ -276,6 +296,7 @@ def test_gradual_pruning_goes_on_after_an_interruption():
         ({"density": 0.5}, "density is 0.5 with grow 'random'"),
         ({"grow": "none", "density": 0.5, "stop": 10, "every": 3}, "multiple of every"),
         ({"grow": "none", "density": 0.5, "stop": 10, "every": 5, "start": 10}, "after start"),
+        ({"salient": 0.3}, "salient is 0.3 with scope 'layer'"),
         ({"scope": "block", "block": 5}, "runs of block = 5 sources, and this layer has 24"),
     ],
 )
@@ -291,6 +312,8 @@ def test_ensembles_cannot_only_lose():
         optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
         with pytest.raises(ValueError, match="fixed number of edges"):
             Rewirer(layer, optimizer, **PRESETS["gradual"], stop=100)
+        with pytest.raises(ValueError, match="fixed number of edges"):
+            Rewirer(layer, optimizer, **PRESETS["srigl"], stop=100)
 
 
 # Convolutions
