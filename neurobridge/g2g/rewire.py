@@ -167,7 +167,14 @@ def _fingerprint(values: Tensor) -> str:
 
 
 # settings that states of earlier versions lack
-_LATER = {"soft": False, "regrow": False, "density": None, "start": 0, "block": 4, "salient": 0.0}
+_LATER = {
+    "soft": False,
+    "regrow": False,
+    "density": None,
+    "start": 0,
+    "block": 4,
+    "salient": 0.0,
+}
 
 
 def _check_state(rewirer: _Course, state: dict[str, Any]) -> None:
@@ -507,8 +514,7 @@ def _check_prunable(layers: dict[str, Wired], settings: dict[str, Any]) -> None:
         if fewer and isinstance(layer, EnsembleLinear | EnsembleConv2d):
             raise ValueError(
                 f"Rewirer: layer {name!r} is an {type(layer).__name__}, whose blocks have a fixed "
-                "number of edges, so that nothing can be removed without growth there; use a masked "
-                "layer"
+                "number of edges, so that nothing can be removed without growth; use a masked layer"
             )
 
 
