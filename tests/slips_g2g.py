@@ -130,8 +130,14 @@ CALLS = {
             "model": mlp(),
             "form": "masked",
             "layers": ["0"],
+            "report": False,
             **{name: value for name, value in LAW.items() if name != "layer"},
         }
+    ),
+    "g2g.to_linear": Call(lambda folder: {"model": ensemble_layer()}),
+    "g2g.sparsity": Call(
+        lambda folder: {"model": mlp(), "x": torch.rand(2, 8)},
+        legitimate={"x: NaN": "a batch is there for its shape"},
     ),
     "g2g.simulate_ensembles": Call(
         lambda folder: {

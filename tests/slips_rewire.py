@@ -26,12 +26,21 @@ def settings():
         average=0.0,
         soft=False,
         seed=0,
+        regrow=True,
+        density=None,
+        start=1,
+        block=4,
+        salient=0.0,
     )
 
 
 def rewirer(folder):
     net = network()
-    return {"model": net, "optimizer": torch.optim.Adam(net.parameters())} | settings()
+    return {
+        "model": net,
+        "optimizer": torch.optim.Adam(net.parameters()),
+        "layers": ["0"],
+    } | settings()
 
 
 def made():
@@ -49,6 +58,7 @@ def plain(kept):
 CALLS = {
     "g2g.Rewirer": Call(rewirer, view=plain),
     "g2g.Rewirer.share": Call(lambda folder: {"step": 2}, made().share),
+    "g2g.Rewirer.density": Call(lambda folder: {"step": 2, "name": "0"}, made().density),
     "g2g.Rewirer.load_state_dict": Call(
         lambda folder: {"state": made().state_dict()}, made().load_state_dict
     ),

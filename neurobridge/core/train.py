@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -605,6 +605,72 @@ def _unwrapped(run: _Progress) -> Iterator[None]:
         run.accelerator.unwrap_model(run.model, keep_fp32_wrapper=False)  # no autocast is left
 
 
+# %% ../../nbs/core/14_train.ipynb #joint-1
+class _AddUp(torch.autograd.Function):
+    "Sum over the processes, and so is its gradient."
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+
+def _track(norm: Any, mean: Tensor, variance: Tensor) -> None:
+    "Move running statistics towards those of a batch."
+    if norm.running_mean is None:
+        return
+    norm.num_batches_tracked.add_(1)
+    share = norm.momentum
+    if share is None:  # the average of all batches
+        share = 1 / norm.num_batches_tracked.item()
+    norm.running_mean.mul_(1 - share).add_(mean, alpha=share)
+    norm.running_var.mul_(1 - share).add_(variance, alpha=share)
+
+
+def _joint_norm(norm: Any, x: Tensor) -> Tensor:
+    "Normalise a batch by the statistics of the batches of all processes."
+    if not norm.training:
+        return type(norm).forward(norm, x)
+    norm._check_input_dim(x)
+    axes, shape = [0, *range(2, x.ndim)], [1, -1, *(1 for _ in range(2, x.ndim))]
+    wide = x if x.dtype == torch.float64 else x.float()
+    count = wide.new_tensor([x.numel() / x.shape[1]])
+    sums = _AddUp.apply(torch.cat([count, wide.sum(axes)]))
+    items, mean = sums[0].detach(), sums[1:] / sums[0].detach()
+    centred = wide - mean.view(shape)
+    variance = _AddUp.apply(centred.square().sum(axes)) / items
+    _track(norm, mean.detach(), variance.detach() * items / (items - 1))
+    y = centred * (variance + norm.eps).rsqrt().view(shape)
+    if norm.affine:
+        y = y * norm.weight.view(shape) + norm.bias.view(shape)
+    return y.to(x.dtype)
+
+
+# %% ../../nbs/core/14_train.ipynb #joint-2
+@contextmanager
+def _joint_norms(run: _Progress) -> Iterator[None]:
+    "Give batch norm the batches of all processes, where these meet on the CPU."
+    norms: list[Any] = []
+    if run.accelerator.num_processes > 1 and run.accelerator.device.type == "cpu":
+        kind = nn.modules.batchnorm._BatchNorm
+        norms = [m for m in run.model.modules() if isinstance(m, kind)]
+        norms = [m for m in norms if type(m).forward is kind.forward and "forward" not in vars(m)]
+    for norm in norms:
+        norm.forward = partial(_joint_norm, norm)
+    try:
+        yield
+    finally:
+        for norm in norms:
+            del norm.forward
+
+
 # %% ../../nbs/core/14_train.ipynb #560f73ff
 def _ended(run: _Progress) -> bool:
     patience = run.settings["patience"]
@@ -631,7 +697,7 @@ def _train(
         checkpoint = path
         _restore(run, _decided(run.accelerator, lambda: _resume(checkpoint, run.settings)))
     bar = progress_bar(f"training, {epochs} epochs", epochs, shown_here)
-    with _own_randomness(), _unwrapped(run), bar as advance:
+    with _own_randomness(), _unwrapped(run), _joint_norms(run), bar as advance:
         while not _ended(run):
             if on_epoch:
                 on_epoch(len(run.rows) + 1, epochs)

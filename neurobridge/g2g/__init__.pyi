@@ -14,6 +14,7 @@ from .layers import MaskedLinear as MaskedLinear
 from .layers import export_bias as export_bias
 from .layers import export_weight as export_weight
 from .layers import to_ensembles as to_ensembles
+from .layers import to_linear as to_linear
 from .layers import to_masked as to_masked
 from .net import G2GNet as G2GNet
 from .net import dense_width_at as dense_width_at
@@ -21,6 +22,7 @@ from .net import live_parameters as live_parameters
 from .rewire import PRESETS as PRESETS
 from .rewire import Rewirer as Rewirer
 from .rewire import Rewiring as Rewiring
+from .sparsity_table import sparsity as sparsity
 from .wire_model import wire as wire
 from .wiring import density as density
 from .wiring import ensemble_edges as ensemble_edges

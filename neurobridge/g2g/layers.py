@@ -11,9 +11,11 @@ __all__ = [
     "EnsembleConv2d",
     "export_weight",
     "export_bias",
+    "to_linear",
 ]
 
 # %% ../../nbs/g2g/03_layers.ipynb #cell-003
+import copy
 import math
 from typing import Any, Literal, TypeVar
 
@@ -39,22 +41,36 @@ def _uniform(shape: tuple[int, ...], fan_in: Float[Tensor, "..."]) -> Tensor:
     return torch.empty(shape).uniform_(-1, 1).to(fan_in.device) * fan_in.clamp_min(1).rsqrt()
 
 
-def _check_masked(mask: Any, bias: Any, groups: Any) -> None:
-    check_mask("MaskedLinear", "mask", mask)
-    flag("MaskedLinear", "bias", bias)
+def _put_groups(layer: nn.Module, groups: tuple[Tensor, Tensor] | None) -> None:
+    "Register the ensembles of a masked layer's targets and sources, `None` where not known."
+    for name, ids in zip(("target_groups", "source_groups"), groups or (None, None), strict=True):
+        layer.register_buffer(name, None if ids is None else ids.clone())
+
+
+def _check_masked(who: str, mask: Any, bias: Any, groups: Any) -> None:
+    check_mask(who, "mask", mask)
+    flag(who, "bias", bias)
     if groups is None:
         return
     if not isinstance(groups, tuple | list) or len(groups) != 2:
         raise TypeError(
-            f"MaskedLinear: ensembles is {shown(groups)}; expected those of the targets and of the "
+            f"{who}: ensembles is {shown(groups)}; expected those of the targets and of the "
             "sources: (to, of)"
         )
     for ids, size in zip(groups, mask.shape, strict=True):
-        check_ids("MaskedLinear", "ensembles", ids, f"[{size}]")
+        check_ids(who, "ensembles", ids, f"[{size}]")
 
 
 # %% ../../nbs/g2g/03_layers.ipynb #wired-base
-class _Checked(nn.Module):
+class Replaced(nn.Module):
+    "Sparse module that stands for one of torch's own."
+
+    def plain(self) -> nn.Module:
+        "Return torch's own module with the same function; its dead weights are zeros."
+        raise NotImplementedError
+
+
+class _Checked(Replaced):
     "Layer whose inputs are checked."
 
     in_features: int
@@ -123,6 +139,17 @@ class _Wired(_Checked):
             if prefix + name in missing:
                 missing.remove(prefix + name)
 
+    def dense_weight(self) -> Tensor:
+        "Return the weights in use, dead ones as zeros."
+        raise NotImplementedError
+
+    def dense_bias(self) -> Tensor | None:
+        "Return the bias in the order of the output neurons."
+        return self.bias
+
+    def plain(self) -> nn.Module:
+        return _plain(self)
+
     def extra_repr(self) -> str:
         sources = self._buffers.get("sources")
         groups = "" if sources is None else f"groups={len(sources)}, "
@@ -159,14 +186,11 @@ class MaskedLinear(_Wired):
         ensembles: tuple[Tensor, Tensor] | None = None,  # of targets [n_out] and sources [n_in]
     ):
         super().__init__()
-        _check_masked(mask, bias, ensembles)
+        _check_masked("MaskedLinear", mask, bias, ensembles)
         self.out_features, self.in_features = mask.shape
         fan_in = mask.sum(1, keepdim=True).float()
         self.register_buffer("mask", mask.clone())
-        for name, ids in zip(
-            ("target_groups", "source_groups"), ensembles or (None, None), strict=True
-        ):
-            self.register_buffer(name, None if ids is None else ids.clone())
+        _put_groups(self, ensembles)
         self.weight = nn.Parameter(_uniform(mask.shape, fan_in) * mask)
         self.bias = nn.Parameter(_uniform(mask.shape[:1], fan_in.mean())) if bias else None
 
@@ -252,6 +276,24 @@ class _SharedFanIn(_Wired):
     def edges(self) -> int:
         "Number of live weights, without those within a kernel."
         return self.out_features * self.sources.shape[1]
+
+    def dense_weight(self) -> Tensor:
+        "Return the weights in use, dead ones as zeros; detached."
+        groups, m = len(self.sources), self.out_features // len(self.sources)
+        live = self.weight.detach().view(groups, m, self.sources.shape[1], *self._kernel())
+        places = self.sources.view(groups, 1, -1, *(1 for _ in self._kernel())).expand_as(live)
+        dense = live.new_zeros(groups, m, self.in_features, *self._kernel())
+        dense = dense.scatter_(2, places, live).flatten(0, 1)
+        return dense if self.place is None else dense[self.place]
+
+    def dense_bias(self) -> Tensor | None:
+        "Return the bias in the order of the output neurons; detached."
+        if self.bias is None or self.place is None:
+            return None if self.bias is None else self.bias.detach().flatten()
+        return self.bias.detach().flatten()[self.place]
+
+    def _kernel(self) -> tuple[int, ...]:
+        return ()
 
     @property
     def fan_out(self) -> Int[Tensor, " n_in"]:
@@ -351,14 +393,13 @@ class EnsembleLinear(_SharedFanIn):
 
 
 # %% ../../nbs/g2g/03_layers.ipynb #cell-022
-_Layer = TypeVar("_Layer", bound=_Wired)
+_Layer = TypeVar("_Layer", bound=nn.Module)
 
 
-def _as(new: _Layer, old: _Wired) -> _Layer:
+def _as(new: _Layer, old: nn.Module) -> _Layer:
     "Return a new layer, trained or evaluated and frozen as the old one is."
-    new.weight.requires_grad_(old.weight.requires_grad)
-    if old.bias is not None and new.bias is not None:
-        new.bias.requires_grad_(old.bias.requires_grad)
+    for name, parameter in old.named_parameters(recurse=False):
+        getattr(new, name).requires_grad_(parameter.requires_grad)
     return new.train(old.training)
 
 
@@ -502,7 +543,7 @@ class EnsembleConv2d(_SharedFanIn):
     """
 
     _AXIS = 1
-    _TRAVEL = {"place": "out_features"}
+    source_groups: Int[Tensor, " n_in"] | None
     dilation, padding_mode = 1, "zeros"  # as nn.Conv2d calls what is fixed here
 
     def __init__(
@@ -535,6 +576,8 @@ class EnsembleConv2d(_SharedFanIn):
         sources = ensemble_sources(n_in, **wiring)
         to = ensembles(n_out, groups, grouping, layer, "out", seed)
         self.register_buffer("sources", sources)
+        of = ensembles(n_in, groups, grouping, layer, "in", seed)
+        self.register_buffer("source_groups", of)
         self.register_buffer("place", to.argsort(stable=True).argsort())
         self.stride, self.padding = stride, padding
         self.in_features, self.out_features = n_in, n_out
@@ -542,6 +585,9 @@ class EnsembleConv2d(_SharedFanIn):
         fan_in = torch.tensor(float(k * kernel_size**2))
         self.weight = nn.Parameter(_uniform((n_out, k, kernel_size, kernel_size), fan_in))
         self.bias = nn.Parameter(_uniform((n_out,), fan_in)) if bias else None
+
+    def _kernel(self) -> tuple[int, ...]:
+        return tuple(self.weight.shape[2:])
 
     def forward(
         self,
@@ -573,7 +619,8 @@ class MaskedConv2d(_Wired):
 
     mask: Bool[Tensor, "n_out n_in"]
     _AXIS = 1
-    _TRAVEL: dict[str, str] = {}
+    target_groups: Int[Tensor, " n_out"] | None
+    source_groups: Int[Tensor, " n_in"] | None
     dilation, padding_mode = 1, "zeros"  # as nn.Conv2d calls what is fixed here
 
     def __init__(
@@ -584,15 +631,16 @@ class MaskedConv2d(_Wired):
         stride: int = 1,  # of the kernels (pixels)
         padding: int = 0,  # zeros around the image (pixels)
         bias: bool = True,  # add a bias
+        ensembles: tuple[Tensor, Tensor] | None = None,  # of targets [n_out] and sources [n_in]
     ):
         super().__init__()
-        check_mask("MaskedConv2d", "mask", mask)
+        _check_masked("MaskedConv2d", mask, bias, ensembles)
         whole("MaskedConv2d", "kernel_size", kernel_size)
         self.stride = whole("MaskedConv2d", "stride", stride)
         self.padding = whole("MaskedConv2d", "padding", padding, low=0)
-        flag("MaskedConv2d", "bias", bias)
         self.out_features, self.in_features = mask.shape
         self.register_buffer("mask", mask.clone())
+        _put_groups(self, ensembles)
         fan_in = mask.sum(1).float() * kernel_size**2
         kernels = _uniform((*mask.shape, kernel_size, kernel_size), fan_in[:, None, None, None])
         self.weight = nn.Parameter(kernels * mask[:, :, None, None])
@@ -622,11 +670,27 @@ class MaskedConv2d(_Wired):
 
 
 # %% ../../nbs/g2g/03_layers.ipynb #cell-040
-def _check_block(layer: MaskedLinear | EnsembleLinear, block: tuple[int, int]) -> None:
+Sparse = MaskedLinear | EnsembleLinear | MaskedConv2d | EnsembleConv2d
+
+
+def _check_layout(layer: Sparse, layout: str, block: tuple[int, int] | None) -> None:
+    "Raise `TypeError` or `ValueError` for a layout that a layer's weights cannot have."
     sizes: tuple[int, ...] = ()
-    if isinstance(block, tuple | list):
+    if block is not None and isinstance(block, tuple | list):
         sizes = tuple(whole("export_weight", "block", size) for size in block)
-    if len(sizes) != 2 or layer.out_features % sizes[0] or layer.in_features % sizes[1]:
+    if layout != "dense" and isinstance(layer, MaskedConv2d | EnsembleConv2d):
+        raise ValueError(
+            f"export_weight: layout is {layout!r}, and layer is a convolution, whose kernels are "
+            "no matrix; expected 'dense'"
+        )
+    if block is None and layout == "bsr":
+        if isinstance(layer, MaskedLinear) or layer.place is not None:
+            raise ValueError(
+                "export_weight: block is None, and this layer has no ensembles in order that would "
+                "be blocks; give block=(rows, columns)"
+            )
+    fits = len(sizes) == 2 and not (layer.out_features % sizes[0] or layer.in_features % sizes[1])
+    if block is not None and not fits:
         kind = ValueError if len(sizes) == 2 else TypeError
         raise kind(
             f"export_weight: block is {shown(block)}; expected (rows, columns) that divide "
@@ -634,12 +698,13 @@ def _check_block(layer: MaskedLinear | EnsembleLinear, block: tuple[int, int]) -
         )
 
 
+# %% ../../nbs/g2g/03_layers.ipynb #export-1
 def export_weight(
-    layer: MaskedLinear | EnsembleLinear,  # stays as it is
+    layer: Sparse,  # stays as it is
     layout: Literal["dense", "csr", "bsr"] = "dense",  # how the matrix is stored
     block: tuple[int, int] | None = None,  # of BSR: rows, columns; default: an ensemble, one source
-) -> Tensor:  # [n_out, n_in], detached
-    """Return a layer's matrix.
+) -> Tensor:  # [n_out, n_in], of a convolution [n_out, n_in, k, k]; detached
+    """Return a layer's matrix, or a convolution's kernels.
 
     Raises `ValueError` for another layout, for blocks that do not fit, and without default ones.
 
@@ -654,19 +719,12 @@ def export_weight(
 
     Returns
     -------
-        [n_out, n_in], detached
+        [n_out, n_in], of a convolution [n_out, n_in, k, k]; detached
     """
-    instance("export_weight", "layer", layer, (MaskedLinear, EnsembleLinear))
+    instance("export_weight", "layer", layer, Sparse)
     choice("export_weight", "layout", layout, ("dense", "csr", "bsr"))
-    if block is not None:
-        _check_block(layer, block)
-    elif layout == "bsr" and (isinstance(layer, MaskedLinear) or layer.place is not None):
-        raise ValueError(
-            "export_weight: block is None, and this layer has no ensembles in order that would be "
-            "blocks; give block=(rows, columns)"
-        )
-    masked = to_masked(layer) if isinstance(layer, EnsembleLinear) else layer
-    weight = masked.dense_weight().detach()
+    _check_layout(layer, layout, block)
+    weight = layer.dense_weight().detach()
     if layout == "dense":
         return weight
     if layout == "csr":
@@ -674,8 +732,9 @@ def export_weight(
     return weight.to_sparse_bsr(block or (layer.weight.shape[1], 1))
 
 
+# %% ../../nbs/g2g/03_layers.ipynb #export-2
 def export_bias(
-    layer: MaskedLinear | EnsembleLinear,  # stays as it is
+    layer: Sparse,  # stays as it is
 ) -> Float[Tensor, " n_out"] | None:  # [n_out], detached; None for a layer without bias
     """Return a layer's bias in the order of its output neurons, as `export_weight` has its rows.
 
@@ -688,6 +747,60 @@ def export_bias(
     -------
         [n_out], detached; None for a layer without bias
     """
-    instance("export_bias", "layer", layer, (MaskedLinear, EnsembleLinear))
-    bias = (to_masked(layer) if isinstance(layer, EnsembleLinear) else layer).bias
+    instance("export_bias", "layer", layer, Sparse)
+    bias = layer.dense_bias()
     return None if bias is None else bias.detach()
+
+
+# %% ../../nbs/g2g/03_layers.ipynb #to-linear-1
+def _plain(layer: _Wired) -> nn.Module:
+    "Return torch's own layer with the same function."
+    sizes, has_bias = (layer.in_features, layer.out_features), layer.bias is not None
+    if isinstance(layer, MaskedConv2d | EnsembleConv2d):
+        more = (layer.weight.shape[-1], layer.stride, layer.padding)
+        new: Any = nn.utils.skip_init(nn.Conv2d, *sizes, *more, bias=has_bias)
+    else:
+        new = nn.utils.skip_init(nn.Linear, *sizes, bias=has_bias)
+    bias = layer.dense_bias()
+    with torch.no_grad():
+        new.to(layer.weight).weight.copy_(layer.dense_weight())
+        if bias is not None:
+            new.bias.copy_(bias)
+    return _as(new, layer)
+
+
+# %% ../../nbs/g2g/03_layers.ipynb #to-linear-3
+def to_linear(
+    model: nn.Module,  # a sparse layer, or a network with some; stays as it is
+) -> nn.Module:  # a copy with the same outputs
+    """Return a layer or network with PyTorch's own layers in the places of sparse ones.
+
+    Raises `ValueError` where no layer is sparse.
+
+    Parameters
+    ----------
+    model :
+        a sparse layer, or a network with some; stays as it is
+
+    Returns
+    -------
+        a copy with the same outputs
+    """
+    instance("to_linear", "model", model, nn.Module)
+    if not any(isinstance(module, Replaced) for module in model.modules()):
+        raise ValueError(
+            f"to_linear: model is {shown(model)} without a sparse layer; expected one that wire or "
+            "the layers of g2g made"
+        )
+    if isinstance(model, Replaced):
+        return model.plain()
+    new = copy.deepcopy(model)
+    made: dict[nn.Module, nn.Module] = {}
+    taken: list[str] = []  # names of what is replaced, whose own parts go with it
+    for name, module in [*new.named_modules(remove_duplicate=False)]:
+        if isinstance(module, Replaced) and not name.startswith(tuple(taken)):
+            parent, _, child = name.rpartition(".")
+            made[module] = made.get(module) or module.plain()
+            setattr(new.get_submodule(parent), child, made[module])
+            taken.append(f"{name}.")
+    return new

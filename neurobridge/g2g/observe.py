@@ -15,7 +15,18 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..core.checks import shown
-from .rules import Wired, exact, live_edges, moments_of, summed
+from neurobridge.g2g.rules import (
+    Wired,
+    doubled,
+    exact,
+    input_rows,
+    kernel_of,
+    live_edges,
+    moments_of,
+    output_rows,
+    summed,
+    weight_gradient,
+)
 
 # %% ../../nbs/g2g/05_observe.ipynb #cell-022
 Sums = dict[str, Tensor]
@@ -87,11 +98,12 @@ class Observer:
 # %% ../../nbs/g2g/05_observe.ipynb #answered
 def _answered(call: dict[str, Any], gradient: Tensor) -> None:
     "Add the sums of a forward pass to its account, once its gradient arrives."
-    n = len(call["a"])
-    sums = {"n": torch.tensor(float(n), dtype=call["a"].dtype, device=call["a"].device)}
+    layer, x = call["layer"], call["x"]
+    n = gradient.numel() // layer.out_features  # samples, pixels being samples
+    sums = {"n": torch.tensor(float(n), dtype=x.dtype, device=x.device)}
     sums |= {name: mean * n for name, mean in call.get("moments", {}).items()}
     if call["gradient"]:
-        sums["gradient"] = exact(gradient).t() @ call["a"]
+        sums["gradient"] = weight_gradient(layer, x, gradient)
     call["account"].add(sums)
 
 
@@ -136,7 +148,7 @@ class Listener:
             call = {
                 "layer": layer,
                 "account": account,
-                "a": exact(x),
+                "x": doubled(x),
                 "shape": out.shape,
                 "gradient": self.rewirer.rules["gradient"],
             }
@@ -153,7 +165,9 @@ class Listener:
                 f"returned {came}; expected a tensor {list(call['shape'])}, the activity of the "
                 "layer's neurons"
             )
-        call["moments"] = moments_of(call["a"], summed(call["layer"], exact(out)))
+        layer = call["layer"]
+        a, b = input_rows(layer, call["x"]), summed(layer, output_rows(layer, out))
+        call["moments"] = moments_of(a, b)
 
 
 # %% ../../nbs/g2g/05_observe.ipynb #obs-9
@@ -163,6 +177,14 @@ _BETWEEN = (
     nn.RMSNorm,
     nn.modules.dropout._DropoutNd,
     nn.Identity,
+)
+# after these a map has another size
+_POOLS = (
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.Flatten,
 )
 
 
@@ -178,7 +200,8 @@ def neurons_after(
             if child is layer:
                 later = [m for m in children[place + 1 :] if not isinstance(m, _BETWEEN)]
                 after = later[:1]
-                if not after or any(p.ndim > 1 for p in after[0].parameters()):
+                neurons = after and not isinstance(after[0], _POOLS)
+                if not neurons or any(p.ndim > 1 for p in after[0].parameters()):
                     after = [layer]
                 found += after
     return list(dict.fromkeys(found or [layer]))
@@ -209,7 +232,7 @@ def _over_processes(observer: Observer, layer: Wired, total: Sums) -> Sums:
     if observer.rules["hebb"]:
         shapes |= {"ab": (rows, n_in), "a": (n_in,), "b": (rows,), "aa": (n_in,), "bb": (rows,)}
     if observer.rules["gradient"]:
-        shapes |= {"gradient": (layer.out_features, n_in)}
+        shapes |= {"gradient": (layer.out_features, n_in, *kernel_of(layer))}
     zero = exact(layer.weight.detach().flatten()[:1])[0, 0] * 0
     total = {key: total.get(key, zero.expand(shape)) for key, shape in shapes.items()}
     flat = torch.cat([value.flatten() for value in total.values()])

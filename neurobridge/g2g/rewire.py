@@ -12,7 +12,7 @@ import inspect
 import math
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..core.checks import choice, function, instance, number, shown, whole
+from .layers import EnsembleConv2d, EnsembleLinear
 from .optimizer_state import check_memory, forget, initial_state
 from neurobridge.g2g.observe import (
     Account,
@@ -43,6 +44,7 @@ from neurobridge.g2g.rules import (
     steepness,
     strength,
     swap,
+    targets_of_row,
 )
 from .wiring import ensemble_edges, intra_fraction, modularity
 
@@ -59,17 +61,20 @@ class _Schedule(Observer):
     history: list[dict[str, Any]]
     seen: dict[str, Tensor]
     averages: dict[str, dict[str, Tensor]]
+    first: dict[str, float]  # density of each layer when the rewirer was made
     _index: dict[str, int]  # of each layer, among all wired ones
     _initial: dict[str, dict[str, float]]  # optimiser state of a new weight
     _handles: list[Any]  # hooks
     _loaded: dict[str, Any] | None
     _optimizer: weakref.ref
+    _twins: dict[str, list[Wired]]  # other modules with a layer's weight
 
     def due(self) -> bool:
         "Return whether the coming step rewires."
         stop = self.settings["stop"]
         at_interval = (self.steps + 1) % self.settings["every"] == 0
-        return at_interval and (stop is None or self.steps < stop)
+        begun = self.steps + 1 >= self.settings["start"]
+        return begun and at_interval and (stop is None or self.steps < stop)
 
     def share(
         self,
@@ -81,6 +86,20 @@ class _Schedule(Observer):
         if self.settings["schedule"] == "constant":
             return fraction
         return fraction * (1 + math.cos(math.pi * min(step / self.settings["stop"], 1))) / 2
+
+    def density(
+        self,
+        step: int,  # of the optimiser, from 0
+        name: str,  # of a layer
+    ) -> float:  # share of its edges
+        "Return the density that gradual pruning gives a layer at a step, by a cubic schedule."
+        whole("Rewirer.density", "step", step, 0)
+        choice("Rewirer.density", "name", name, self.layers)
+        end, start = self.settings["density"], self.settings["start"]
+        if end is None:
+            return self.first[name]
+        done = min(max((step - start) / (self.settings["stop"] - start), 0), 1)
+        return end + (self.first[name] - end) * (1 - done) ** 3
 
     def _needs(self) -> bool:
         "Return whether the coming step needs what the layers see."
@@ -119,7 +138,7 @@ class _Course(_Schedule):
         shapes = {name: list(live_edges(layer).shape) for name, layer in self.layers.items()}
         return {"layers": shapes} | {
             name: getattr(self, name)
-            for name in ("settings", "steps", "history", "seen", "averages")
+            for name in ("settings", "steps", "history", "seen", "averages", "first")
         }
 
     def load_state_dict(
@@ -137,6 +156,7 @@ class _Course(_Schedule):
             name: {k: v.to(devices[name], copy=True) for k, v in held.items()}
             for name, held in state["averages"].items()
         }
+        self.first = dict(state.get("first", self.first))  # older states lack it
         self.noting = self._needs()
 
 
@@ -144,6 +164,17 @@ class _Course(_Schedule):
 def _fingerprint(values: Tensor) -> str:
     in_bytes: Any = values.cpu().contiguous().view(torch.uint8).numpy()
     return hashlib.sha256(in_bytes).hexdigest()[:16]
+
+
+# settings that states of earlier versions lack
+_LATER = {
+    "soft": False,
+    "regrow": False,
+    "density": None,
+    "start": 0,
+    "block": 4,
+    "salient": 0.0,
+}
 
 
 def _check_state(rewirer: _Course, state: dict[str, Any]) -> None:
@@ -155,7 +186,7 @@ def _check_state(rewirer: _Course, state: dict[str, Any]) -> None:
             f"Rewirer: state has no {missing[0]!r}; expected what state_dict() of a rewirer "
             "returned"
         )
-    there, here = {"soft": False} | state["settings"], rewirer.settings  # older states lack it
+    there, here = _LATER | state["settings"], rewirer.settings
     if differ := [
         f"{name} = {there.get(name)!r} there, {here[name]!r} here"
         for name in here
@@ -228,25 +259,69 @@ def _sharpness(rewirer: _Course) -> float:
     return delta / (1 - delta)
 
 
+def _number(label: Tensor, mask: Tensor) -> Tensor:
+    "Count the edges of each label."
+    return label[mask & (label >= 0)].cpu().bincount(minlength=int(label.max()) + 1)
+
+
+def _departures(rewirer: _Course, name: str, label: Tensor, live: Tensor) -> Tensor:
+    "Return how many edges of each label go."
+    rules, there = rewirer.settings, _number(label, live)
+    if rules["grow"] == "none":
+        whole_number = _number(label, torch.ones_like(live)).double()
+        kept = (rewirer.density(rewirer.steps, name) * whole_number + 0.5).floor().long()
+        return (there - kept).clamp(min=0)
+    count = (rewirer.share(rewirer.steps) * there.double() + 1e-9).long()
+    if rules["regrow"] or rules["scope"] == "neuron":  # what goes leaves room
+        return count
+    return torch.minimum(count, _number(label, ~live))
+
+
+def _one_fan_in(
+    rewirer: _Course, name: str, scores: tuple[Tensor, Tensor], drop: Tensor, chance: Any
+) -> tuple[Tensor, Tensor]:  # edges that go, and how many each neuron gets
+    "Remove neurons with few salient weights, and give all others one fan-in."
+    live, (worst, best) = live_edges(rewirer.layers[name]), scores
+    everywhere = torch.zeros_like(live, dtype=torch.long)
+    steepest = lowest(-best, everywhere, drop.sum().cpu()[None], chance)
+    salient = ((live & ~drop) | steepest).sum(1)
+    stays = salient >= rewirer.settings["salient"] * live.sum(1).max()
+    if not stays.any():
+        stays = ~stays
+    edges = round(rewirer.first[name] * live.numel())
+    fan_in = min(edges // int(stays.sum()), live.shape[1])
+    kept = live & ~drop & stays[:, None]
+    rows = torch.arange(len(live), device=live.device)[:, None].expand(live.shape)
+    above = (kept.sum(1) - fan_in).clamp(min=0)
+    kept &= ~lowest(worst, torch.where(kept, rows, -1), above, chance)
+    return live & ~kept, torch.where(stays, fan_in - kept.sum(1), 0)
+
+
+# %% ../../nbs/g2g/07_rewire.ipynb #rew-choose
 def _choose(
     rewirer: _Course, name: str, heard: dict[str, Tensor]
 ) -> tuple[Tensor, Tensor]:  # edges that go, that come
     layer, rules = rewirer.layers[name], rewirer.settings
-    label, live = edge_labels(layer, rules["scope"]), live_edges(layer)
-    share = rewirer.share(rewirer.steps)
-
-    def number_of(mask: Tensor) -> Tensor:
-        return label[mask & (label >= 0)].cpu().bincount(minlength=int(label.max()) + 1)
-
-    count = torch.minimum((share * number_of(live).double() + 1e-9).long(), number_of(~live))
+    live, by_neuron = live_edges(layer), rules["scope"] == "neuron"
+    label = edge_labels(layer, rules["scope"], rules["block"])
     sequence = np.random.SeedSequence([rules["seed"], rewirer.steps, rewirer._index[name]])
     chance = torch.Generator().manual_seed(int(sequence.generate_state(1)[0]))
-    worst, best = (_score(rewirer, name, rules[rule], heard) for rule in ("prune", "grow"))
+    worst = _score(rewirer, name, rules["prune"], heard)
+    best = None if rules["grow"] == "none" else _score(rewirer, name, rules["grow"], heard)
     if rules["soft"]:
         worst = softened(worst, _sharpness(rewirer), chance).to(live.device)
-        best = softened(best, 1.0, chance).to(live.device)
-    drop = lowest(worst, torch.where(live, label, -1), count, chance)
-    add = lowest(-best, torch.where(live, -1, label), count, chance)
+        best = None if best is None else softened(best, 1.0, chance).to(live.device)
+    going = torch.zeros_like(label) if by_neuron else label  # from the layer, to the neuron
+    count = _departures(rewirer, name, going, live)
+    drop = lowest(worst, torch.where(live, going, -1), count, chance)
+    add = torch.zeros_like(drop)
+    if best is not None:
+        back = drop.sum(1) if by_neuron else count
+        if rules["salient"]:
+            drop, back = _one_fan_in(rewirer, name, (worst, best), drop, chance)
+        free = ~live | drop if rules["regrow"] or by_neuron else ~live
+        add = lowest(-best, torch.where(free, label, -1), back, chance)
+    drop, add = drop & ~add, add & ~drop
     if process_count() > 1:  # equal already, unless sums are ever rounded differently
         both = torch.stack([drop, add]).byte()
         dist.broadcast(both, 0)
@@ -254,20 +329,29 @@ def _choose(
     return drop, add
 
 
+# %% ../../nbs/g2g/07_rewire.ipynb #rew-apply
+def _put(layer: Wired, like: Wired) -> None:
+    "Wire a layer that shares its weight as the one that was edited."
+    for kind in ("mask", "sources"):
+        if kind in like._buffers:
+            getattr(layer, kind).copy_(getattr(like, kind))
+
+
 def _apply(
     rewirer: _Course, name: str, drop: Tensor, add: Tensor, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:  # a row of the history
     layer, ids = rewirer.layers[name], ensembles_of(rewirer.layers[name])
-    live = live_edges(layer).clone()
+    live, targets = live_edges(layer).clone(), targets_of_row(rewirer.layers[name])
     seen = rewirer.seen[name] = rewirer.seen.get(name, live).to(live.device) | add
     forget(layer.weight, swap(layer, drop, add), optimizer, rewirer._initial[name])
-    moved, total = int(drop.sum()), int(live.sum())
+    for twin in rewirer._twins[name]:
+        _put(twin, layer)
     row = {
         "step": rewirer.steps,
         "layer": name,
-        "moved": moved,
-        "edges": total,
-        "churn": moved / max(total, 1),
+        "moved": int(drop.sum()) * targets,
+        "edges": layer.edges,
+        "churn": int(drop.sum()) / max(int(live.sum()), 1),
     }
     if ids is not None:
         edges = ensemble_edges(live_edges(layer), *ids)
@@ -291,66 +375,147 @@ def _checked(
     average: float = 0.0,
     soft: bool = False,
     seed: int = 0,
+    regrow: bool = False,
+    density: float | None = None,
+    start: int = 0,
+    block: int = 4,
+    salient: float = 0.0,
 ) -> dict[str, Any]:
     who = "Rewirer"
     settings = {
         "prune": choice(who, "prune", prune, ("magnitude", "random", "hebb")),
-        "grow": choice(who, "grow", grow, ("random", "hebb", "gradient", "ch3")),
+        "grow": choice(who, "grow", grow, ("random", "hebb", "gradient", "ch3", "none")),
         "every": whole(who, "every", every),
         "fraction": number(who, "fraction", fraction, high=1, above=0),
         "schedule": choice(who, "schedule", schedule, ("constant", "cosine")),
-        "scope": choice(who, "scope", scope, ("layer", "inter", "group")),
+        "scope": choice(who, "scope", scope, get_args(Scope)),
         "stop": None if stop is None else whole(who, "stop", stop),
         "correlation": choice(who, "correlation", correlation, ("cosine", "absolute", "pearson")),
         "average": number(who, "average", average, 0, below=1),
         "soft": instance(who, "soft", soft, bool),
         "seed": whole(who, "seed", seed, 0),
+        "regrow": instance(who, "regrow", regrow, bool),
+        "density": None if density is None else number(who, "density", density, high=1, above=0),
+        "start": whole(who, "start", start, 0),
+        "block": whole(who, "block", block),
+        "salient": number(who, "salient", salient, 0, 1),
     }
-    if schedule == "cosine" and stop is None:
-        raise ValueError(
-            "Rewirer: stop is None; expected a step, since the cosine schedule falls to zero at "
-            "the last step that rewires"
-        )
-    if soft and stop is None:
-        raise ValueError(
-            "Rewirer: stop is None; expected a step, since a soft removal becomes exact towards "
-            "the last step that rewires"
-        )
+    _check_together(settings)
     return settings
 
 
+# %% ../../nbs/g2g/07_rewire.ipynb #settings-2
+_NEEDS_STOP = {
+    "schedule": ("cosine", "the cosine schedule falls to zero at the last step that rewires"),
+    "soft": (True, "a soft removal becomes exact towards the last step that rewires"),
+    "grow": ("none", "pruning reaches its density at the last step that prunes"),
+}
+
+
+def _check_together(settings: dict[str, Any]) -> None:
+    "Raise `ValueError` for settings that do not fit together."
+    stop, start, density = (settings[name] for name in ("stop", "start", "density"))
+    for name, (value, why) in _NEEDS_STOP.items():
+        if settings[name] == value and stop is None:
+            raise ValueError(f"Rewirer: stop is None; expected a step, since {why}")
+    if settings["salient"] and (settings["scope"] != "neuron" or settings["grow"] == "none"):
+        raise ValueError(
+            f"Rewirer: salient is {settings['salient']:g} with scope {settings['scope']!r}; "
+            "neurons are removed in scope 'neuron' only, where the others grow"
+        )
+    if (density is None) == (settings["grow"] == "none"):
+        raise ValueError(
+            f"Rewirer: density is {density} with grow {settings['grow']!r}; pruning with grow "
+            "'none' needs the density to end with, and any other rule keeps the one there is"
+        )
+    if density is not None and (stop <= start or stop % settings["every"]):
+        raise ValueError(
+            f"Rewirer: stop is {stop} with start {start} and every {settings['every']}; expected a "
+            "multiple of every after start, so that the last edit reaches the density"
+        )
+
+
 # %% ../../nbs/g2g/07_rewire.ipynb #rew-4
+def _named_layers(
+    wired: dict[str, Wired], layers: Any
+) -> dict[str, Wired]:  # those that the caller chose
+    "Return the layers chosen by names, or by a function of name and layer."
+    if layers is None:
+        return wired
+    if callable(layers):
+        return {name: layer for name, layer in wired.items() if layers(name, layer)}
+    if not isinstance(layers, list | tuple) or not all(isinstance(name, str) for name in layers):
+        raise TypeError(
+            f"Rewirer: layers is {shown(layers)}; expected a list of names, or a function of name "
+            "and layer"
+        )
+    if unknown := [name for name in layers if name not in wired]:
+        raise ValueError(
+            f"Rewirer: layers names {unknown[0]!r}, no sparse layer; the model has {list(wired)}"
+        )
+    return {name: wired[name] for name in wired if name in layers}
+
+
+def _twins_of(model: nn.Module, name: str, layer: Wired) -> list[Wired]:
+    "Return the other layers with a layer's weight; raise `ValueError` where they are unlike it."
+    twins = []
+    for other, module in model.named_modules():
+        if module is layer or all(p is not layer.weight for p in module.parameters(False)):
+            continue
+        wirings = [
+            (value, module._buffers.get(key))
+            for key, value in layer._buffers.items()
+            if key in ("mask", "sources") and value is not None
+        ]
+        alike = all(that is not None and torch.equal(this, that) for this, that in wirings)
+        if type(module) is not type(layer) or not alike:
+            raise ValueError(
+                f"Rewirer: layers {name!r} and {other!r} share one weight, but not one wiring, so "
+                "that an edit of one would change the other; wire both alike, give each its own "
+                "weight, or use one module twice"
+            )
+        twins.append(module)
+    return twins
+
+
+# %% ../../nbs/g2g/07_rewire.ipynb #rew-wired
 def _wired_layers(
-    model: nn.Module, optimizer: torch.optim.Optimizer
+    model: nn.Module, optimizer: torch.optim.Optimizer, chosen: Any
 ) -> tuple[dict[str, Wired], dict[str, int]]:  # and the place of each among all
     wired = {name: module for name, module in model.named_modules() if isinstance(module, Wired)}
     if not wired:
         raise ValueError("Rewirer: the model has no MaskedLinear or EnsembleLinear; wire it first")
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    layers = {name: layer for name, layer in wired.items() if id(layer.weight) in held}
+    layers: dict[str, Wired] = {}
+    for name, layer in _named_layers(wired, chosen).items():
+        first = all(layer.weight is not other.weight for other in layers.values())
+        if id(layer.weight) in held and first:
+            layers[name] = layer
     if not any(layer.weight.requires_grad for layer in layers.values()):
         raise ValueError(
             f"Rewirer: optimizer trains none of the wired layers {shown(list(wired))}: their "
-            "weights are frozen, or not among its parameters; give the optimizer of this model, "
-            "with at least one of them"
+            "weights are frozen, not among its parameters, or left out by layers; give the "
+            "optimizer of this model, with at least one of them"
         )
     for name, layer in layers.items():
-        owners = [
-            other
-            for other, module in model.named_modules()
-            if any(p is layer.weight for p in module.parameters(recurse=False))
-        ]
-        if len(owners) > 1:
-            raise ValueError(
-                f"Rewirer: layers {owners[0]!r} and {owners[1]!r} share one weight, so that an "
-                "edit of one would change the other; give each its own, or use one module twice"
-            )
         if layer.weight.is_meta:
             raise ValueError(
                 f"Rewirer: model has layer {name!r} on the meta device, so it has no weights; move "
                 "it to a real device first"
             )
     return layers, {name: index for index, name in enumerate(wired)}
+
+
+def _check_prunable(layers: dict[str, Wired], settings: dict[str, Any]) -> None:
+    "Raise `ValueError` for layers that cannot be edited with these settings."
+    for name, layer in layers.items():
+        edge_labels(layer, settings["scope"], settings["block"])
+        fewer = settings["grow"] == "none" or settings["salient"]
+        if fewer and isinstance(layer, EnsembleLinear | EnsembleConv2d):
+            raise ValueError(
+                f"Rewirer: layer {name!r} is an {type(layer).__name__}, whose blocks have a fixed "
+                "number of edges, so that nothing can be removed without growth; use a masked layer"
+            )
 
 
 # %% ../../nbs/g2g/07_rewire.ipynb #hooked
@@ -405,16 +570,16 @@ class _Steps(_Hooked):
     "What a rewirer does before and after each step."
 
     def _attach(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        listeners = {name: Listener(self, name) for name in self.layers}
+        used = [(name, each) for name in self.layers for each in self._users(name)]
+        listeners = {each: Listener(self, name) for name, each in used}
         self._handles = [
-            layer.register_forward_hook(listeners[name].hear, with_kwargs=True)
-            for name, layer in self.layers.items()
+            each.register_forward_hook(listeners[each].hear, with_kwargs=True) for _, each in used
         ]
         if self.rules["hebb"]:
             self._handles += [
-                neurons.register_forward_hook(listeners[name].fire)
-                for name, layer in self.layers.items()
-                for neurons in neurons_after(model, layer)
+                neurons.register_forward_hook(listeners[each].fire)
+                for _, each in used
+                for neurons in neurons_after(model, each)
             ]
         self._handles += [
             optimizer.register_step_pre_hook(self._before),
@@ -425,6 +590,10 @@ class _Steps(_Hooked):
             optimizer.register_load_state_dict_pre_hook(self._check_load),
             optimizer.register_load_state_dict_post_hook(self._load),
         ]
+
+    def _users(self, name: str) -> list[Wired]:
+        "Return the modules that use a layer's weight."
+        return [self.layers[name], *self._twins[name]]
 
     def _before(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
         for account in self.accounts.values():
@@ -467,7 +636,7 @@ def _check_edit(
     rewirer: _Steps, layers: dict[str, Wired], optimizer: torch.optim.Optimizer
 ) -> None:
     for name, layer in layers.items():
-        if layer.weight is not rewirer.accounts[name].weight:
+        if any(each.weight is not rewirer.accounts[name].weight for each in rewirer._users(name)):
             raise RuntimeError(
                 f"Rewirer: layer {name!r} has another weight than when the rewirer was made; make "
                 "the optimizer and the rewirer after weights are replaced"
@@ -565,7 +734,7 @@ class Rewirer(_Steps):
     Parameters
     ----------
     model :
-        with MaskedLinear or EnsembleLinear; frozen ones stay
+        with sparse layers, linear or convolutions; frozen ones stay
     optimizer :
         of the model; treats each weight by itself
     prune :
@@ -579,7 +748,7 @@ class Rewirer(_Steps):
     schedule :
         of the fraction; cosine to `stop`
     scope :
-        anywhere, between unlike groups, or within each pair of groups
+        anywhere, between groups, in a pair of groups, neuron, or block
     stop :
         last step that may rewire
     correlation :
@@ -590,34 +759,53 @@ class Rewirer(_Steps):
         draw edges by their scores, in place of an exact choice
     seed :
         of ties and random picks
+    regrow :
+        edges that have just gone may come back
+    density :
+        of each layer at `stop`, where `grow` is "none"
+    start :
+        step from which edits are made
+    block :
+        sources of a run, for scope "block"; divides a layer's
+    salient :
+        scope "neuron": share of its fan-in with which a neuron stays
+    layers :
+        names, or a choice
     """
 
     def __init__(
         self,
-        model: nn.Module,  # with MaskedLinear or EnsembleLinear; frozen ones stay
+        model: nn.Module,  # with sparse layers, linear or convolutions; frozen ones stay
         optimizer: torch.optim.Optimizer,  # of the model; treats each weight by itself
         prune: Literal["magnitude", "random", "hebb"] = "magnitude",  # which edges go
-        grow: Literal["random", "hebb", "gradient", "ch3"] = "random",  # which come
+        grow: Literal["random", "hebb", "gradient", "ch3", "none"] = "random",  # which come
         every: int = 1000,  # steps between edits, at least 1
         fraction: float = 0.10,  # share of the edges that move in one edit, above 0, at most 1
         *,
         schedule: Literal["constant", "cosine"] = "constant",  # of the fraction; cosine to `stop`
-        scope: Scope = "layer",  # anywhere, between unlike groups, or within each pair of groups
+        scope: Scope = "layer",  # anywhere, between groups, in a pair of groups, neuron, or block
         stop: int | None = None,  # last step that may rewire
         correlation: Correlation = "cosine",  # of "hebb"
         average: float = 0.0,  # share that older batches keep, below 1; 0 uses one batch
         soft: bool = False,  # draw edges by their scores, in place of an exact choice
         seed: int = 0,  # of ties and random picks
+        regrow: bool = False,  # edges that have just gone may come back
+        density: float | None = None,  # of each layer at `stop`, where `grow` is "none"
+        start: int = 0,  # step from which edits are made
+        block: int = 4,  # sources of a run, for scope "block"; divides a layer's
+        salient: float = 0.0,  # scope "neuron": share of its fan-in with which a neuron stays
+        layers: list[str] | Callable[[str, nn.Module], bool] | None = None,  # names, or a choice
     ):
         self.settings = _checked(
-            prune, grow, every, fraction, schedule, scope, stop, correlation, average, soft, seed
-        )
+            prune, grow, every, fraction, schedule, scope, stop, correlation, average, soft, seed,
+            regrow, density, start, block, salient,
+        )  # fmt: skip
         model, optimizer = _bare(model), _bare(optimizer)
         instance("Rewirer", "model", model, nn.Module)
         instance("Rewirer", "optimizer", optimizer, torch.optim.Optimizer)
-        self.layers, self._index = _wired_layers(model, optimizer)
-        for layer in self.layers.values():
-            edge_labels(layer, scope)
+        self.layers, self._index = _wired_layers(model, optimizer, layers)
+        self._twins = {name: _twins_of(model, name, self.layers[name]) for name in self.layers}
+        _check_prunable(self.layers, self.settings)
         self._initial = {
             name: initial_state(optimizer, layer.weight) for name, layer in self.layers.items()
         }
@@ -627,6 +815,9 @@ class Rewirer(_Steps):
         self.accounts = {name: Account(layer.weight) for name, layer in self.layers.items()}
         self.steps, self.history = 0, []
         self.seen, self.averages = {}, {}
+        self.first = {
+            name: live_edges(layer).float().mean().item() for name, layer in self.layers.items()
+        }
         self.noting, self._loaded = self._needs(), None
         self._attach(model, optimizer)
 
@@ -663,6 +854,7 @@ class Rewiring:
     ):
         instance("Rewiring", "model", model, nn.Module)
         function("Rewiring", "optimizer", optimizer, "optimizer(parameters, lr=lr)")
+        self.layers = settings.pop("layers", None)
         unknown = settings.keys() - inspect.signature(_checked).parameters.keys()
         if unknown:
             raise TypeError(
@@ -675,7 +867,7 @@ class Rewiring:
         made = self.optimizer(parameters, lr=lr)
         if self.rewirer is not None:
             self.rewirer.detach()
-        self.rewirer = Rewirer(self.model, made, **self.settings)
+        self.rewirer = Rewirer(self.model, made, layers=self.layers, **self.settings)
         return made
 
 
@@ -689,7 +881,19 @@ PRESETS: dict[str, dict[str, Any]] = {
         "every": 100,
         "fraction": 0.30,
         "schedule": "cosine",
+        "regrow": True,
     },
+    "srigl": {
+        "prune": "magnitude",
+        "grow": "gradient",
+        "every": 100,
+        "fraction": 0.30,
+        "schedule": "cosine",
+        "scope": "neuron",
+        "salient": 0.3,
+    },
+    "nm": {"prune": "magnitude", "grow": "none", "scope": "block", "block": 4, "density": 0.5},
+    "gradual": {"prune": "magnitude", "grow": "none", "every": 100, "density": 0.1},
     "ctre": {
         "prune": "magnitude",
         "grow": "hebb",

@@ -9,11 +9,13 @@ __all__ = []
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 from ..core.checks import choice, instance, shown, tensor
-from .layers import EnsembleLinear, MaskedLinear
+from .layers import EnsembleConv2d, EnsembleLinear, MaskedConv2d, MaskedLinear
 
 
 # %% ../../nbs/g2g/04_rules.ipynb #cell-007
@@ -75,12 +77,19 @@ def lowest(
 Correlation = Literal["cosine", "absolute", "pearson"]
 
 
+def doubled(
+    x: Tensor,
+) -> Tensor:  # a copy: what follows may change x in place
+    "Return a tensor in double precision, where the device has it."
+    kind = torch.float32 if x.device.type == "mps" else torch.float64
+    return x.detach().to(kind, copy=True)
+
+
 def exact(
     x: Tensor,  # [..., n]
 ) -> Float[Tensor, "S n"]:  # a copy: what follows may change x in place
     "Return rows in double precision."
-    kind = torch.float32 if x.device.type == "mps" else torch.float64
-    return x.detach().reshape(-1, x.shape[-1]).to(kind, copy=True)
+    return doubled(x).reshape(-1, x.shape[-1])
 
 
 def moments_of(
@@ -168,28 +177,81 @@ def softened(
 
 
 # %% ../../nbs/g2g/04_rules.ipynb #cell-015
-Wired = MaskedLinear | EnsembleLinear
+Wired = MaskedLinear | EnsembleLinear | MaskedConv2d | EnsembleConv2d
+Masked = MaskedLinear | MaskedConv2d
+
+
+def kernel_of(
+    layer: Wired,
+) -> tuple[int, ...]:  # sides of a convolution's kernels; () of a linear layer
+    "Return the axes that a layer's dense weight has after its targets and sources."
+    if isinstance(layer, MaskedConv2d | EnsembleConv2d):
+        return tuple(layer.weight.shape[2:])
+    return ()
 
 
 def live_edges(
     layer: Wired,
 ) -> Bool[Tensor, "rows n_in"]:
     "Return the edges of a layer; the mask itself of a masked one."
-    if isinstance(layer, MaskedLinear):
+    if isinstance(layer, Masked):
         return layer.mask
     shape, device = (len(layer.sources), layer.in_features), layer.sources.device
     return torch.zeros(shape, dtype=torch.bool, device=device).scatter_(1, layer.sources, True)
 
 
+def targets_of_row(
+    layer: Wired,
+) -> int:  # edges between neurons (or channels) that an edge of a row stands for
+    "Return how many target neurons a row of edges has."
+    return layer.out_features // len(live_edges(layer))
+
+
 def strength(
     layer: Wired,
 ) -> Float[Tensor, "rows n_in"]:
-    "Return the magnitude of each edge: of a weight, or the norm of a column."
+    "Return the magnitude of each edge: of a weight, or the norm of a kernel, a column, or both."
+    weight = layer.weight.detach()
     if isinstance(layer, MaskedLinear):
-        return layer.weight.detach().abs()
-    blocks = layer.weight.detach()
-    norms = exact(blocks.flatten(0, 1)).view_as(blocks).norm(dim=1)
-    return norms.new_zeros(len(norms), layer.in_features).scatter_(1, layer.sources, norms)
+        return weight.abs()
+    if isinstance(layer, MaskedConv2d):
+        return exact(weight.flatten(2)).norm(dim=1).view(layer.mask.shape)
+    groups, k = layer.sources.shape
+    blocks = weight.view(groups, -1, k, *kernel_of(layer)).transpose(1, 2)
+    norms = exact(blocks.flatten(2)).norm(dim=1).view(groups, k)
+    return norms.new_zeros(groups, layer.in_features).scatter_(1, layer.sources, norms)
+
+
+# %% ../../nbs/g2g/04_rules.ipynb #rules-conv-1
+def input_rows(
+    layer: Wired,
+    x: Tensor,  # a layer's input, in double precision
+) -> Float[Tensor, "S n_in"]:
+    "Return the activity of the sources, a row per sample, pixels being samples."
+    if not isinstance(layer, MaskedConv2d | EnsembleConv2d):
+        return x.reshape(-1, x.shape[-1])
+    fields = F.avg_pool2d(x, layer.weight.shape[-1], layer.stride, layer.padding)
+    return fields.movedim(1, -1).flatten(0, -2)
+
+
+def output_rows(
+    layer: Wired,
+    y: Tensor,  # a layer's output, or that of its neurons
+) -> Float[Tensor, "S n_out"]:
+    "Return the activity of the targets in double precision, a row per sample."
+    return exact(y.movedim(1, -1) if kernel_of(layer) else y)
+
+
+def weight_gradient(
+    layer: Wired,
+    x: Tensor,  # a layer's input, in double precision
+    gradient: Tensor,  # of the layer's output
+) -> Float[Tensor, "n_out n_in ..."]:
+    "Return the gradient of all weights, dead ones too."
+    if not isinstance(layer, MaskedConv2d | EnsembleConv2d):
+        return exact(gradient).t() @ x.reshape(-1, x.shape[-1])
+    size = (layer.out_features, layer.in_features, *kernel_of(layer))
+    return conv2d_weight(x, size, doubled(gradient), layer.stride, layer.padding)
 
 
 # %% ../../nbs/g2g/04_rules.ipynb #rules-7
@@ -198,39 +260,46 @@ def summed(
     values: Float[Tensor, "S n_out"],  # one per target neuron
 ) -> Float[Tensor, "S rows"]:
     "Add values up by the rows of a layer's edges."
-    if isinstance(layer, MaskedLinear):
+    if isinstance(layer, Masked):
         return values
     place = layer.place
     if place is None:
         place = torch.arange(values.shape[1], device=values.device)
     return values.new_zeros(len(values), len(layer.sources)).index_add_(
-        1, place // layer.weight.shape[1], values
+        1, place // targets_of_row(layer), values
     )
 
 
 def steepness(
     layer: Wired,
-    gradient: Float[Tensor, "n_out n_in"],  # of all weights, dead ones too
+    gradient: Float[Tensor, "n_out n_in ..."],  # of all weights, dead ones too
 ) -> Float[Tensor, "rows n_in"]:
     "Return how steeply the loss depends on each edge."
     if isinstance(layer, MaskedLinear):
         return gradient.abs().float()
-    return summed(layer, gradient.square().t()).t().sqrt().float()
+    squares = gradient.square()
+    if kernel_of(layer):
+        squares = squares.flatten(2).sum(2)
+    return summed(layer, squares.t()).t().sqrt().float()
 
 
 # %% ../../nbs/g2g/04_rules.ipynb #cell-016
 def swap(
     layer: Wired,
     drop: Bool[Tensor, "rows n_in"],  # edges that go
-    add: Bool[Tensor, "rows n_in"],  # edges that come, as many
+    add: Bool[Tensor, "rows n_in"],  # edges that come; of an ensemble layer as many in each row
 ) -> Bool[Tensor, "..."]:  # which weights must start anew
     "Change the edges of a layer."
-    if isinstance(layer, MaskedLinear):
+    if isinstance(layer, Masked):
         layer.mask.copy_((layer.mask & ~drop) | add)
-        return drop | add
+        changed = drop | add
+        return changed.view(*changed.shape, *(1 for _ in kernel_of(layer))).expand_as(layer.weight)
     gone = drop.gather(1, layer.sources)
     layer.sources[gone] = add.nonzero()[:, 1]  # as many per row as went
-    return gone[:, None].expand_as(layer.weight)
+    groups, k = gone.shape
+    shape = (groups, targets_of_row(layer), k, *kernel_of(layer))
+    changed = gone.view(groups, 1, k, *(1 for _ in kernel_of(layer))).expand(shape)
+    return changed.reshape(layer.weight.shape)
 
 
 def ensembles_of(
@@ -239,36 +308,52 @@ def ensembles_of(
     "Return the ensembles of rows and of sources."
     if layer.source_groups is None:
         return None
-    if isinstance(layer, EnsembleLinear):
+    if not isinstance(layer, Masked):
         rows = torch.arange(len(layer.sources), device=layer.sources.device)
         return rows, layer.source_groups
     return None if layer.target_groups is None else (layer.target_groups, layer.source_groups)
 
 
 # %% ../../nbs/g2g/04_rules.ipynb #cell-017
-Scope = Literal["layer", "inter", "group"]
+Scope = Literal["layer", "inter", "group", "neuron", "block"]
+
+
+def _no_scope(scope: Scope, layer: Wired, block: int) -> str:
+    "Return why a layer cannot be edited in a scope; nothing where it can."
+    if scope == "block" and layer.in_features % block:
+        return (
+            f"scope 'block' takes runs of block = {block} sources, and this layer has "
+            f"{layer.in_features}; give a number that divides it"
+        )
+    if scope in ("inter", "group") and ensembles_of(layer) is None:
+        return (
+            f"scope {scope!r} needs to know the ensembles, and this layer has none; give "
+            "MaskedLinear(mask, ensembles=(to, of)), or use scope 'layer'"
+        )
+    return ""
 
 
 def edge_labels(
     layer: Wired,
-    scope: Scope,  # anywhere, only between unlike groups, or within each pair of groups
+    scope: Scope,  # where an edge may move to, as in `Rewirer`
+    block: int = 4,  # sources of a run, for scope "block"
 ) -> Int[Tensor, "rows n_in"]:  # -1 where an edge stays as it is
     """Return the label of each possible edge; an edge may move to another of its label.
 
     Raises `ValueError` where the scope needs ensembles and the layer has none.
     """
+    if why := _no_scope(scope, layer, block):
+        raise ValueError(f"Rewirer: {why}")
     live, ids = live_edges(layer), ensembles_of(layer)
-    rows = torch.zeros(len(live), dtype=torch.long, device=live.device)
-    if isinstance(layer, EnsembleLinear):
-        rows = torch.arange(len(live), device=live.device)
+    rows = torch.arange(len(live), device=live.device)
+    if scope == "block":
+        runs = torch.arange(live.shape[1], device=live.device) // block
+        return rows[:, None] * (live.shape[1] // block) + runs
+    if isinstance(layer, Masked) and scope != "neuron":
+        rows = torch.zeros_like(rows)
     label = rows[:, None].expand(live.shape)
-    if scope == "layer":
+    if scope in ("layer", "neuron") or ids is None:
         return label
-    if ids is None:
-        raise ValueError(
-            f"Rewirer: scope {scope!r} needs to know the ensembles, and this layer has none; give "
-            "MaskedLinear(mask, ensembles=(to, of)), or use scope 'layer'"
-        )
     if scope == "inter":
         return torch.where(ids[0][:, None] == ids[1], -1, label)
     return ids[0][:, None] * (int(ids[1].max()) + 1) + ids[1]
