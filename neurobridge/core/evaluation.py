@@ -248,6 +248,7 @@ def per_item(
     return values.reshape(items, -1).mean(1)
 
 
+# %% ../../nbs/core/12_evaluation.ipynb #loss-sum
 class LossSum:
     "Add one loss for each output of a network."
 
@@ -313,6 +314,7 @@ def _shown(value: Any) -> str:
     return ", ".join(f"{place} {shown(part)}".strip() for place, part in parts(value))
 
 
+# %% ../../nbs/core/12_evaluation.ipynb #loss-checked
 def check_loss(who: str, loss: Any, per_item: bool) -> Callable:
     """Return a loss as one function.
 

@@ -456,6 +456,7 @@ def _count(data: Any) -> int | None:
     return len(dataset) if hasattr(dataset, "__len__") else None
 
 
+# %% ../../nbs/core/14_train.ipynb #begin-code
 def _begin(
     model: nn.Module,
     train: Dataset | DataLoader,
@@ -843,9 +844,8 @@ def fit(
     The best epoch has the highest metric, or accuracy of classes, or else the lowest loss. `loss`
     is called as loss(answers, y), on `valid` with reduction="none". An epoch leaves out the last
     items, others each time, that fill no whole batch; a `DataLoader` decides that itself. Raises
-    `TypeError` or `ValueError` for what it cannot take: data without one target for each item,
-    another training's checkpoint or optimiser state; `FloatingPointError` where the loss is no
-    longer finite.
+    `TypeError` or `ValueError` for data without one target for each item and for another
+    training's checkpoint or optimiser state; `FloatingPointError` where the loss is not finite.
 
     Parameters
     ----------
