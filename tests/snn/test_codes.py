@@ -82,7 +82,7 @@ def test_latency_is_spikingjellys_for_as_many_levels_as_steps():
 def test_population_is_spikingjellys():
     encoding = pytest.importorskip("spikingjelly.activation_based.encoding", reason="pip install spikingjelly")  # fmt: skip
     if not hasattr(encoding, "PopSpikeEncoderDeterministic"):
-        pytest.skip("this SpikingJelly has no population encoder; 0.0.0.0.15 and later have")
+        pytest.skip("this SpikingJelly has no population encoder; 2.0.0 has one")
     x = drawn(5, 3) * 2 - 1
     encoder = encoding.PopSpikeEncoderDeterministic(3, 10, 7, (-1, 1), 0.15)
     with torch.no_grad():
