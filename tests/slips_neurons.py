@@ -1,6 +1,7 @@
 "Correct calls of the neurons, layers, encoders, networks, losses and of what runs them."
 
 import torch
+import torch.nn.functional as F
 from slips import Call
 from torch import nn
 
@@ -202,6 +203,13 @@ CALLS = {
         }
     ),
     "snn.latency": Call(lambda folder: {"image": torch.rand(2, 3), "steps": 4}),
+    "snn.phase": Call(lambda folder: {"image": torch.rand(2, 3), "steps": 4, "period": 2}),
+    "snn.delta": Call(
+        lambda folder: {"signal": torch.rand(4, 3), "threshold": 0.2, "falls": True, "start": 0.5}
+    ),
+    "snn.population": Call(
+        lambda folder: {"x": torch.rand(2, 3), "neurons": 4, "low": 0.1, "high": 0.9, "width": 0.2}
+    ),
     "snn.TimeNet": Call(
         lambda folder: {
             "stem": layers.conv_norm(1, 2),
@@ -218,7 +226,9 @@ CALLS = {
     "snn.spiking_resnet18": Call(lambda folder: dict(RESNET)),
     "snn.spiking_resnet34": Call(lambda folder: dict(RESNET)),
     "snn.spiking_vgg": Call(lambda folder: {"neuron": LIF, **BUILDS, "depth": 11}),
-    "snn.mean_loss": Call(lambda folder: {"logits": torch.randn(3, 2, 4), **per_step()}),
+    "snn.mean_loss": Call(
+        lambda folder: {"logits": torch.randn(3, 2, 4), "loss": F.cross_entropy, **per_step()}
+    ),
     "snn.tet_loss": Call(
         lambda folder: {"logits": torch.randn(3, 2, 4), "lamb": 0.1, "phi": 1.0, **per_step()}
     ),
@@ -226,6 +236,9 @@ CALLS = {
         lambda folder: {"spikes": spikes(3, 2, 4), "right": 0.9, "wrong": 0.1, **per_step()}
     ),
     "snn.membrane_loss": Call(lambda folder: {"membranes": torch.randn(3, 2, 4), **per_step()}),
+    "snn.first_spike_loss": Call(
+        lambda folder: {"spikes": spikes(3, 2, 4), "scale": 0.5, **per_step()}
+    ),
     "snn.recompute_blocks": Call(
         lambda folder: {"trunk": linear_trunk(), "x": torch.rand(5, 2, 4)}
     ),

@@ -51,6 +51,10 @@ def curves():
     return {"a": pd.DataFrame({"epoch": [1, 2], "valid_accuracy": [0.1, 0.4]})}
 
 
+def sure(answers, y):
+    return answers.softmax(1).amax(1)
+
+
 TRAINING = dict(
     epochs=1,
     lr=0.01,
@@ -84,10 +88,10 @@ CALLS = {
     "core.milestones": Call(lambda folder: {"factor": 0.5}, lambda factor: milestones(0.2, 0.4, factor=factor)(0.3)),
     "core.Sequences": Call(lambda folder: {"x": torch.rand(3, 2, 4), "y": torch.arange(3)}, view=lambda data: [data.x, data.y], legitimate={"x: one axis more": "frames of clips have more axes"}),
     "core.evaluating": Call(lambda folder: {"model": network()}, in_evaluation),
-    "core.evaluate": Call(lambda folder: {"model": network(), "data": items(), "batch_size": 4, "loss": F.cross_entropy}),
+    "core.evaluate": Call(lambda folder: {"model": network(), "data": items(), "batch_size": 4, "loss": F.cross_entropy, "metric": sure}),
     "core.save_checkpoint": Call(lambda folder: {"path": folder / "new", "state": {"a": torch.ones(2)}}),
     "core.load_checkpoint": Call(lambda folder: {"path": saved(folder, save_checkpoint, {"a": 1}), "max_bytes": 10**6}),
-    "core.fit": Call(lambda folder: {"model": network(), "train": items(), "valid": items(4), "checkpoint": folder / "net.pt", **TRAINING}, fit, view=timeless),
+    "core.fit": Call(lambda folder: {"model": network(), "train": items(), "valid": items(4), "checkpoint": folder / "net.pt", "metric": sure, "keep": "highest", **TRAINING}, fit, view=timeless),
     "core.describe": Call(lambda folder: {"model": network()}, target=describe),
     "core.save_network": Call(lambda folder: {"net": network(), "file": folder / "net"}),
     "core.load_network": Call(lambda folder: {"file": saved(folder, lambda file, net: save_network(net, file), network()), "classes": [nn.Linear], "max_bytes": 10**6}),

@@ -7,14 +7,27 @@ __all__ = ["seed_everything", "Sequences"]
 
 # %% ../../nbs/core/11_datasets.ipynb #d72bbb23
 import random
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from typing import Any, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+    default_collate,
+)
 
 from .checks import instance, shown, tensor, whole
 
@@ -67,49 +80,116 @@ class Shuffle(Sampler):
 # %% ../../nbs/core/11_datasets.ipynb #cell-014
 Pair = tuple[Float[Tensor, "N ..."], Int[Tensor, " N"]]
 "Inputs, items first, and the class of each."
+Target = Tensor | Mapping[str, Any] | Sequence[Any]
+"A tensor, items first, or a dict or tuple of such tensors."
+Data = tuple[Tensor, Target] | Dataset | DataLoader
+"Inputs and targets, items first; a data set of both; a loader that makes the batches itself."
+
+
+def parts(
+    value: Any,  # targets or answers: a tensor, or a dict or tuple of tensors
+    place: str = "",  # where `value` stands
+) -> Iterator[tuple[str, Any]]:
+    "Yield each part with its place, as it is written in Python."
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from parts(part, f"{place}[{key!r}]")
+    elif isinstance(value, tuple | list):
+        for i, part in enumerate(value):
+            yield from parts(part, f"{place}[{i}]")
+    else:
+        yield place, value
+
+
+def changed(
+    value: Any,  # targets or answers
+    change: Callable[[Tensor], Tensor],  # called with each part
+) -> Any:
+    "Return a value of the same form with each part changed."
+    if isinstance(value, Mapping):
+        return {key: changed(part, change) for key, part in value.items()}
+    if isinstance(value, tuple | list):
+        several = [changed(part, change) for part in value]
+        return type(value)(*several) if hasattr(value, "_fields") else type(value)(several)
+    return change(value)
+
+
+# %% ../../nbs/core/11_datasets.ipynb #targets-checked
+def is_labels(
+    y: Any,  # targets
+) -> bool:
+    "Return whether targets are classes: whole numbers, one for each item."
+    if not isinstance(y, Tensor) or y.ndim != 1:
+        return False
+    return not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
 
 
 def check_labels(who: str, name: str, y: Any) -> None:
     "Raise `TypeError` or `ValueError` for anything but whole-number labels, one for each item."
-    if (
-        not isinstance(y, Tensor)
-        or y.is_floating_point()
-        or y.is_complex()
-        or y.dtype == torch.bool
-        or y.ndim != 1
-    ):
+    if not is_labels(y):
         raise (ValueError if isinstance(y, Tensor) else TypeError)(
             f"{who}: {name} is {shown(y)}; expected labels, a tensor [N] of integers with the "
-            "class of each item (regression and several outputs are not built yet)"
+            "class of each item"
         )
 
 
-def _check_pair(who: str, of: str, x: Tensor, y: Tensor) -> None:
+def _check_part(who: str, name: str, part: Any) -> None:
+    if not isinstance(part, Tensor):
+        raise TypeError(
+            f"{who}: {name} is {shown(part)}; expected targets, a tensor [N, ...], or a dict or "
+            "tuple of such tensors"
+        )
+    if part.is_complex() or part.dtype == torch.bool:
+        raise ValueError(
+            f"{who}: {name} is {shown(part)}; expected integers for classes or floats for numbers: "
+            "give y.long() or y.float()"
+        )
+    if part.ndim == 0:
+        raise ValueError(f"{who}: {name} is {shown(part)}; expected [N, ...], one for each item")
+
+
+def check_targets(who: str, name: str, y: Any) -> int:
+    "Return the number of items; raise `TypeError` or `ValueError` for what are no targets."
+    found = list(parts(y))
+    for place, part in found:
+        _check_part(who, f"{name}{place}", part)
+    counts = {f"{name}{place}": len(part) for place, part in found}
+    if len(set(counts.values())) != 1:
+        listed = ", ".join(f"{count} in {place}" for place, count in counts.items())
+        raise ValueError(
+            f"{who}: {name} has {listed or 'no tensors'}; expected as many items in each part"
+        )
+    return len(found[0][1])
+
+
+# %% ../../nbs/core/11_datasets.ipynb #pair-checked
+def _check_pair(who: str, of: str, x: Tensor, y: Any) -> None:
     instance(who, f"x{of}", x, Tensor, "torch.from_numpy makes a tensor of an array")
     if x.ndim == 0:
-        raise ValueError(f"{who}: x{of} is {shown(x)}; expected [N, ...], one input for each label")
-    if isinstance(y, Tensor) and y.ndim and len(x) != len(y):
         raise ValueError(
-            f"{who}: {len(x)} inputs but {len(y)} labels in x and y{of}; expected one label for "
-            "each input"
+            f"{who}: x{of} is {shown(x)}; expected [N, ...], one input for each target"
         )
-    check_labels(who, f"y{of}", y)
-    if len(y) == 0:
+    items = check_targets(who, f"y{of}", y)
+    if len(x) != items:
+        what = "labels" if is_labels(y) else "targets"
+        raise ValueError(
+            f"{who}: {len(x)} inputs but {items} {what} in x and y{of}; expected one for each input"
+        )
+    if items == 0:
         raise ValueError(f"{who}: x and y{of} are empty; expected at least one item")
-    tensor(
-        who, f"x{of}", x, "[N, ...]", "float" if x.is_floating_point() else "number", finite=True
-    )
-    tensor(who, f"y{of}", y, "[N]", "integer")
+    for name, part in ((f"x{of}", x), *((f"y{of}{place}", part) for place, part in parts(y))):
+        kind: Any = "float" if part.is_floating_point() else "number"
+        tensor(who, name, part, "[N, ...]", kind, finite=True)
 
 
 # %% ../../nbs/core/11_datasets.ipynb #9581f5f9
 class Arrays(Dataset):
-    "Serve a pair of tensors in whole batches (torch calls `__getitems__` where it exists)."
+    "Serve inputs and targets in whole batches (torch calls `__getitems__` where it exists)."
 
     def __init__(
         self,
         x: Tensor,  # [N, ...]
-        y: Tensor,  # [N]
+        y: Target,  # [N, ...], or several such
     ):
         self.x = x
         self.y = y
@@ -117,37 +197,37 @@ class Arrays(Dataset):
     def __len__(self) -> int:
         return len(self.x)
 
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        return self.x[i], self.y[i]
+    def __getitem__(self, i: int) -> tuple[Tensor, Any]:
+        return self.x[i], changed(self.y, lambda part: part[i])
 
-    def __getitems__(self, index: list[int]) -> tuple[Tensor, Tensor]:
+    def __getitems__(self, index: list[int]) -> tuple[Tensor, Any]:
         chosen = torch.as_tensor(index)
-        return self.x[chosen], self.y[chosen]
+        return self.x[chosen], changed(self.y, lambda part: part[chosen])
 
     @staticmethod
-    def collate(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def collate(batch: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
         return batch  # served whole already
 
 
 # %% ../../nbs/core/11_datasets.ipynb #c6228960
 class Sequences(Arrays):
-    """Serve sequences `[N, T, ...]` and labels `[N]` as batches `[T, n, ...]` of floats.
+    """Serve sequences `[N, T, ...]` and their targets as batches `[T, n, ...]` of floats.
 
     The batches are time first, as networks here take them.
-    Raises `TypeError` or `ValueError` for other shapes, and for labels that are not whole numbers.
+    Targets are those of `fit`, one per sequence. Raises `TypeError` or `ValueError` for others.
 
     Parameters
     ----------
     x :
         sequences, any number type; bytes are the smallest
     y :
-        integer labels, from 0 to classes - 1
+        classes [N], numbers [N, ...], or a dict or tuple of these
     """
 
     def __init__(
         self,
         x: Num[Tensor, "N T ..."],  # sequences, any number type; bytes are the smallest
-        y: Int[Tensor, " N"],  # integer labels, from 0 to classes - 1
+        y: Target,  # classes [N], numbers [N, ...], or a dict or tuple of these
     ):
         if isinstance(x, Tensor) and x.ndim < 3:
             raise ValueError(
@@ -157,19 +237,16 @@ class Sequences(Arrays):
         _check_pair("Sequences", "", x, y)
         super().__init__(x, y)
 
-    def __getitems__(self, index: list[int]) -> tuple[Tensor, Tensor]:
+    def __getitems__(self, index: list[int]) -> tuple[Tensor, Any]:
         x, y = super().__getitems__(index)
         return x.transpose(0, 1).float(), y
 
 
 # %% ../../nbs/core/11_datasets.ipynb #cell-015
+_EXPECTED = "expected a pair (x, y), a torch Dataset with a length, or a DataLoader"
+
+
 def _check_kind(who: str, name: str, data: Any) -> None:
-    expected = "expected a pair of tensors (x, y), or a torch Dataset with a length"
-    if isinstance(data, DataLoader):
-        raise TypeError(
-            f"{who}: {name} is a DataLoader; {expected}, such as its .dataset: {who} puts the "
-            "batches together itself"
-        )
     if isinstance(data, IterableDataset) or not (
         hasattr(data, "__len__") and hasattr(data, "__getitem__")
     ):
@@ -178,22 +255,53 @@ def _check_kind(who: str, name: str, data: Any) -> None:
         )
         raise TypeError(
             f"{who}: {name} is {shown(data)} ({type(data).__name__}), which has no length or no "
-            f"items; {expected}{more}"
+            f"items; {_EXPECTED}{more}"
         )
     if isinstance(data, Tensor | np.ndarray | str | Mapping) or (
         isinstance(data, list) and any(isinstance(each, Tensor | np.ndarray) for each in data)
     ):
-        raise TypeError(f"{who}: {name} is {shown(data)}; {expected}")
+        raise TypeError(f"{who}: {name} is {shown(data)}; {_EXPECTED}")
     if len(data) == 0:
         raise ValueError(f"{who}: {name} is empty; expected at least one item")
 
 
+def _check_loader(who: str, name: str, loader: DataLoader) -> None:
+    came = f"{who}: {name} is a DataLoader"
+    made = type(_undivided(loader.dataset)).__name__
+    if _collate(loader.dataset) is not None and loader.collate_fn is default_collate:
+        raise TypeError(
+            f"{came} with torch's collate_fn for {made}, which puts its batches together itself; "
+            f"give the loader collate_fn={made}.collate, or give the data set to {who}"
+        )
+    if isinstance(loader.sampler, DistributedSampler):
+        raise TypeError(
+            f"{came} with a DistributedSampler, and {who} shares the items among processes itself; "
+            "give the data set"
+        )
+    try:
+        batches = len(loader)
+    except TypeError as error:
+        raise TypeError(
+            f"{came} without a length ({error}); expected one, since the learning rate follows the "
+            "number of batches: give its data set a __len__"
+        ) from None
+    if batches == 0:
+        raise ValueError(
+            f"{came} that makes no batch; expected at least one: are there fewer items than one "
+            "batch and drop_last=True?"
+        )
+
+
+# %% ../../nbs/core/11_datasets.ipynb #as-data
 def as_dataset(
     who: str,  # the public function that was called
     name: str,  # its argument
-    data: Pair | Dataset,  # what was passed
-) -> Dataset:
-    "Return a data set with whole-number labels, as far as can be seen before its items are read."
+    data: Data,  # what was passed
+) -> Dataset | DataLoader:
+    "Return a data set or loader, checked as far as can be seen before its items are read."
+    if isinstance(data, DataLoader):
+        _check_loader(who, name, data)
+        return data
     if not isinstance(data, tuple):
         _check_kind(who, name, data)
         if isinstance(data, Arrays):
@@ -201,7 +309,8 @@ def as_dataset(
         return data
     if len(data) != 2:
         raise TypeError(
-            f"{who}: {name} is a tuple of {len(data)}; expected a pair of tensors (x, y)"
+            f"{who}: {name} is a tuple of {len(data)}; expected a pair (x, y), with several "
+            "targets in a dict or tuple y"
         )
     _check_pair(who, f" of {name}", *data)
     if data[0].ndim == 5:
@@ -227,21 +336,27 @@ def _collate(dataset: Dataset) -> Callable | None:
 
 
 def items_first(
-    dataset: Dataset,  # from `as_dataset`
-) -> bool:
-    "Return whether batches are items first; a data set with its own `collate` decides itself."
-    undivided = _undivided(dataset)
+    data: Dataset | DataLoader,  # from `as_dataset`
+) -> bool | None:
+    "Return whether batches are items first; `None` where a loader's own collate_fn decides."
+    if isinstance(data, DataLoader):
+        if data.batch_size is not None and data.collate_fn is default_collate:
+            return True
+        return False if data.collate_fn == _collate(data.dataset) else None
+    undivided = _undivided(data)
     return type(undivided) is Arrays or _collate(undivided) is None
 
 
 def make_loader(
-    dataset: Dataset,  # from `as_dataset`
+    dataset: Dataset | DataLoader,  # from `as_dataset`; a loader is returned as it is
     batch_size: int,  # items per batch and process
     sampler: Sampler | None = None,  # order of a training; None: every item, as they come
     workers: int = 0,  # processes that load items
     processes: int = 1,  # processes that train together
 ) -> DataLoader:
     "Return a loader of batches; with a sampler, a last batch that is not full is left out."
+    if isinstance(dataset, DataLoader):
+        return dataset
     items = len(cast(Sized, dataset))
     return DataLoader(
         dataset,
@@ -252,3 +367,49 @@ def make_loader(
         num_workers=workers,
         generator=torch.Generator(),
     )
+
+
+# %% ../../nbs/core/11_datasets.ipynb #loader-order
+_KNOWN = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+
+
+def _own_order(loader: DataLoader) -> str | None:
+    "Return why the order of a loader is no function of (seed, epoch), or `None`."
+    if isinstance(loader.dataset, IterableDataset):
+        return "reads a stream"
+    if loader.generator is not None or getattr(loader.sampler, "generator", None) is not None:
+        return "draws its order from a generator of its own"
+    if type(loader.sampler) not in _KNOWN or type(loader.batch_sampler) not in (
+        BatchSampler,
+        type(None),
+    ):
+        return "has a sampler of its own"
+    return "keeps its workers from epoch to epoch" if loader.persistent_workers else None
+
+
+def check_repeatable(who: str, name: str, data: Dataset | DataLoader) -> None:
+    "Raise `ValueError` for a loader whose epochs could not be continued exactly."
+    if isinstance(data, DataLoader) and (why := _own_order(data)):
+        raise ValueError(
+            f"{who}: {name} is a DataLoader that {why}, so a training that was interrupted could "
+            "not go on as it would have; give a data set or a loader without that, or leave out "
+            "checkpoint"
+        )
+
+
+def identity_of_data(
+    data: Dataset | DataLoader | None,  # from `as_dataset`
+) -> Any:  # for `identity_of`
+    "Return what must be the same when a training goes on: of a loader, what decides its batches."
+    if not isinstance(data, DataLoader):
+        return data
+    sampler = {
+        name: value for name, value in vars(data.sampler).items() if name != "data_source"
+    } | {"class": type(data.sampler)}
+    return {
+        "data set": data.dataset,
+        "batch size": data.batch_size,
+        "drop_last": data.drop_last,
+        "collate_fn": data.collate_fn,
+        "sampler": sampler,
+    }

@@ -7,7 +7,9 @@ __all__ = ["evaluating", "evaluate"]
 
 # %% ../../nbs/core/12_evaluation.ipynb #44a4a50e
 import inspect
-from collections.abc import Callable, Iterator
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
 from typing import Any
@@ -15,10 +17,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from .checks import function, instance, shown, whole
-from .datasets import Pair, as_dataset, check_labels, items_first, make_loader
+from neurobridge.core.datasets import (
+    Data,
+    as_dataset,
+    changed,
+    check_targets,
+    is_labels,
+    items_first,
+    make_loader,
+    parts,
+)
 
 
 # %% ../../nbs/core/12_evaluation.ipynb #cell-019
@@ -55,40 +66,84 @@ def _evaluating(model: nn.Module) -> Iterator[nn.Module]:
 
 
 # %% ../../nbs/core/12_evaluation.ipynb #af831900
-def check_batch(who: str, name: str, batch: Any) -> tuple[Tensor, Tensor]:
-    "Return inputs and labels of a batch; raise `TypeError` or `ValueError` for anything else."
-    if (
-        not isinstance(batch, tuple | list)
-        or len(batch) != 2
-        or not all(isinstance(part, Tensor) for part in batch)
-    ):
-        parts = ", ".join(map(shown, batch)) if isinstance(batch, tuple | list) else shown(batch)
+def check_batch(who: str, name: str, batch: Any) -> tuple[Tensor, Any]:
+    "Return inputs and targets of a batch; raise `TypeError` or `ValueError` for anything else."
+    pair = isinstance(batch, tuple | list) and len(batch) == 2
+    if not pair or not isinstance(batch[0], Tensor):
+        listed = ", ".join(map(shown, batch)) if isinstance(batch, tuple | list) else shown(batch)
         raise TypeError(
-            f"{who}: the batches of {name} are ({parts}); expected two tensors, inputs and labels"
+            f"{who}: the batches of {name} are ({listed}); expected two parts, inputs (a tensor) "
+            "and targets (a tensor, or a dict or tuple of tensors)"
         )
-    check_labels(who, f"y of {name}", batch[1])
-    return batch[0], batch[1].long()
+    x, y = batch
+    items = check_targets(who, f"y of {name}", y)
+    if items not in x.shape[:2]:
+        raise ValueError(
+            f"{who}: a batch of {name} has inputs {shown(x)} for {items} targets; expected "
+            f"[N, ...] or [T, N, ...] with N = {items}"
+        )
+    return x, changed(y, lambda part: part if part.is_floating_point() else part.long())
 
 
-def check_answers(who: str, name: str, x: Tensor, logits: Any, y: Tensor) -> None:
-    "Raise `TypeError` or `ValueError` unless a model returns one row of logits for each label."
-    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+def _time_first(x: Tensor, out: Tensor, items: int) -> str:
+    "Return a hint where the answers look like those to a batch with exchanged axes."
+    read = x.ndim > 2 and out.ndim > 1 and x.shape[1] != items and x.shape[1] in out.shape[:2]
+    if not read:
+        return ""
+    return "; the network reads time first, [T, N, ...]: give Sequences(x, y) for items [N, T, ...]"
+
+
+def _check_logits(who: str, name: str, x: Tensor, logits: Tensor, items: int) -> None:
+    if not logits.is_floating_point():
         raise TypeError(
-            f"{who}: the model answers with {shown(logits)} ({type(logits).__name__}); expected "
-            "logits, a tensor [N, classes]"
+            f"{who}: the model answers with {shown(logits)}; expected logits, a tensor [N, classes]"
         )
-    if logits.ndim not in (2, 3) or logits.shape[-2] != len(y):
-        read = x.ndim > 2 and logits.ndim > 1 and logits.shape[-2] == x.shape[1] != len(y)
-        way = (
-            "; the network reads time first, [T, N, ...]: give Sequences(x, y) for items [N, T, "
-            "...]"
-            if read
-            else ""
-        )
+    if logits.ndim not in (2, 3) or logits.shape[-2] != items:
         raise ValueError(
             f"{who}: the model answers a batch of {name} with {shown(logits)}; expected [N, "
-            f"classes], or [T, N, classes], with N = {len(y)}, the number of labels{way}"
+            f"classes], or [T, N, classes], with N = {items}, the number of labels"
+            f"{_time_first(x, logits, items)}"
         )
+
+
+# %% ../../nbs/core/12_evaluation.ipynb #answers-checked
+def _check_shapes(who: str, name: str, out: Tensor, y: Tensor) -> None:
+    "Raise `ValueError` for answers that a loss would compare with the targets of other items."
+    alike = out.numel() == y.numel() and out.shape not in (y.shape, (1, *y.shape))
+    if y.is_floating_point() and alike:
+        raise ValueError(
+            f"{who}: the model answers a batch of {name} with {shown(out)}, the targets are "
+            f"{shown(y)}; expected equal shapes, since a loss would compare each answer with each "
+            "target: give y[:, None], or squeeze the answers"
+        )
+
+
+def check_answers(who: str, name: str, x: Tensor, answers: Any, y: Any) -> bool:
+    """Return whether the answers are logits of classes, so that accuracy has a meaning.
+
+    Raises `TypeError` or `ValueError` unless there is one answer for each item.
+    """
+    items = len(next(part for _, part in parts(y)))
+    if is_labels(y) and isinstance(answers, Tensor):
+        _check_logits(who, name, x, answers, items)
+        return True
+    found = list(parts(answers))
+    for place, part in found or [("", answers)]:
+        if not isinstance(part, Tensor):
+            raise TypeError(
+                f"{who}: the model answers with {shown(answers)}{f', {place}' if place else ''} "
+                f"({type(part).__name__}); expected a tensor, or a dict or tuple of tensors"
+            )
+        if items not in part.shape[:2]:
+            raise ValueError(
+                f"{who}: the model answers a batch of {name} with {shown(part)}"
+                f"{f' at {place}' if place else ''}; expected [N, ...], or [T, N, ...] with a "
+                f"value of every step, with N = {items}, the number of targets"
+                f"{_time_first(x, part, items)}"
+            )
+    if isinstance(answers, Tensor) and isinstance(y, Tensor):
+        _check_shapes(who, name, answers, y)
+    return False
 
 
 # %% ../../nbs/core/12_evaluation.ipynb #725ac572
@@ -96,67 +151,194 @@ def check_range(who: str, name: str, logits: Tensor, y: Tensor) -> None:
     "Raise `ValueError` for labels that are no outputs of the model."
     low, high = (int(value) for value in y.aminmax())
     if low < 0 or high >= logits.shape[-1]:
+        one = "; for regression give y as floating-point numbers" if logits.shape[-1] == 1 else ""
         raise ValueError(
             f"{who}: {name} has labels from {low} to {high}; the model has {logits.shape[-1]} "
-            f"outputs, for labels from 0 to {logits.shape[-1] - 1}"
+            f"outputs, for labels from 0 to {logits.shape[-1] - 1}{one}"
         )
 
 
-def _check_axes(who: str, name: str, model: nn.Module, x: Tensor) -> None:
-    "Raise `ValueError` for items first where the network reads time first and N equals T."
-    if x.ndim < 3 or len(x) < 2 or x.shape[0] != x.shape[1]:
+def _grows(one: Any, two: Any, y: Any) -> bool:
+    "Return whether answers to one item and to two differ along the axis of the items alone."
+    for (_, a), (_, b) in zip(parts(one), parts(two), strict=True):
+        axes = [axis for axis in range(a.ndim) if a.shape[axis] != b.shape[axis]]
+        if is_labels(y) and isinstance(one, Tensor):
+            allowed = [a.ndim - 2]
+        elif isinstance(y, Tensor) and y.is_floating_point() and a.ndim == y.ndim + 1:
+            allowed = [1]  # a value of every step
+        else:
+            allowed = [0, 1]
+        if len(axes) != 1 or axes[0] not in allowed or a.shape[axes[0]] != 1:
+            return False
+    return True
+
+
+def _check_axes(who: str, name: str, model: nn.Module, x: Tensor, y: Any, axes: Any) -> None:
+    "Raise `ValueError` where N equals T and the network reads time first."
+    if axes is False or x.ndim < 3 or len(x) < 2 or x.shape[0] != x.shape[1]:
         return
     with torch.random.fork_rng(), evaluating(model):
-        answer = model(x[:1])
-    if answer.shape[-2] != 1:
+        one, two = model(x[:1]), model(x[:2])
+    if _grows(one, two, y):
+        return
+    came = f"{who}: the model answers one item of {name}, {shown(x[:1])}, with {shown(one)}: it "
+    if axes:
         raise ValueError(
-            f"{who}: the model answers one item of {name}, {shown(x[:1])}, with {shown(answer)}: "
-            "it reads time first, [T, N, ...]; give Sequences(x, y) for items [N, T, ...]"
+            f"{came}reads time first, [T, N, ...]; give Sequences(x, y) for items [N, T, ...]"
         )
+    raise ValueError(
+        f"{came}reads time first, [T, N, ...]; whether the loader's collate_fn puts time first "
+        f"cannot be seen where N = T = {len(x)}: give another batch_size, or a data set with this "
+        "collate_fn as its method collate"
+    )
 
 
-def first_answer(who: str, name: str, model: nn.Module, x: Tensor, axes: bool) -> Any:
-    "Return the model's answer to the first batch; raise `ValueError` for a batch it cannot take."
+# %% ../../nbs/core/12_evaluation.ipynb #first-answer
+_MISTAKES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, UserWarning)
+
+
+def answer(who: str, name: str, model: nn.Module, x: Tensor) -> Any:
+    "Return the model's answer to a batch; raise `ValueError` for a batch it cannot take."
     try:
-        if axes:  # the batch is items first
-            _check_axes(who, name, model, x)
         return model(x)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-        if str(error).startswith(f"{who}: "):
-            raise
+    except _MISTAKES as error:
         raise ValueError(
             f"{who}: the model does not take a batch of {name}, {shown(x)}: {error}"
         ) from error
 
 
-# %% ../../nbs/core/12_evaluation.ipynb #8e4293b1
-def first_loss(who: str, loss: Callable, logits: Tensor, y: Tensor, **given: Any) -> Any:
-    "Return the loss of a batch; raise `ValueError` for logits or labels it cannot take."
+def first_answer(
+    who: str,  # the public function that was called
+    name: str,  # its argument with the data
+    model: nn.Module,  # called with x
+    x: Tensor,  # inputs
+    y: Any,  # their targets
+    axes: bool | None,  # from `items_first`
+) -> Any:
+    "Return the answer to the first batch; raise `ValueError` for one that is read otherwise."
     try:
-        return loss(logits, y, **given)
+        _check_axes(who, name, model, x, y, axes)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-        way = (
-            "; logits of every step need a loss that takes them, such as mean_loss of "
-            "neurobridge.snn.losses"
-            if isinstance(logits, Tensor) and logits.ndim == 3
-            else ""
-        )
+    except _MISTAKES as error:
+        if str(error).startswith(f"{who}: "):
+            raise
         raise ValueError(
-            f"{who}: loss does not take logits {shown(logits)} and labels {shown(y)}: {error}{way}"
+            f"{who}: the model does not take a batch of {name}, {shown(x)}: {error}"
+        ) from error
+    return answer(who, name, model, x)
+
+
+# %% ../../nbs/core/12_evaluation.ipynb #8e4293b1
+def per_item(
+    who: str,  # the public function that was called
+    what: str,  # gave the values
+    values: Any,  # what it gave
+    items: int,  # in the batch
+) -> Tensor:  # [N]
+    "Return the mean of each item's values; raise `ValueError` unless they are [N, ...]."
+    if not isinstance(values, Tensor) or values.ndim == 0 or len(values) != items:
+        raise ValueError(
+            f"{who}: {what} gives {shown(values)} for {items} items; expected [{items}], one value "
+            f"for each item, or [{items}, ...], whose mean is taken"
+        )
+    values = values if values.is_floating_point() else values.float()
+    return values.reshape(items, -1).mean(1)
+
+
+# %% ../../nbs/core/12_evaluation.ipynb #loss-sum
+class LossSum:
+    "Add one loss for each output of a network."
+
+    def __init__(
+        self,
+        losses: Mapping | Sequence,  # functions, by the names or in the order of the targets
+    ):
+        self.losses = losses
+
+    def __call__(self, answers: Any, y: Any, **given: Any) -> Any:
+        kind = Mapping if isinstance(self.losses, Mapping) else (tuple, list)
+        names = self._names(self.losses)
+        if not isinstance(answers, kind) or not isinstance(y, kind) or names != self._names(y):
+            raise ValueError(
+                f"expected answers and targets with the parts of loss, {sorted(names)}; the model "
+                f"has {self._named(answers)}, y has {self._named(y)}"
+            )
+        if missing := names - self._names(answers):
+            raise ValueError(f"the model has no output {missing.pop()!r}")
+        total: Any = 0
+        for name in sorted(names):
+            value = self.losses[name](answers[name], y[name], **given)
+            if given:
+                value = per_item("loss", f"its part {name!r}", value, len(y[name]))
+            total = total + value
+        return total
+
+    @staticmethod
+    def _names(value: Any) -> set:
+        return set(value) if isinstance(value, Mapping) else set(range(len(value)))
+
+    def _named(self, value: Any) -> str:
+        several = isinstance(value, Mapping | tuple | list)
+        return str(sorted(self._names(value))) if several else shown(value)
+
+
+# %% ../../nbs/core/12_evaluation.ipynb #loss-called
+def first_loss(who: str, loss: Callable, answers: Any, y: Any, **given: Any) -> Any:
+    "Return the loss of a batch; raise `ValueError` for answers or targets it cannot take."
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Using a target size")
+            return loss(answers, y, **given)
+    except torch.OutOfMemoryError:
+        raise
+    except _MISTAKES as error:
+        way = ""
+        if isinstance(answers, Tensor) and is_labels(y) and answers.ndim == 3:
+            way = (
+                "; logits of every step need a loss that takes them, such as mean_loss of "
+                "neurobridge.snn.losses"
+            )
+        elif not isinstance(answers, Tensor):
+            way = "; for several outputs give one loss for each, in a dict or tuple as y"
+        what = ("logits", "labels") if is_labels(y) else ("answers", "targets")
+        raise ValueError(
+            f"{who}: loss does not take {what[0]} {_shown(answers)} and {what[1]} {_shown(y)}: "
+            f"{error}{way}"
         ) from error
 
 
-def check_loss(who: str, loss: Any, per_item: bool) -> None:
-    "Raise `TypeError` for what is no loss, or takes no `reduction` where it must."
-    function(who, "loss", loss, "loss(logits, y)")
+def _shown(value: Any) -> str:
+    return ", ".join(f"{place} {shown(part)}".strip() for place, part in parts(value))
+
+
+# %% ../../nbs/core/12_evaluation.ipynb #loss-checked
+def check_loss(who: str, loss: Any, per_item: bool) -> Callable:
+    """Return a loss as one function.
+
+    Raises `TypeError` for what is no loss, or takes no `reduction` where it must.
+    """
+    if not isinstance(loss, Mapping | tuple | list):
+        _check_loss(who, "loss", loss, per_item)
+        return loss
+    found = list(parts(loss))
+    if not found or len(found) != len(loss):
+        raise ValueError(
+            f"{who}: loss is {shown(loss)}; expected one function for each output of the network"
+        )
+    for place, part in found:
+        _check_loss(who, f"loss{place}", part, per_item)
+    return LossSum(loss)
+
+
+def _check_loss(who: str, name: str, loss: Any, per_item: bool) -> None:
+    function(who, name, loss, f"{name}(answers, y)")
     if isinstance(loss, type):
         raise TypeError(
-            f"{who}: loss is the class {loss.__name__}; expected a function called as loss(logits, "
-            "y), such as torch.nn.functional.cross_entropy"
+            f"{who}: {name} is the class {loss.__name__}; expected a function called as "
+            f"{name}(answers, y), such as torch.nn.functional.cross_entropy"
         )
     called = loss.forward if isinstance(loss, nn.Module) else loss
     try:
@@ -165,12 +347,13 @@ def check_loss(who: str, loss: Any, per_item: bool) -> None:
         return
     if per_item and not any(p.name == "reduction" or p.kind is p.VAR_KEYWORD for p in parameters):
         raise TypeError(
-            f"{who}: loss is {shown(loss)}, which takes no argument reduction; on held-out data it "
-            "is called as loss(logits, y, reduction='none') and gives one value for each item, as "
-            "torch.nn.functional.cross_entropy does"
+            f"{who}: {name} is {shown(loss)}, which takes no argument reduction; on held-out data "
+            f"it is called as {name}(answers, y, reduction='none') and gives one value for each "
+            "item, as torch.nn.functional.cross_entropy does"
         )
 
 
+# %% ../../nbs/core/12_evaluation.ipynb #model-checked
 def check_model(who: str, model: Any) -> None:
     "Raise `TypeError` for anything but a module, `ValueError` for one without weights."
     instance(who, "model", model, nn.Module)
@@ -191,94 +374,182 @@ def correct(
     return mean.argmax(1) == y
 
 
-def at_least_float32(values: Tensor) -> Tensor:
-    "Return 16-bit values as 32-bit ones, others as they are."
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+def at_least_float32(values: Any) -> Any:
+    "Return answers with 16-bit values as 32-bit ones, others as they are."
+    low = (torch.float16, torch.bfloat16)
+    if not any(part.dtype in low for _, part in parts(values)):
+        return values
+    return changed(values, lambda part: part.float() if part.dtype in low else part)
 
 
-def _losses(who: str, loss: Callable, logits: Tensor, y: Tensor) -> Tensor:
-    losses = first_loss(who, loss, logits, y, reduction="none")
-    if not isinstance(losses, Tensor) or losses.shape != y.shape:
-        raise ValueError(
-            f"{who}: loss(logits, y, reduction='none') gives {shown(losses)} for {len(y)} labels; "
-            f"expected [{len(y)}], one value for each item"
-        )
-    return losses
+def check_metric(who: str, metric: Any) -> dict[str, Callable]:
+    "Return metrics by the names of their columns; raise `TypeError` or `ValueError` for others."
+    if metric is None:
+        return {}
+    if not isinstance(metric, Mapping):
+        function(who, "metric", metric, "metric(answers, y)")
+        name = getattr(metric, "__name__", "")
+        return {name if name.isidentifier() and name != "loss" else "metric": metric}
+    for name, each in metric.items():
+        if not isinstance(name, str) or not name.isidentifier() or name == "loss":
+            raise ValueError(
+                f"{who}: metric has the name {shown(name)}; expected a word other than 'loss', "
+                "which becomes the name of a column"
+            )
+        function(who, f"metric[{name!r}]", each, "metric(answers, y)")
+    return dict(metric)
+
+
+def scores(
+    who: str,  # the public function that was called
+    metrics: dict[str, Callable],  # from `check_metric`
+    answers: Any,  # of the model
+    y: Any,  # their targets
+    classes: bool,  # from `check_answers`
+) -> dict[str, Tensor]:  # [N] each
+    "Return accuracy, where it has a meaning, and metrics of each item."
+    items = len(next(part for _, part in parts(y)))
+    found = {"accuracy": correct(answers, y).float()} if classes else {}
+    for name, metric in metrics.items():
+        found[name] = per_item(who, f"metric {name}(answers, y)", metric(answers, y), items)
+    return found
+
+
+# %% ../../nbs/core/12_evaluation.ipynb #losses-per-item
+def _losses(who: str, loss: Callable, answers: Any, y: Any) -> Tensor:
+    "Return the loss of each item."
+    values = first_loss(who, loss, answers, y, reduction="none")
+    items = len(next(part for _, part in parts(y)))
+    if isinstance(values, Tensor) and isinstance(y, Tensor) and values.ndim > 1:
+        over_classes = (len(y), *y.shape[2:])  # of targets that are probabilities
+        if values.shape not in (y.shape[: values.ndim], over_classes):
+            raise ValueError(
+                f"{who}: loss(answers, y, reduction='none') gives {shown(values)} for targets "
+                f"{shown(y)}; expected [{items}], one value for each item, or the shape of the "
+                "targets: is each answer compared with each target?"
+            )
+    return per_item(who, "loss(answers, y, reduction='none')", values, items)
+
+
+def _lost(answers: Any, items: int) -> Tensor:
+    "Return for each item whether its answer is no number."
+    found = None
+    for _, part in parts(answers):
+        axis = 0 if len(part) == items else 1
+        nan = part.isnan().movedim(axis, 0).reshape(items, -1).any(1)
+        found = nan if found is None else found | nan
+    assert found is not None
+    return found
 
 
 # %% ../../nbs/core/12_evaluation.ipynb #66979891
 def evaluate_batches(
     who: str,  # the public function that was called
     name: str,  # its argument with the data
-    model: nn.Module,  # returns logits
+    model: nn.Module,  # answers a batch
     loader: DataLoader,  # from `make_loader`
-    loss: Callable,  # returns one value for each item
+    loss: Callable,  # from `check_loss`
+    metrics: dict[str, Callable],  # from `check_metric`
     gather: Callable,  # collects the tensors of all processes
     device: torch.device,  # where the model is
+    axes: bool | None,  # from `items_first`
 ) -> dict[str, float]:
-    "Return mean loss and accuracy; raise `FloatingPointError` for a loss that is not finite."
-    totals, seen = torch.zeros(3, dtype=torch.float64), 0
+    "Return mean loss, accuracy and metrics; raise `FloatingPointError` for what is not finite."
+    totals: dict[str, float] = {}
+    seen = 0
     with evaluating(model):
         for batch in loader:
-            x, y = (part.to(device) for part in check_batch(who, name, batch))
+            x, y = check_batch(who, name, batch)
+            x, y = x.to(device), changed(y, lambda part: part.to(device))
             if seen:
-                logits = model(x)
+                answers = answer(who, name, model, x)
             else:
-                logits = first_answer(who, name, model, x, items_first(loader.dataset))
-            check_answers(who, name, x, logits, y)
-            check_range(who, name, logits, y)
-            logits = at_least_float32(logits)
-            losses, hits, lost = gather(
-                (
-                    _losses(who, loss, logits, y),
-                    correct(logits, y),
-                    logits.isnan().any(-1).reshape(-1, len(y)).any(0),
-                )
-            )
-            totals += torch.stack([part.double().sum() for part in (losses, hits, lost)]).cpu()
-            seen += len(hits)
-    if totals[2] or not totals[0].isfinite():
+                answers = first_answer(who, name, model, x, y, axes)
+            classes = check_answers(who, name, x, answers, y)
+            if classes:
+                check_range(who, name, answers, y)
+            answers = at_least_float32(answers)
+            found = {"loss": _losses(who, loss, answers, y)}
+            found |= scores(who, metrics, answers, y, classes)
+            found["lost"] = _lost(answers, len(found["loss"]))
+            found = dict(zip(found, gather(tuple(found.values())), strict=True))
+            seen += len(found["loss"])
+            for column, values in found.items():
+                totals[column] = totals.get(column, 0.0) + values.double().sum().item()
+    return _means(who, name, totals, seen)
+
+
+def _means(who: str, name: str, totals: dict[str, float], seen: int) -> dict[str, float]:
+    if not seen:
+        raise ValueError(f"{who}: {name} made no batch; expected at least one")
+    lost = int(totals.pop("lost"))
+    if lost or not math.isfinite(totals["loss"]):
         raise FloatingPointError(
-            f"{who}: on {name} the loss is {totals[0].item() / seen:g}, and {int(totals[2])} of "
-            f"{seen} answers are NaN; look for infinite weights, or inputs far from those of the "
-            "training"
+            f"{who}: on {name} the loss is {totals['loss'] / seen:g}, and {lost} of {seen} answers "
+            "are NaN; look for infinite weights, or inputs far from those of the training"
         )
-    return {"loss": totals[0].item() / seen, "accuracy": totals[1].item() / seen}
+    for column, total in totals.items():
+        if not math.isfinite(total):
+            raise FloatingPointError(
+                f"{who}: on {name} the metric {column} is {total / seen:g}; expected finite "
+                "values: does it divide by zero for some?"
+            )
+    return {column: total / seen for column, total in totals.items()}
 
 
 # %% ../../nbs/core/12_evaluation.ipynb #59d1519a
 def evaluate(
-    model: nn.Module,  # returns logits [N, classes]
-    data: Pair | Dataset,  # inputs and integer labels [N], from 0 to classes - 1
-    batch_size: int = 256,  # images per batch
-    loss: Callable = F.cross_entropy,  # called as loss(logits, y, reduction="none"): one per item
-) -> dict[str, float]:  # {"loss": mean over images, "accuracy": fraction correct, in [0, 1]}
-    """Return mean loss and accuracy on all of `data`, computed on the model's device.
+    model: nn.Module,  # returns logits [N, classes], or what `loss` takes
+    data: Data,  # pair (x, y), `Dataset` or `DataLoader`; y: classes [N], numbers, or several
+    batch_size: int | None = None,  # items per batch; None: 256, or a DataLoader's own
+    loss: Callable | Mapping | Sequence = F.cross_entropy,  # called with reduction="none"
+    metric: Callable | Mapping[str, Callable] | None = None,  # metric(answers, y): one per item
+) -> dict[str, float]:  # "loss", "accuracy" (fraction, for classes alone) and each metric by name
+    """Return mean loss, accuracy and metrics on all of `data`, computed on the model's device.
 
-    The model is left as it was. Raises `TypeError` or `ValueError` for data that is no pair or
-    `Dataset`, labels that are no classes of the model, and answers that are not one for each label;
-    `FloatingPointError` for a loss or answers that are not finite.
+    The model is left as it was. Several outputs have one loss for each, in a dict or tuple.
+    Raises `TypeError` or `ValueError` for data that is no pair, `Dataset` or `DataLoader`, labels
+    that are no classes of the model, and answers that are not one for each item;
+    `FloatingPointError` for a loss, a metric or answers that are not finite.
 
     Parameters
     ----------
     model :
-        returns logits [N, classes]
+        returns logits [N, classes], or what `loss` takes
     data :
-        inputs and integer labels [N], from 0 to classes - 1
+        pair (x, y), `Dataset` or `DataLoader`; y: classes [N], numbers, or several
     batch_size :
-        images per batch
+        items per batch; None: 256, or a DataLoader's own
     loss :
-        called as loss(logits, y, reduction="none"): one per item
+        called with reduction="none"
+    metric :
+        metric(answers, y): one per item
 
     Returns
     -------
-        {"loss": mean over images, "accuracy": fraction correct, in [0, 1]}
+        "loss", "accuracy" (fraction, for classes alone) and each metric by name
     """
     check_model("evaluate", model)
-    check_loss("evaluate", loss, per_item=True)
-    dataset = as_dataset("evaluate", "data", data)
-    loader = make_loader(dataset, whole("evaluate", "batch_size", batch_size))
+    measured = check_loss("evaluate", loss, per_item=True)
+    metrics = check_metric("evaluate", metric)
+    items = as_dataset("evaluate", "data", data)
+    size = 256 if batch_size is None else whole("evaluate", "batch_size", batch_size)
+    if batch_size is not None and isinstance(items, DataLoader):
+        raise ValueError(
+            f"evaluate: batch_size is {size}, and data is a DataLoader, which has its own; give one"
+        )
+    loader = make_loader(items, size)
     device = next(
         (value.device for value in chain(model.parameters(), model.buffers())), torch.device("cpu")
     )
-    return evaluate_batches("evaluate", "data", model, loader, loss, lambda parts: parts, device)
+    return evaluate_batches(
+        "evaluate",
+        "data",
+        model,
+        loader,
+        measured,
+        metrics,
+        lambda found: found,
+        device,
+        items_first(items),
+    )

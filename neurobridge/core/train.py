@@ -13,12 +13,12 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -30,24 +30,30 @@ from .checkpoints import load_checkpoint, save_checkpoint
 from .checks import as_path, choice, flag, function, instance, number, shown, whole
 from .convolution import products
 from neurobridge.core.datasets import (
-    Pair,
+    Data,
     Shuffle,
     as_dataset,
+    changed,
+    check_repeatable,
+    identity_of_data,
     items_first,
     make_loader,
+    parts,
     seed_everything,
 )
 from neurobridge.core.evaluation import (
+    answer,
     at_least_float32,
     check_answers,
     check_batch,
     check_loss,
+    check_metric,
     check_model,
     check_range,
-    correct,
     evaluate_batches,
     first_answer,
     first_loss,
+    scores,
 )
 from .files import byte_budget
 from .identity import describe, differences, identity_of, state_hash
@@ -75,6 +81,8 @@ class History:
         as it was after that epoch; for another `fit`
     steps :
         of the optimiser in each epoch
+    chosen_by :
+        the best epoch: such as "highest valid_accuracy"
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)  # one for each epoch
@@ -83,9 +91,10 @@ class History:
         default_factory=dict, repr=False, compare=False
     )  # as it was after that epoch; for another `fit`
     steps: int = 0  # of the optimiser in each epoch
+    chosen_by: str = ""  # the best epoch: such as "highest valid_accuracy"
 
     def frame(self) -> "pd.DataFrame":  # one row per epoch
-        """Return a table: epoch, train and validation loss and accuracy, lr, seconds, core_seconds.
+        """Return a table: epoch, lr, loss and metrics in training and validation, seconds.
 
         Returns
         -------
@@ -145,35 +154,64 @@ def _accelerator(device: str, mixed_precision: str) -> "Accelerator":
 
 
 # %% ../../nbs/core/14_train.ipynb #cell-040
+@dataclass
+class _Measures:
+    "What is computed from answers and targets: the loss, and what else is reported."
+
+    loss: Callable
+    metrics: dict[str, Callable] = field(default_factory=dict)
+    keep: str | None = None  # "highest", "lowest" or "loss"
+
+    def column(self, row: dict[str, float]) -> tuple[str, bool]:
+        "Return by which column an epoch is kept, and whether its highest value is the best."
+        if "valid_loss" not in row:
+            return "epoch", True  # without validation data the last epoch is kept
+        if self.metrics and self.keep != "loss":
+            return f"valid_{next(iter(self.metrics))}", self.keep != "lowest"
+        if "valid_accuracy" in row and self.keep != "loss":
+            return "valid_accuracy", True
+        return "valid_loss", False
+
+    def chosen_by(self, row: dict[str, float]) -> str:
+        name, highest = self.column(row)
+        if name == "epoch":
+            return "last epoch"
+        return f"{'highest' if highest else 'lowest'} {name}"
+
+    def better(self, row: dict[str, float], best: dict[str, float]) -> bool:
+        name, highest = self.column(row)
+        return row[name] > best[name] if highest else row[name] < best[name]
+
+
 def _step(
     model: nn.Module,
     x: Tensor,
-    y: Tensor,
+    y: Any,
     loss: Callable,
     accelerator: "Accelerator",
     first: bool,
-    axes: bool,
-) -> tuple[Tensor, Tensor]:
-    "Return logits and loss of one batch, checked."
+    axes: bool | None,
+) -> tuple[Any, Tensor, bool]:
+    "Return answers and loss of one batch, checked, and whether the answers are logits of classes."
     low = accelerator.mixed_precision == "bf16"
     with accelerator.autocast(), products(None if low else False):
         if first:
-            logits = first_answer("fit", "train", model, x, axes)
+            answers = first_answer("fit", "train", model, x, y, axes)
         else:
-            logits = model(x)
-        check_answers("fit", "train", x, logits, y)
-        if first or y.device.type == "cpu":
-            check_range("fit", "train", logits, y)
-        logits = at_least_float32(logits)
-        value = first_loss("fit", loss, logits, y) if first else loss(logits, y)
+            answers = answer("fit", "train", model, x)
+        classes = check_answers("fit", "train", x, answers, y)
+        if classes and (first or y.device.type == "cpu"):
+            check_range("fit", "train", answers, y)
+        answers = at_least_float32(answers)
+        value = first_loss("fit", loss, answers, y) if first else loss(answers, y)
     if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
         why = (
             "which depends on no parameter that can change"
             if isinstance(value, Tensor) and value.ndim == 0
             else "expected one number, the mean over the batch"
         )
-        raise ValueError(f"fit: loss(logits, y) gives {shown(value)}; {why}")
-    return logits, value
+        raise ValueError(f"fit: loss(answers, y) gives {shown(value)}; {why}")
+    return answers, value, classes
 
 
 # %% ../../nbs/core/14_train.ipynb #7243cf73
@@ -181,33 +219,45 @@ def _train_epoch(
     model: nn.Module,
     loader: DataLoader,
     optimizer: Any,
-    loss: Callable,
+    measures: _Measures,
     augment: Callable | None,
     accelerator: "Accelerator",
     on_batch: Callable[[int], None],
-    axes: bool,
+    axes: bool | None,
 ) -> dict[str, float]:
-    "Train on each batch once; return mean loss and accuracy."
+    "Train on each batch once; return mean loss, accuracy and metrics."
     model.train()
-    totals, seen = torch.zeros(2, dtype=torch.float64, device=accelerator.device), 0
+    totals: dict[str, Tensor] = {}
+    device = accelerator.device
+    seen = 0
     for i, batch in enumerate(loader):
         x, y = check_batch("fit", "train", batch)
+        x, y = x.to(device), changed(y, lambda part: part.to(device))
         on_batch(i)
         x = instance("fit", "what augment returns", augment(x), Tensor) if augment else x
-        logits, value = _step(model, x, y, loss, accelerator, i == 0, axes)
+        answers, value, classes = _step(model, x, y, measures.loss, accelerator, i == 0, axes)
         optimizer.zero_grad()
         accelerator.backward(value)
         optimizer.step()
-        hits = correct(logits, y).double().sum()
-        totals += torch.stack([value.detach().double() * len(y), hits])
-        seen += len(y)
-    mean = (accelerator.reduce(totals, "sum").cpu() / (seen * accelerator.num_processes)).tolist()
-    if not math.isfinite(mean[0]):
+        with torch.no_grad():
+            found = scores("fit", measures.metrics, answers, y, classes)
+        items = _items(y)
+        sums = {"loss": value.detach().double() * items}
+        sums |= {name: values.double().sum() for name, values in found.items()}
+        totals = {name: totals.get(name, 0) + part for name, part in sums.items()}
+        seen += items
+    several = accelerator.reduce(torch.stack(list(totals.values())), "sum").cpu()
+    means = dict(zip(totals, (several / (seen * accelerator.num_processes)).tolist(), strict=True))
+    if not math.isfinite(means["loss"]):
         raise FloatingPointError(
-            f"fit: the training loss is {mean[0]} after {len(loader)} batches; lower lr (now "
+            f"fit: the training loss is {means['loss']} after {len(loader)} batches; lower lr (now "
             f"{optimizer.param_groups[0]['lr']:g}), or look for NaN in what augment and loss give"
         )
-    return {"train_loss": mean[0], "train_accuracy": mean[1]}
+    return {f"train_{name}": mean for name, mean in means.items()}
+
+
+def _items(y: Any) -> int:
+    return len(next(part for _, part in parts(y)))
 
 
 # %% ../../nbs/core/14_train.ipynb #cell-043
@@ -329,12 +379,14 @@ class _Progress:
     accelerator: "Accelerator"
     model: nn.Module
     optimizer: Any
-    sampler: Shuffle
+    sampler: Shuffle | None  # of a data set; a loader has its own
     loader: DataLoader
     valid: DataLoader | None
     # what a checkpoint of this training must agree with; without one only the numbers
     settings: dict[str, Any]
     rates: list[float]  # at the start, of every group of the optimiser
+    measures: _Measures
+    axes: dict[str, bool | None]  # from `items_first`
     rows: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     best_state: dict[str, Any] = field(default_factory=dict)
@@ -371,10 +423,45 @@ def _make_optimizer(model: nn.Module, optimizer: Callable, lr: float) -> torch.o
 
 
 # %% ../../nbs/core/14_train.ipynb #3fb7725c
+def _loaders(
+    accelerator: "Accelerator",
+    train: Dataset | DataLoader,
+    valid: Dataset | DataLoader | None,
+    numbers: dict[str, Any],
+    workers: int,
+) -> tuple[DataLoader, DataLoader | None, Shuffle | None]:
+    "Return the loaders, and the order of the training where it is ours."
+    given = [each for each in (train, valid) if isinstance(each, DataLoader)]
+    processes = accelerator.num_processes
+    if given and processes > 1:
+        raise TypeError(
+            f"fit: {'train' if train in given else 'valid'} is a DataLoader, and {processes} "
+            "processes train together; expected a pair (x, y) or a torch Dataset, whose items fit "
+            "shares among them"
+        )
+    size = numbers["batch_size"]
+    sampler, loader = None, train
+    if not isinstance(loader, DataLoader):
+        sampler = Shuffle(len(cast(Sized, train)), numbers["seed"])
+        loader = accelerator.prepare(make_loader(train, size, sampler, workers, processes))
+    held_out = valid
+    if held_out is not None and not isinstance(held_out, DataLoader):
+        held_out = accelerator.prepare(make_loader(held_out, 2 * size, workers=workers))
+    return loader, held_out, sampler
+
+
+def _count(data: Any) -> int | None:
+    "Return the number of items, where it is known."
+    dataset = data.dataset if isinstance(data, DataLoader) else data
+    return len(dataset) if hasattr(dataset, "__len__") else None
+
+
+# %% ../../nbs/core/14_train.ipynb #begin-code
 def _begin(
     model: nn.Module,
-    train: Dataset,
-    valid: Dataset | None,
+    train: Dataset | DataLoader,
+    valid: Dataset | DataLoader | None,
+    measures: _Measures,
     optimizer: Callable,
     device: str,
     workers: int,
@@ -382,22 +469,21 @@ def _begin(
     contents: dict[str, Any] | None,
 ) -> _Progress:
     "Return a training that has not begun; `contents` must be the same when a checkpoint goes on."
-    lr, batch_size = numbers["lr"], numbers["batch_size"]
     accelerator = _accelerator(device, numbers["mixed_precision"])
     settings = numbers | {
-        "items": len(cast(Sized, train)),
-        "held-out items": 0 if valid is None else len(cast(Sized, valid)),
+        "items": _count(train),
+        "held-out items": 0 if valid is None else _count(valid),
         "processes": accelerator.num_processes,
     }
     _check_alike(accelerator, settings)
     named = None  # only the first process, and only for a checkpoint, hashes what it gets
     if contents is not None and accelerator.is_main_process:
-        named = contents | {"train": train, "valid": valid}
+        named = contents | {"train": identity_of_data(train), "valid": identity_of_data(valid)}
     network = {} if named is None else _network_identity(model)
+    loader, held_out, sampler = _loaders(accelerator, train, valid, numbers, workers)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    sampler = Shuffle(settings["items"], numbers["seed"])
-    made = _make_optimizer(model, optimizer, lr)
+    made = _make_optimizer(model, optimizer, numbers["lr"])
     if named is not None:
         settings |= {name: identity_of(value) for name, value in named.items()}
         settings |= {"optimizer": _optimizer_identity(model, made)} | network
@@ -405,13 +491,11 @@ def _begin(
         number("fit", "a rate of the optimiser", float(group["lr"]), 0)
         for group in made.param_groups
     ]
-    prepared, made, loader = accelerator.prepare(
-        model, made, make_loader(train, batch_size, sampler, workers, accelerator.num_processes)
+    prepared, made = accelerator.prepare(model, made)
+    axes = {"train": items_first(train), "valid": valid is not None and items_first(valid)}
+    return _Progress(
+        accelerator, prepared, made, sampler, loader, held_out, settings, rates, measures, axes
     )
-    held_out = None
-    if valid is not None:
-        held_out = accelerator.prepare(make_loader(valid, 2 * batch_size, workers=workers))
-    return _Progress(accelerator, prepared, made, sampler, loader, held_out, settings, rates)
 
 
 # %% ../../nbs/core/14_train.ipynb #cell-047
@@ -446,10 +530,6 @@ def _share_buffers(run: _Progress) -> None:
 
         for buffer in run.model.buffers():
             broadcast(buffer)
-
-
-def _score(row: dict[str, float]) -> float:
-    return row.get("valid_accuracy", row["epoch"])  # without validation data the last epoch is kept
 
 
 # %% ../../nbs/core/14_train.ipynb #3bdd2c2d
@@ -514,9 +594,7 @@ def _carry_over(run: _Progress, carried: dict[str, Any] | None) -> None:
 # %% ../../nbs/core/14_train.ipynb #cell-049
 def _trained(
     run: _Progress,
-    train: Dataset,
     schedule: Schedule,
-    loss: Callable,
     augment: Callable | None,
     advance: Callable[[float], None],
 ) -> dict[str, float]:
@@ -535,11 +613,11 @@ def _trained(
         run.model,
         run.loader,
         run.optimizer,
-        loss,
+        run.measures,
         augment,
         run.accelerator,
         on_batch,
-        items_first(train),
+        run.axes["train"],
     )
     _share_buffers(run)
     spent = {
@@ -554,31 +632,32 @@ def _trained(
 # %% ../../nbs/core/14_train.ipynb #f3c74bee
 def _next_epoch(
     run: _Progress,
-    train: Dataset,
     schedule: Schedule,
-    loss: Callable,
     augment: Callable | None,
     advance: Callable[[float], None],
 ) -> None:
     "Train and validate for one epoch; keep its weights if they are the best so far."
     done = len(run.rows)
     seed_everything(run.settings["seed"] + 1_000_003 * run.accelerator.process_index, done + 1)
-    run.sampler.epoch = done
-    row = _trained(run, train, schedule, loss, augment, advance)
+    if run.sampler is not None:
+        run.sampler.epoch = done
+    row = _trained(run, schedule, augment, advance)
     if run.valid is not None:
         found = evaluate_batches(
             "fit",
             "valid",
             run.model,
             run.valid,
-            loss,
+            run.measures.loss,
+            run.measures.metrics,
             run.accelerator.gather_for_metrics,
             run.accelerator.device,
+            run.axes["valid"],
         )
         row |= {f"valid_{name}": value for name, value in found.items()}
     row = _decided(run.accelerator, lambda: row)
     run.rows.append(row)
-    if run.best_epoch == 0 or _score(row) > _score(run.rows[run.best_epoch - 1]):
+    if run.best_epoch == 0 or run.measures.better(row, run.rows[run.best_epoch - 1]):
         net = run.accelerator.unwrap_model(run.model)
         run.best_epoch = done + 1
         run.best_state = _copy_state(net)
@@ -681,9 +760,7 @@ def _ended(run: _Progress) -> bool:
 
 def _train(
     run: _Progress,
-    train: Dataset,
     schedule: Schedule,
-    loss: Callable,
     augment: Callable | None,
     on_epoch: Callable[[int, int], None] | None,
     after_epoch: Callable[[dict[str, float]], None] | None,
@@ -701,7 +778,7 @@ def _train(
         while not _ended(run):
             if on_epoch:
                 on_epoch(len(run.rows) + 1, epochs)
-            _next_epoch(run, train, schedule, loss, augment, advance)
+            _next_epoch(run, schedule, augment, advance)
             _save(run, path)
             if after_epoch:
                 after_epoch(dict(run.rows[-1]))
@@ -711,13 +788,14 @@ def _train(
 def _check_numbers(
     epochs: int,
     lr: float,
-    batch_size: int,
+    batch_size: int | None,
     seed: int,
     patience: int | None,
     device: str,
     mixed_precision: str,
     workers: int,
     held_out: bool,
+    train: Data,
 ) -> dict[str, Any]:
     choice("fit", "device", device, ("auto", "cpu", "cuda"))
     if device == "cuda" and not torch.cuda.is_available():
@@ -728,12 +806,18 @@ def _check_numbers(
     if patience is not None and not held_out:
         raise ValueError(
             f"fit: patience is {shown(patience)}, but there is no valid; it counts epochs without "
-            "a better validation accuracy, so give both or neither"
+            "a better result on valid, so give both or neither"
+        )
+    if isinstance(train, DataLoader) and (batch_size is not None or workers):
+        what = "batch_size" if batch_size is not None else "workers"
+        raise ValueError(
+            f"fit: {what} is {shown(batch_size or workers)}, and train is a DataLoader, which has "
+            "its own; give one of the two"
         )
     return {
         "epochs": whole("fit", "epochs", epochs),
         "lr": number("fit", "lr", lr, above=0),
-        "batch_size": whole("fit", "batch_size", batch_size),
+        "batch_size": 128 if batch_size is None else whole("fit", "batch_size", batch_size),
         "seed": whole("fit", "seed", seed, 0),
         "mixed_precision": choice(
             "fit", "mixed_precision", mixed_precision, ("no", "bf16", "fp16")
@@ -755,12 +839,10 @@ def _check_schedule(schedule: str | Schedule, lr: float) -> Schedule:
 
 def _check_functions(
     optimizer: Any,
-    loss: Any,
     augment: Any,
     on_epoch: Any,
     after_epoch: Any,
     progress: Any,
-    held_out: bool,
 ) -> None:
     instead = (
         "; give its class, as in partial(torch.optim.SGD, momentum=0.9)"
@@ -768,7 +850,6 @@ def _check_functions(
         else ""
     )
     function("fit", "optimizer", optimizer, f"optimizer(parameters, lr=lr){instead}")
-    check_loss("fit", loss, held_out)
     for name, value, called in (
         ("augment", augment, "augment(x)"),
         ("on_epoch", on_epoch, "on_epoch(epoch, epochs)"),
@@ -780,23 +861,43 @@ def _check_functions(
         flag("fit", "progress", progress)
 
 
+# %% ../../nbs/core/14_train.ipynb #measures-checked
+def _check_measures(loss: Any, metric: Any, keep: Any, held_out: bool) -> _Measures:
+    if keep is not None:
+        choice("fit", "keep", keep, ("highest", "lowest", "loss"))
+        if not held_out:
+            raise ValueError(
+                f"fit: keep is {keep!r}, but there is no valid; it chooses among epochs by what is "
+                "measured there, so give both or neither"
+            )
+        if metric is None and keep != "loss":
+            raise ValueError(
+                f"fit: keep is {keep!r}, but there is no metric; expected metric=, whose {keep} "
+                "value is kept, or keep='loss'"
+            )
+    metrics = check_metric("fit", metric)
+    return _Measures(check_loss("fit", loss, held_out), metrics, keep)
+
+
 # %% ../../nbs/core/14_train.ipynb #cell-053
 def fit(
-    model: nn.Module,  # returns logits [N, classes]; trained in place
-    train: Pair | Dataset,  # inputs and integer labels [N], from 0 to classes - 1
-    valid: Pair | Dataset | None = None,  # held out to choose the epoch kept; never the test set
+    model: nn.Module,  # returns logits [N, classes], or what `loss` takes; trained in place
+    train: Data,  # pair (x, y), `Dataset` or `DataLoader`; y: classes [N], numbers, or several
+    valid: Data | None = None,  # held out to choose the epoch kept; never the test set
     *,
     epochs: int,  # passes over `train`
     lr: float,  # learning rate at the start
-    batch_size: int = 128,  # images per step and process
+    batch_size: int | None = None,  # items per step and process; None: 128, or a loader's own
     optimizer: Callable = torch.optim.Adam,  # called as optimizer(parameters, lr=lr)
     schedule: str | Schedule = "cosine",  # or "constant", or a function: share done -> factor
-    loss: Callable = F.cross_entropy,  # called as loss(logits, y); on `valid`, reduction="none"
+    loss: Callable | Mapping | Sequence = F.cross_entropy,  # one, or one for each output
+    metric: Callable | Mapping[str, Callable] | None = None,  # metric(answers, y): one per item
+    keep: Literal["highest", "lowest", "loss"] | None = None,  # metric of the epoch kept, or loss
     augment: Callable[[Tensor], Tensor] | None = None,  # applied to each training batch
     on_epoch: Callable[[int, int], None] | None = None,  # called before: on_epoch(epoch, epochs)
     after_epoch: Callable[[dict[str, float]], None] | None = None,  # called with the epoch's row
     optimizer_state: dict[str, Any] | None = None,  # of an earlier `History`: momentum, not rate
-    patience: int | None = None,  # stop after so many epochs without a better `valid` accuracy
+    patience: int | None = None,  # stop after so many epochs without a better one on `valid`
     seed: int = 0,  # of batches, augmentation and dropout
     device: str = "auto",  # "auto", "cpu" or "cuda"
     mixed_precision: str = "no",  # "no", "bf16" or "fp16"
@@ -806,17 +907,18 @@ def fit(
 ) -> History:  # one row per epoch, and which epoch's weights were kept
     """Train `model` and leave it with the weights of the epoch that was best on `valid`.
 
-    An epoch leaves out the last images, others each time, that fill no whole batch. Raises
-    `TypeError` or `ValueError` for what it cannot take: data without one class for each item,
-    another training's checkpoint or optimiser state; `FloatingPointError` where the loss is no
-    longer finite.
+    The best epoch has the highest metric, or accuracy of classes, or else the lowest loss. `loss`
+    is called as loss(answers, y), on `valid` with reduction="none". An epoch leaves out the last
+    items, others each time, that fill no whole batch; a `DataLoader` decides that itself. Raises
+    `TypeError` or `ValueError` for data without one target for each item and for another
+    training's checkpoint or optimiser state; `FloatingPointError` where the loss is not finite.
 
     Parameters
     ----------
     model :
-        returns logits [N, classes]; trained in place
+        returns logits [N, classes], or what `loss` takes; trained in place
     train :
-        inputs and integer labels [N], from 0 to classes - 1
+        pair (x, y), `Dataset` or `DataLoader`; y: classes [N], numbers, or several
     valid :
         held out to choose the epoch kept; never the test set
     epochs :
@@ -824,13 +926,17 @@ def fit(
     lr :
         learning rate at the start
     batch_size :
-        images per step and process
+        items per step and process; None: 128, or a loader's own
     optimizer :
         called as optimizer(parameters, lr=lr)
     schedule :
         or "constant", or a function: share done -> factor
     loss :
-        called as loss(logits, y); on `valid`, reduction="none"
+        one, or one for each output
+    metric :
+        metric(answers, y): one per item
+    keep :
+        metric of the epoch kept, or loss
     augment :
         applied to each training batch
     on_epoch :
@@ -840,7 +946,7 @@ def fit(
     optimizer_state :
         of an earlier `History`: momentum, not rate
     patience :
-        stop after so many epochs without a better `valid` accuracy
+        stop after so many epochs without a better one on `valid`
     seed :
         of batches, augmentation and dropout
     device :
@@ -861,23 +967,26 @@ def fit(
     check_model("fit", model)
     held_out = valid is not None
     numbers = _check_numbers(
-        epochs, lr, batch_size, seed, patience, device, mixed_precision, workers, held_out
+        epochs, lr, batch_size, seed, patience, device, mixed_precision, workers, held_out, train
     )
     factors = _check_schedule(schedule, numbers["lr"])
-    _check_functions(optimizer, loss, augment, on_epoch, after_epoch, progress, held_out)
+    _check_functions(optimizer, augment, on_epoch, after_epoch, progress)
+    measures = _check_measures(loss, metric, keep, held_out)
     path = None if checkpoint is None else as_path("fit", "checkpoint", checkpoint, file=True)
     items = as_dataset("fit", "train", train)
     valid_items = None if valid is None else as_dataset("fit", "valid", valid)
     contents = None
     if path is not None:
+        check_repeatable("fit", "train", items)
         contents = {
             "loss": loss,
             "augment": augment,
             "schedule": factors,
             "optimizer_state": optimizer_state,
-        }
-    run = _begin(model, items, valid_items, optimizer, device, workers, numbers, contents)
+        } | {name: value for name, value in (("metric", metric), ("keep", keep)) if value}
+    run = _begin(model, items, valid_items, measures, optimizer, device, workers, numbers, contents)
     _carry_over(run, optimizer_state)
-    _train(run, items, factors, loss, augment, on_epoch, after_epoch, progress, path)
+    _train(run, factors, augment, on_epoch, after_epoch, progress, path)
     _load_own_state(model, run.best_state)
-    return History(run.rows, run.best_epoch, run.best_optimizer, len(run.loader))
+    chosen_by = measures.chosen_by(run.rows[0])
+    return History(run.rows, run.best_epoch, run.best_optimizer, len(run.loader), chosen_by)

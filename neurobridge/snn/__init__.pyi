@@ -1,9 +1,12 @@
 from .checkpointing import recompute_blocks as recompute_blocks
 from .checkpointing import recompute_steps as recompute_steps
 from .cost import synops as synops
+from .encode import delta as delta
 from .encode import direct as direct
 from .encode import latency as latency
+from .encode import phase as phase
 from .encode import poisson as poisson
+from .encode import population as population
 from .kernels.cpu import tune_cpu as tune_cpu
 from .kernels.fused_norm import norm_lif as norm_lif
 from .kernels.operator import which_backend as which_backend
@@ -13,6 +16,7 @@ from .layers import SpikeReadout as SpikeReadout
 from .layers import conv_norm as conv_norm
 from .layers import fire as fire
 from .layers import over_time as over_time
+from .losses import first_spike_loss as first_spike_loss
 from .losses import mean_loss as mean_loss
 from .losses import membrane_loss as membrane_loss
 from .losses import rate_loss as rate_loss

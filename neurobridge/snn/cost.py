@@ -31,6 +31,13 @@ if TYPE_CHECKING:
 
 
 # %% ../../nbs/snn/10_cost.ipynb #3eb72581
+def _channels(layer: Any) -> int:
+    "Return the axis of a layer's sources: the places of a convolution come after it."
+    if isinstance(layer, nn.Conv1d):
+        return -2
+    return -3 if layer.weight.ndim == 4 else -1
+
+
 def _fan_out(layer: Any) -> Float[Tensor, " n_in"]:
     "Return the targets of each source; of a convolution, the channels of each channel."
     if isinstance(layer, nn.Linear):
@@ -40,7 +47,7 @@ def _fan_out(layer: Any) -> Float[Tensor, " n_in"]:
             dtype=torch.double,
             device=layer.weight.device,
         )
-    if isinstance(layer, nn.Conv2d):
+    if isinstance(layer, nn.Conv1d | nn.Conv2d):
         return torch.full(
             (layer.in_channels,),
             layer.out_channels / layer.groups,
@@ -51,12 +58,14 @@ def _fan_out(layer: Any) -> Float[Tensor, " n_in"]:
 
 
 def _check_synapses(layer: Any, x: Tensor) -> None:
-    if not isinstance(layer, nn.Conv2d | nn.Linear) and not hasattr(layer, "fan_out"):
+    known = nn.Conv1d | nn.Conv2d | nn.Linear
+    if not isinstance(layer, known) and not hasattr(layer, "fan_out"):
         raise TypeError(
-            f"crossed: layer is {shown(layer)}; expected nn.Conv2d, nn.Linear or a layer with a "
-            "fan_out"
+            f"crossed: layer is {shown(layer)}; expected nn.Conv1d, nn.Conv2d, nn.Linear or a "
+            "layer with a fan_out"
         )
-    axes = f"[M, {len(_fan_out(layer))}{', H, W' if layer.weight.ndim == 4 else ''}]"
+    places = {-2: ", L", -3: ", H, W"}.get(_channels(layer), "")
+    axes = f"[M, {len(_fan_out(layer))}{places}]"
     kind: Any = "bool" if isinstance(x, Tensor) and x.dtype == torch.bool else "number"
     tensor("crossed", "x", x, axes, kind, finite=True)
     if getattr(layer, "padding_mode", "zeros") != "zeros":
@@ -68,8 +77,8 @@ def _check_synapses(layer: Any, x: Tensor) -> None:
 
 # %% ../../nbs/snn/10_cost.ipynb #798b8616
 def crossed(
-    layer: nn.Module,  # the synapses: nn.Conv2d, nn.Linear, or a layer with a `fan_out`
-    x: Float[Tensor, "M ..."],  # numbers of spikes, [M, C, H, W] or [M, n_in]
+    layer: nn.Module,  # the synapses: nn.Conv1d, nn.Conv2d, nn.Linear, or one with a `fan_out`
+    x: Float[Tensor, "M ..."],  # numbers of spikes, [M, C, H, W], [M, C, L] or [M, n_in]
 ) -> float:  # sum over x of spikes times fan-out
     """Count the synapses that spikes cross, also at borders, with stride, dilation and groups.
 
@@ -80,12 +89,13 @@ def crossed(
     synapses: Any = layer
     x = x.detach().double()
     fan_out = _fan_out(synapses)
-    if synapses.weight.ndim != 4:
+    if _channels(synapses) == -1:
         return (x.sum(0) @ fan_out).item()
     ones = x.new_ones(1, 1, *synapses.weight.shape[2:])
-    reached = torch.einsum("nchw,c->hw", x, fan_out)[None, None]
+    reached = torch.einsum("nc...,c->...", x, fan_out)[None, None]
     settings = (synapses.stride, synapses.padding, synapses.dilation)
-    return F.conv2d(reached, ones, None, *settings).sum().item()
+    convolve = F.conv2d if x.ndim == 4 else F.conv1d
+    return convolve(reached, ones, None, *settings).sum().item()
 
 
 # %% ../../nbs/snn/10_cost.ipynb #1c5e6191
@@ -300,15 +310,15 @@ READOUTS = (RateReadout, MembraneReadout)
 
 def _dense(layer: Any, out: Tensor) -> float:
     "Return the multiply-adds of the layer as a dense one, padding included."
-    channels = -3 if layer.weight.ndim == 4 else -1
-    kernel = math.prod(layer.weight.shape[2:]) if channels == -3 else 1
+    channels = _channels(layer)
+    kernel = 1 if channels == -1 else math.prod(layer.weight.shape[2:])
     return out.numel() * _fan_out(layer).sum().item() / out.shape[channels] * kernel
 
 
 def _synapse_row(layer: Any, x: Tensor, out: Tensor, arrived: Tensor | None) -> dict[str, float]:
     readout = isinstance(layer, READOUTS)
     layer, x = (layer.linear, x[0]) if readout else (layer, x)
-    channels = -3 if layer.weight.ndim == 4 else -1
+    channels = _channels(layer)
     x = x.reshape(-1, *x.shape[channels:])
     dense = _dense(layer, out)
     if readout or arrived is None:
@@ -327,7 +337,7 @@ def _neuron_row(out: Tensor, sent: Tensor | None) -> dict[str, float]:
 
 
 # %% ../../nbs/snn/10_cost.ipynb #150f9ada
-SYNAPSES = (nn.Conv2d, nn.Linear, *READOUTS)
+SYNAPSES = (nn.Conv1d, nn.Conv2d, nn.Linear, *READOUTS)
 FREE = (nn.BatchNorm1d, nn.BatchNorm2d)
 # statistics of each image: a square for the variance, then a scale, per value
 NORMED = (nn.GroupNorm,)
@@ -355,7 +365,8 @@ def _countable(model: nn.Module) -> dict[str, nn.Module]:
         ):
             raise TypeError(
                 f"synops: can't count {name!r}, a {type(module).__name__} with weights; known are "
-                "Conv2d, Linear, layers with a fan_out, the readouts, batch and group norm, and LIF"
+                "Conv1d, Conv2d, Linear, layers with a fan_out, the readouts, batch and group "
+                "norm, and LIF"
             )
     return found
 
@@ -478,8 +489,8 @@ def synops(
 ) -> "pd.DataFrame":  # a row per layer, per image: spikes, AC, MAC, average, updates, energy (nJ)
     """Count each layer's spikes and synaptic operations in evaluation mode.
 
-    Takes networks whose products are all in Conv2d, Linear, the readouts, and layers with a
-    `fan_out`. The column `average` is the estimate from mean rates. Raises `TypeError` for other
+    Takes networks whose products are all in Conv1d, Conv2d, Linear, the readouts, and layers with
+    a `fan_out`. The column `average` is the estimate from mean rates. Raises `TypeError` for other
     layers with weights, `ValueError` for operations outside of layers, layers that were not called,
     and an unknown number of images. Energies: Horowitz 2014, without memory and neuron updates.
 

@@ -40,7 +40,7 @@ from neurobridge.snn.relu_models.supported import (
     place_of,
     refuse,
 )
-from .relu_models.tracing import check_model, trace_model
+from .relu_models.tracing import check_model, input_axes, trace_model
 
 
 # %% ../../nbs/snn/08_spiking_model.ipynb #188f496a
@@ -55,7 +55,7 @@ class _Surgeon:
         self.timed: set[fx.Node] = set()
         self.made: list[nn.Module] = []
         self.originals = dict(model.named_modules(remove_duplicate=False))
-        model.spikify = _new_modules(T, model)
+        model.spikify = _new_modules(T, model, input_axes(graph, model))
         source = next(node for node in graph.nodes if node.op == "placeholder")
         with graph.inserting_after(source):
             entered = graph.call_module("spikify.enter", (source,))
@@ -90,9 +90,10 @@ class _Surgeon:
         return wanted
 
 
-def _new_modules(T: int, model: nn.Module) -> nn.Module:
+def _new_modules(T: int, model: nn.Module, axes: int) -> nn.Module:
     parts = nn.Module()
-    parts.enter = Enter(T, model.settings_now() if isinstance(model, ModuleWithSettings) else None)
+    origin = model.settings_now() if isinstance(model, ModuleWithSettings) else None
+    parts.enter = Enter(T, origin, axes)
     parts.leave = Leave()
     parts.unfold = Unfold()
     parts.fold = Fold()
@@ -247,6 +248,9 @@ def _restored(name: str, build: Callable, args: tuple) -> fx.GraphModule:
 class SpikingModel(ModuleWithSettings, _Copied):
     """Compute logits of still images `[N, C, H, W]` or frames `[T, N, C, H, W]`.
 
+    A model that begins with a linear layer reads features `[N, F]`, one that begins with a
+    one-dimensional layer signals `[N, C, L]`; over time, T comes first.
+
     `print(net.code)` shows the rewritten forward pass.
     """
 
@@ -311,20 +315,20 @@ def _name_twice(net: nn.Module, original: nn.Module) -> None:
 
 # %% ../../nbs/snn/08_spiking_model.ipynb #badf11a7
 def spikify(
-    model: nn.Module,  # images [N, C, H, W] to logits [N, classes], with ReLUs; not changed
+    model: nn.Module,  # images, signals [N, C, L] or features [N, F] to answers; with ReLUs, kept
     neuron: Neuron = LIF,  # makes one layer of neurons, called without arguments once per place
     T: int = 4,  # steps a still image is shown for; 1 is an ANN
 ) -> SpikingModel:  # the same weights, under the same names
     """Build a spiking network from a ReLU model: neurons in the places of ReLUs.
 
-    Takes two-dimensional models that `torch.fx` can follow and whose layers and functions treat
-    every image of a batch alike. Raises `TypeError` and `ValueError` for other arguments, and
+    Takes one- and two-dimensional models that `torch.fx` can follow and whose layers and functions
+    treat every image of a batch alike. Raises `TypeError` and `ValueError` for other arguments, and
     `SpikifyError`, a `ValueError`, for a model that cannot be carried over.
 
     Parameters
     ----------
     model :
-        images [N, C, H, W] to logits [N, classes], with ReLUs; not changed
+        images, signals [N, C, L] or features [N, F] to answers; with ReLUs, kept
     neuron :
         makes one layer of neurons, called without arguments once per place
     T :

@@ -21,7 +21,7 @@ from ..snn.function_calls import ACTIVATIONS as _FUNCTIONS
 from ..snn.function_calls import MAXIMA, functions_called
 from ..snn.models import TimeNet
 from ..snn.spiking_model import SpikingModel, spikify
-from ..snn.relu_models.tracing import relu_places
+from ..snn.relu_models.tracing import input_axes, relu_places
 from .if_neuron import IF, QCFS
 
 
@@ -158,22 +158,30 @@ def _part_at(model: nn.Module, place: Any) -> Any:
 
 
 # %% ../../nbs/transfer/05_conversion.ipynb #cell-015
+def _items(model: nn.Module) -> str:
+    "Return the axes of a batch of the model's inputs."
+    axes = 3
+    if not isinstance(model, TimeNet):
+        axes = input_axes(relu_places(model)[0], model)
+    return {1: "[N, F]", 2: "[N, C, L]", 3: "[N, C, H, W]"}[axes]
+
+
 def _check_images(
     who: str,  # the function that was called
     model: nn.Module,  # the network that gets them
     images: Any,  # its argument `images`
 ) -> Tensor:
-    "Return `images`; raise unless they are finite `[N, C, H, W]` of the model's device and type."
+    "Return `images`; raise unless they are finite, of the model's axes, device and type."
+    instance(who, "model", model, nn.Module)
     tensor(
         who,
         "images",
         images,
-        "[N, C, H, W]",
+        _items(model),
         finite=True,
         instead="take a few hundred training images out of a DataLoader with "
         "torch.cat([x for x, _ in loader])",
     )
-    instance(who, "model", model, nn.Module)
     lies = next((p for p in model.parameters() if p.is_floating_point()), images)
     if (images.device, images.dtype) != (lies.device, lies.dtype):
         raise ValueError(

@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from neurobridge.core import (
     ModuleWithSettings,
@@ -554,15 +554,16 @@ class Answer(nn.Module):
 
 
 DOUBTFUL = {
-    "float targets": (classifier(1), (X, Y.float()), F.mse_loss, "labels, a tensor .N. of integers"),
-    "columns of float targets": (classifier(1), (X, Y[:, None].float()), F.mse_loss, "regression and several outputs are not built yet"),
-    "several targets": (classifier(), (X, torch.rand(12, 3)), F.mse_loss, "labels"),
-    "several integer targets": (classifier(), (X, torch.zeros(12, 3, dtype=torch.int64)), F.cross_entropy, "labels"),
-    "boolean labels": (classifier(), (X, Y > 1), F.cross_entropy, "labels"),
+    "float targets": (classifier(1), (X, Y.float()), F.mse_loss, "expected equal shapes.*y.:, None.|does not take answers"),
+    "float targets and logits": (classifier(), (X, Y.float()), F.cross_entropy, "loss does not take answers"),
+    "several integer targets": (classifier(), (X, torch.zeros(12, 3, dtype=torch.int64)), F.cross_entropy, "loss does not take answers"),
+    "numbers as labels": (classifier(1), (X, Y), F.mse_loss, "for regression give y as floating-point"),
+    "boolean labels": (classifier(), (X, Y > 1), F.cross_entropy, "give y.long.. or y.float"),
     "a label too high": (classifier(), (X, Y + 1), F.cross_entropy, "labels from . to 3; the model has 3 outputs, for labels from 0 to 2"),
     "a negative label": (classifier(), (X, Y - 1), F.cross_entropy, "labels from -1"),
     "no class axis": (Answer(lambda out: out[:, 0]), (X, Y), F.cross_entropy, "answers a batch of"),
-    "two answers": (Answer(lambda out: (out, out)), (X, Y), F.cross_entropy, "the model answers with"),
+    "two answers": (Answer(lambda out: (out, out)), (X, Y), F.cross_entropy, "give one loss for each"),
+    "no answer": (Answer(lambda out: None), (X, Y), F.cross_entropy, "the model answers with"),
     "answers for other items": (Answer(lambda out: out[:2]), (X, Y), F.cross_entropy, "with N = 4|with N = 12"),
     "classes last but one": (Answer(lambda out: out.t()), (X, Y), F.cross_entropy, "with N = "),
     "whole answers": (Answer(lambda out: out.argmax(1)), (X, Y), F.cross_entropy, "expected logits"),
@@ -571,12 +572,11 @@ DOUBTFUL = {
     "bytes": (classifier(), ((X * 255).byte(), Y), F.cross_entropy, "does not take a batch of .*uint8"),
     "double": (classifier(), (X.double(), Y), F.cross_entropy, "does not take a batch of .*float64"),
     "arrays": (classifier(), (X.numpy(), Y.numpy()), F.cross_entropy, "torch.from_numpy"),
-    "a list": (classifier(), [X, Y], F.cross_entropy, "expected a pair of tensors"),
+    "a list": (classifier(), [X, Y], F.cross_entropy, "expected a pair .x, y."),
     "three tensors": (classifier(), (X, Y, Y), F.cross_entropy, "a tuple of 3"),
-    "a tensor": (classifier(), X, F.cross_entropy, "expected a pair of tensors"),
-    "a loader": (classifier(), DataLoader(TensorDataset(X, Y), 3), F.cross_entropy, "is a DataLoader.*such as its .dataset"),
-    "items without labels": (classifier(), TensorDataset(X), F.cross_entropy, "expected two tensors, inputs and labels"),
-    "soft labels in a data set": (classifier(), TensorDataset(X, torch.rand(12, 3)), F.cross_entropy, "labels"),
+    "a tensor": (classifier(), X, F.cross_entropy, "expected a pair .x, y."),
+    "items without labels": (classifier(), TensorDataset(X), F.cross_entropy, "expected two parts, inputs"),
+    "targets of another width": (classifier(), TensorDataset(X, torch.rand(12, 2)), F.mse_loss, "loss does not take answers"),
     "a loss class": (classifier(), (X, Y), nn.CrossEntropyLoss, "loss is the class"),
 }  # fmt: skip
 

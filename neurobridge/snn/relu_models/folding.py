@@ -25,15 +25,17 @@ class Enter(nn.Module):
     streams = True
     here: Tensor
 
-    def __init__(self, T: int, origin: dict[str, Any] | None = None):
+    def __init__(self, T: int, origin: dict[str, Any] | None = None, axes: int = 3):
         super().__init__()
         self.T = T
+        self.axes = axes  # of an item: 1 for features, 2 for signals, 3 for images
         self.origin = origin or {}  # settings of the model that was rewritten
         self.register_buffer("here", torch.empty(0), persistent=False)  # where the network is
 
     def forward(self, x: Tensor) -> tuple[Tensor, Clock]:
-        _check_input(x, self.here)
-        return (x, (self.T, self.T)) if x.ndim == 4 else (x.flatten(0, 1), (x.shape[0], 1))
+        _check_input(x, self.here, self.axes)
+        still = x.ndim == _axes_of(x, self.axes) + 1
+        return (x, (self.T, self.T)) if still else (x.flatten(0, 1), (x.shape[0], 1))
 
 
 class Leave(nn.Module):
@@ -62,16 +64,29 @@ class Leave(nn.Module):
 
 
 # %% ../../../nbs/snn/relu_models/03_folding.ipynb #db6a3850
-def _check_input(x: Tensor, here: Tensor) -> None:
+_READS = {
+    1: "features [N, F] or, over time, [T, N, F], or images",
+    2: "signals [N, C, L] or, over time, [T, N, C, L]",
+    3: "images [N, C, H, W] or frames [T, N, C, H, W], with pixels and steps",
+}
+
+
+def _axes_of(x: Tensor, axes: int) -> int:
+    "Return the axes of an item of `x`: a linear layer reads images too, along their last axis."
+    return 3 if axes == 1 and x.ndim > 3 else axes
+
+
+def _check_input(x: Tensor, here: Tensor, axes: int) -> None:
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise TypeError(
             f"spikify: input is {shown(x)}; expected a tensor of floating-point numbers, such as "
             "x.float()"
         )
-    if x.ndim not in (4, 5) or 0 in (*x.shape[: x.ndim - 4], *x.shape[-3:]):
+    batch = x.ndim - _axes_of(x, axes) - 1  # the batch's axis: 0, or 1 after time
+    if batch not in (0, 1) or 0 in (*x.shape[:batch], *x.shape[batch + 1 :]):
         raise ValueError(
-            f"spikify: input has shape {tuple(x.shape)}; expected images [N, C, H, W] or frames "
-            "[T, N, C, H, W], with pixels and steps"
+            f"spikify: input has shape {tuple(x.shape)}; expected {_READS[axes]} (as the model's "
+            "first layer reads them)"
         )
     if x.is_meta and not here.is_meta:
         raise ValueError(

@@ -141,8 +141,9 @@ _FUNCTION_CURVES = tuple(
 # %% ../../../nbs/snn/relu_models/01_supported.ipynb #fb8b9276
 _FREE = tuple(
     """
-    add iadd add_ sub neg mul imul mul_ truediv contiguous clone max_pool2d avg_pool2d
-    adaptive_avg_pool2d adaptive_max_pool2d pad interpolate pixel_shuffle size dim getattr
+    add iadd add_ sub neg mul imul mul_ truediv contiguous clone max_pool1d max_pool2d
+    avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool1d
+    adaptive_max_pool2d pad interpolate pixel_shuffle size dim getattr
     getitem floordiv view reshape new_zeros repeat
     """.split()
 )

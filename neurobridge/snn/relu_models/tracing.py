@@ -106,3 +106,34 @@ def relu_places(
             or (node.op in ("call_function", "call_method") and name_of(node) in RELU_NAMES)
         )
     ]
+
+
+# %% ../../../nbs/snn/relu_models/02_tracing.ipynb #axes-code
+_LINES = (
+    nn.Conv1d,
+    nn.ConvTranspose1d,
+    nn.MaxPool1d,
+    nn.AvgPool1d,
+    nn.AdaptiveMaxPool1d,
+    nn.AdaptiveAvgPool1d,
+)
+_EITHER = (nn.BatchNorm1d, nn.Identity, nn.Dropout, *RELUS)
+
+
+def input_axes(
+    graph: fx.Graph,  # from `trace_model`
+    model: nn.Module,  # that was traced
+) -> int:  # 1 for features, 2 for signals, 3 for images
+    "Return how many axes an item of the input has."
+    modules = dict(model.named_modules(remove_duplicate=False))
+    waiting = [node for node in graph.nodes if node.op == "placeholder"]
+    while waiting:
+        for user in waiting.pop().users:
+            module = modules.get(str(user.target)) if user.op == "call_module" else None
+            if isinstance(module, _LINES):
+                return 2
+            if isinstance(module, nn.Linear):
+                return 1
+            if isinstance(module, _EITHER):
+                waiting.append(user)
+    return 3
