@@ -180,21 +180,21 @@ def test_a_residual_network_is_the_simulation_step_by_step():
 
 
 @pytest.mark.parametrize(
-    "name, side, T, first",
+    "name, side, T, first, most",
     [
-        ("resnet18", 32, 256, 64),
-        pytest.param("resnet18", 64, 512, 64, marks=pytest.mark.long),
-        pytest.param("resnet34", 32, 512, 128, marks=pytest.mark.long),
-        pytest.param("resnet50", 32, 1024, 256, marks=pytest.mark.long),
-        pytest.param("vgg11_bn", 32, 256, 64, marks=pytest.mark.long),
-        pytest.param("squeezenet1_1", 64, 256, 64, marks=pytest.mark.long),
+        ("resnet18", 32, 256, 64, 0.1),
+        pytest.param("resnet18", 64, 512, 64, 0.1, marks=pytest.mark.long),
+        pytest.param("resnet34", 32, 512, 128, 0.15, marks=pytest.mark.long),
+        pytest.param("resnet50", 32, 1024, 256, 0.3, marks=pytest.mark.long),
+        pytest.param("vgg11_bn", 32, 256, 64, 0.1, marks=pytest.mark.long),
+        pytest.param("squeezenet1_1", 64, 256, 64, 0.15, marks=pytest.mark.long),
     ],
 )
-def test_torchvisions_networks_follow_their_logits(name, side, T, first):
+def test_torchvisions_networks_follow_their_logits(name, side, T, first, most):
     ann, images = lived(getattr(tv, name)(num_classes=10), 3, side, side)
     error = errors(ann, images[:2], T)
     assert slope(error, first) < -0.7, (slope(error, first), error[-1])
-    assert error[-1] < 0.1
+    assert error[-1] < most
 
 
 def test_every_layer_of_a_resnet_lags_by_a_number_of_spikes_that_does_not_grow():
