@@ -82,6 +82,11 @@ CALLS = {
         view=lambda made: [*made.nodes, *made.edges],
         legitimate={"example: NaN": "an example is there for its shape"},
     ),  # fmt: skip
+    "snn.to_onnx": Call(
+        lambda folder: {"model": nn.Sequential(nn.Linear(3, 2)), "example": torch.rand(2, 3)},
+        view=lambda made: [node.op_type for node in made.graph.node],
+        legitimate={"example: NaN": "an example is there for its shape"},
+    ),
     "snn.read_nir": Call(
         lambda folder: {"path": nir_file(folder), "max_bytes": 10**6},
         view=lambda made: [*made.nodes, *made.edges],

@@ -81,6 +81,11 @@ def permutation_p(
 
 
 # %% ../../nbs/brain/14_comparison.ipynb #cm-parts
+def _check_size(who: str, least: int, what: str) -> None:
+    if least < 2:
+        raise ValueError(f"{who}: {what}, which can't be drawn; give more, or units=False")
+
+
 def _draw_rdms(
     models: Mapping[str, Any],
     rdms: Any,
@@ -288,8 +293,6 @@ def compare_models(
         found = _draw_units(who, models, given, how, samples, seed, settings)
     else:
         found = _draw_rdms(models, rdms, how, samples, seed, method)
-    if found[2] < 2:
-        what = "responses has one unit" if rdms is None else "rdms has one subject"
-        raise ValueError(f"{who}: {what}, which can't be drawn; give more, or units=False")
+    _check_size(who, found[2], "responses has one unit" if rdms is None else "rdms has one subject")
     rng = np.random.default_rng(seed)
     return _tables(list(models), *found, rdms is None, test, correction, level, rng)

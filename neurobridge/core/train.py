@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ["History", "fit"]
 
-# %% ../../nbs/core/14_train.ipynb #cell-003
+# %% ../../nbs/core/14_train.ipynb #b0e2d246
 import atexit
 import copy
 import gc
@@ -750,7 +750,7 @@ def _joint_norms(run: _Progress) -> Iterator[None]:
             del norm.forward
 
 
-# %% ../../nbs/core/14_train.ipynb #560f73ff
+# %% ../../nbs/core/14_train.ipynb #5b42dc8a
 def _ended(run: _Progress) -> bool:
     patience = run.settings["patience"]
     return len(run.rows) >= run.settings["epochs"] or (

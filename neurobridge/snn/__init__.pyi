@@ -32,6 +32,7 @@ from .neuron import lif as lif
 from .nir.build import from_nir as from_nir
 from .nir.build import read_nir as read_nir
 from .nir.export import to_nir as to_nir
+from .onnx_export import to_onnx as to_onnx
 from .recording import firing as firing
 from .recording import monitor as monitor
 from .recording import rate_histogram as rate_histogram

@@ -304,7 +304,7 @@ def _unpriced(func: Any, args: tuple, kwargs: dict, out: Any, constants: set[int
     return not (func.is_view or torch.Tag.pointwise in func.tags or name in _PLAIN)
 
 
-# %% ../../nbs/snn/10_cost.ipynb #fa5a99cf
+# %% ../../nbs/snn/10_cost.ipynb #3d7d9848
 READOUTS = (RateReadout, MembraneReadout)
 
 
@@ -336,7 +336,24 @@ def _neuron_row(out: Tensor, sent: Tensor | None) -> dict[str, float]:
     return {"spikes_out": 0.0 if sent is None else sent.sum().item(), "updates": out.numel()}
 
 
-# %% ../../nbs/snn/10_cost.ipynb #150f9ada
+def _gate_row(layer: Any, x: Tensor, out: Tensor, watch: _Watch) -> dict[str, float]:
+    "Count a gate: one addition to a running sum for each spike, comparisons as updates."
+    compared = {"updates": float(layer.compared(x, out))}
+    if (arrived := watch.count(x)) is None:  # currents: an addition for each at every step
+        return compared | {"AC": float(x.numel())}
+    if arrived.max() <= 1:
+        watch.sent(out)
+    sums = arrived.sum().item()
+    sent = watch.spikes.get(out)
+    return compared | {
+        "spikes_in": sums,
+        "AC": sums,
+        "most": arrived.max().item(),
+        "spikes_out": 0.0 if sent is None else sent.sum().item(),
+    }
+
+
+# %% ../../nbs/snn/10_cost.ipynb #a44bebf2
 SYNAPSES = (nn.Conv1d, nn.Conv2d, nn.Linear, *READOUTS)
 FREE = (nn.BatchNorm1d, nn.BatchNorm2d)
 # statistics of each image: a square for the variance, then a scale, per value
@@ -349,13 +366,16 @@ def _feedback(module: nn.Module) -> list[nn.Module]:
     return list(synapses.modules()) if isinstance(synapses, nn.Module) else []
 
 
+def _gates(module: nn.Module) -> bool:
+    return getattr(module, "gates", False) is True
+
+
 def _countable(model: nn.Module) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
     inside: set[nn.Module] = set()
     for name, module in model.named_modules():
-        if (
-            isinstance(module, (*SYNAPSES, *NORMED)) or hasattr(module, "fan_out") or fires(module)
-        ) and module not in inside:
+        known = isinstance(module, (*SYNAPSES, *NORMED)) or hasattr(module, "fan_out")
+        if (known or fires(module) or _gates(module)) and module not in inside:
             found[name] = module
             inside.update(set(module.modules()).difference(_feedback(module)))
         elif (
@@ -432,6 +452,7 @@ def _hooks(
             handle.remove()
 
 
+# %% ../../nbs/snn/10_cost.ipynb #cost-rows
 def _as_called(layer: Any, more: list) -> Any:
     "Return the layer as it acts with further arguments, such as another stride."
     return layer.as_called(*more) if more and hasattr(layer, "as_called") else layer
@@ -441,6 +462,8 @@ def _row(layer: Any, x: Tensor, out: Tensor, watch: _Watch) -> dict[str, float]:
     known = 0.0
     if isinstance(layer, nn.GroupNorm):
         return {"MAC": 2.0 * out.numel(), "average": 2.0 * out.numel()}
+    if _gates(layer):
+        return _gate_row(layer, x, out, watch)
     synapses = layer.linear if isinstance(layer, READOUTS) else layer
     if not fires(layer):
         known = _dense(synapses, out)

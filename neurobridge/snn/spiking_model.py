@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ["spikify"]
 
-# %% ../../nbs/snn/08_spiking_model.ipynb #b0796272
+# %% ../../nbs/snn/08_spiking_model.ipynb #merged-5
 import copy
 import operator
 from collections.abc import Callable
@@ -34,6 +34,7 @@ from neurobridge.snn.relu_models.supported import (
     axes_of,
     check_graph,
     is_size,
+    max_pooling,
     module_of,
     moving_nodes,
     name_of,
@@ -42,15 +43,20 @@ from neurobridge.snn.relu_models.supported import (
 )
 from .relu_models.tracing import check_model, input_axes, trace_model
 
+# %% ../../nbs/snn/08_spiking_model.ipynb #merged-9
+Pool = Callable[[nn.Module], nn.Module]  # makes a layer of a max-pooling
 
-# %% ../../nbs/snn/08_spiking_model.ipynb #188f496a
+
 class _Surgeon:
     "Rewrite `graph`: neurons for ReLUs, folding and the two ends in `model.spikify`."
 
-    def __init__(self, model: nn.Module, graph: fx.Graph, neuron: Neuron, T: int):
+    def __init__(
+        self, model: nn.Module, graph: fx.Graph, neuron: Neuron, T: int, pool: Pool | None = None
+    ):
         self.model = model
         self.graph = graph
         self.neuron = neuron
+        self.pool = pool  # makes what takes the place of a max-pooling; None: it stays
         self.moving: set[fx.Node] = moving_nodes(graph)
         self.timed: set[fx.Node] = set()
         self.made: list[nn.Module] = []
@@ -72,9 +78,12 @@ class _Surgeon:
         self.timed.add(new)
 
     def put(self, node: fx.Node, part: nn.Module) -> str:
-        is_module = node.op == "call_module"
+        calls = sum(other.target == node.target for other in self.graph.nodes)
+        # elsewhere a pooling or dropout that is called again may stay as it is
+        shared = calls > 1 and not isinstance(self.originals.get(str(node.target)), RELUS)
+        is_module = node.op == "call_module" and not shared
         first = str(node.target)
-        if not is_module:
+        if node.op != "call_module":
             first = f"{module_of(node)}.{name_of(node).rstrip('_')}".lstrip(".")
         wanted = first
         parent = self.model.get_submodule(wanted.rpartition(".")[0])
@@ -90,6 +99,7 @@ class _Surgeon:
         return wanted
 
 
+# %% ../../nbs/snn/08_spiking_model.ipynb #merged-10
 def _new_modules(T: int, model: nn.Module, axes: int) -> nn.Module:
     parts = nn.Module()
     origin = model.settings_now() if isinstance(model, ModuleWithSettings) else None
@@ -138,6 +148,16 @@ def _dropout(surgeon: _Surgeon, node: fx.Node) -> None:
     with surgeon.graph.inserting_before(node):
         arguments = (node.all_input_nodes[0], surgeon.clock)
         surgeon.replace(node, surgeon.graph.call_module(name, arguments))
+
+
+def _pooling(surgeon: _Surgeon, node: fx.Node, part: nn.Module) -> None:
+    graph = surgeon.graph
+    name = surgeon.put(node, part)
+    with graph.inserting_before(node):
+        source = node.all_input_nodes[0]
+        unfolded = graph.call_module("spikify.unfold", (source, surgeon.clock, False))
+        pooled = graph.call_module(name, (unfolded,))
+        surgeon.replace(node, graph.call_module("spikify.fold", (pooled,)))
 
 
 # %% ../../nbs/snn/08_spiking_model.ipynb #5ab1e001
@@ -193,6 +213,9 @@ def _operate(surgeon: _Surgeon) -> None:
             _neurons(surgeon, node, timed)
         elif isinstance(module, DROPOUTS) and timed:
             _dropout(surgeon, node)
+        elif surgeon.pool and timed and (largest := max_pooling(node, module)):
+            _guard(surgeon, node)
+            _pooling(surgeon, node, surgeon.pool(largest))
         elif node.op == "output":
             _close(surgeon, node)
         else:
@@ -313,6 +336,36 @@ def _name_twice(net: nn.Module, original: nn.Module) -> None:
             module.training = before[path].training
 
 
+# %% ../../nbs/snn/08_spiking_model.ipynb #spikified-code
+def spikified(
+    model: nn.Module,  # as for `spikify`
+    neuron: Neuron,  # likewise
+    T: int,  # likewise
+    pool: Pool | None = None,  # makes a layer in place of each max-pooling of spikes; None: kept
+) -> SpikingModel:  # the same weights, under the same names
+    "Build a spiking network from checked arguments."
+    root = copy.deepcopy(model)
+    keys = model.state_dict().keys()
+    graph = trace_model(root)
+    check_graph(graph, root)
+    surgeon = _Surgeon(root, graph, neuron, T, pool)
+    _operate(surgeon)
+    net = SpikingModel(root, graph, class_name=f"Spiking{type(model).__name__}")
+    _name_twice(net, root)
+    for part in (net.spikify, *surgeon.made):
+        part.train(model.training)
+    there = net.state_dict().keys()
+    lost = [key for key in keys if key not in there and not key.endswith("_extra_state")]
+    if lost:
+        refuse(
+            f"parameter {lost[0]!r}",
+            f"and {len(lost) - 1} more take no part in forward, as torch.fx follows it",
+            "remove parts that are not used, such as auxiliary classifiers, and store buffers in "
+            "the shape in which forward uses them",
+        )
+    return net
+
+
 # %% ../../nbs/snn/08_spiking_model.ipynb #badf11a7
 def spikify(
     model: nn.Module,  # images, signals [N, C, L] or features [N, F] to answers; with ReLUs, kept
@@ -346,23 +399,4 @@ def spikify(
             f"spikify: neuron is {shown(neuron)}, one layer; expected what makes a layer for each "
             "place: LIF, partial(LIF, decay=0.5), lambda: ..."
         )
-    root = copy.deepcopy(model)
-    keys = model.state_dict().keys()
-    graph = trace_model(root)
-    check_graph(graph, root)
-    surgeon = _Surgeon(root, graph, neuron, whole("spikify", "T", T))
-    _operate(surgeon)
-    net = SpikingModel(root, graph, class_name=f"Spiking{type(model).__name__}")
-    _name_twice(net, root)
-    for part in (net.spikify, *surgeon.made):
-        part.train(model.training)
-    there = net.state_dict().keys()
-    lost = [key for key in keys if key not in there and not key.endswith("_extra_state")]
-    if lost:
-        refuse(
-            f"parameter {lost[0]!r}",
-            f"and {len(lost) - 1} more take no part in forward, as torch.fx follows it",
-            "remove parts that are not used, such as auxiliary classifiers, and store buffers in "
-            "the shape in which forward uses them",
-        )
-    return net
+    return spikified(model, neuron, whole("spikify", "T", T))

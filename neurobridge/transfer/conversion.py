@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ["ConvertError", "activations", "use_qcfs", "neurons", "convert"]
 
-# %% ../../nbs/transfer/05_conversion.ipynb #cell-003
+# %% ../../nbs/transfer/05_conversion.ipynb #merged-5
 import copy
 from typing import Any, Literal, cast
 
@@ -19,10 +19,11 @@ from ..core.evaluation import evaluating
 from ..snn.neuron import LIF
 from ..snn.function_calls import ACTIVATIONS as _FUNCTIONS
 from ..snn.function_calls import MAXIMA, functions_called
-from ..snn.models import TimeNet
-from ..snn.spiking_model import SpikingModel, spikify
+from ..snn.models import PoolLayer, TimeNet
+from ..snn.spiking_model import SpikingModel, spikified
 from ..snn.relu_models.tracing import input_axes, relu_places
 from .if_neuron import IF, QCFS
+from .max_pooling import RatePool
 
 
 # %% ../../nbs/transfer/05_conversion.ipynb #cell-011
@@ -59,6 +60,12 @@ class ConvertError(ValueError):
 
 # %% ../../nbs/transfer/05_conversion.ipynb #515f9a41
 _MAX_POOLS = (nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
+_ATTENTION = (
+    nn.MultiheadAttention,
+    nn.Transformer,
+    nn.TransformerEncoderLayer,
+    nn.TransformerDecoderLayer,
+)
 _INPUT_NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
 _RELUS = (nn.ReLU, nn.ReLU6)
 _CURVES = tuple(
@@ -70,11 +77,8 @@ _CURVES = tuple(
 
 def _why_not(module: nn.Module) -> str | None:
     "Return why a module cannot be converted, or None."
-    if isinstance(module, _MAX_POOLS):
-        return (
-            "and the largest spike train is not the largest rate; put nn.AvgPool2d in its place "
-            "and train the model with it"
-        )
+    if getattr(module, "return_indices", False) is True:
+        return "that returns the places of its maxima, which have no rate; set return_indices=False"
     if isinstance(module, _INPUT_NORMS):
         return (
             "which divides by statistics of its input, other ones at every step; use batch norm "
@@ -92,9 +96,28 @@ def _why_not(module: nn.Module) -> str | None:
     return None
 
 
+# %% ../../nbs/transfer/05_conversion.ipynb #conversion-check
+def _check_transformer(model: nn.Module) -> None:
+    "Raise `ConvertError` for attention and GELU, which a model has at several places."
+    for name, module in model.named_modules():
+        if isinstance(module, _ATTENTION) or type(module).__name__.endswith("Attention"):
+            raise ConvertError(
+                f"convert: {name!r} is a {type(module).__name__}, which multiplies activations "
+                "with each other, and a product of spikes is not the product of rates; take a "
+                "convolutional model with ReLUs, such as resnet18 or vgg11_bn"
+            )
+    for name, module in model.named_modules():
+        if isinstance(module, nn.GELU):
+            raise ConvertError(
+                f"convert: {name!r} is a GELU, which is negative for some inputs and curved, as no "
+                "rate of spikes is; train the model with nn.ReLU in its place"
+            )
+
+
 def _check(model: nn.Module) -> None:
     "Raise `ConvertError` for a module that cannot be converted."
     instance("convert", "model", model, nn.Module)
+    _check_transformer(model)
     for name, module in model.named_modules():
         if why := _why_not(module):
             raise ConvertError(f"convert: {name!r} is a {type(module).__name__}, {why}")
@@ -112,6 +135,15 @@ def _check_timenet(model: TimeNet) -> None:
             f"convert: model calls {called[0]}, where no neuron can take its place; use the module "
             "nn.ReLU, and average pooling"
         )
+    pools = {layer.pool for layer in model.modules() if isinstance(layer, PoolLayer)}
+    stem = set(model.stem.modules())
+    for name, module in model.named_modules():
+        if isinstance(module, _MAX_POOLS) and module not in pools | stem:
+            raise ConvertError(
+                f"convert: {name!r} is a {type(module).__name__} in a module of your own, where no "
+                "gate can take its place; put nn.AvgPool2d there, or give a model that torch.fx "
+                "can trace instead of a TimeNet"
+            )
     seen: dict[int, str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, _CURVES) and not isinstance(module, _RELUS):
@@ -135,13 +167,6 @@ def _places(model: nn.Module) -> tuple[fx.Graph | None, list]:
         places: list = [name for name, part in model.named_modules() if isinstance(part, _RELUS)]
     else:
         graph, places = relu_places(model)
-        for node in graph.nodes:
-            name = str(getattr(node.target, "__name__", node.target))
-            if node.op != "call_module" and ("max_pool" in name or name == "amax"):
-                raise ConvertError(
-                    f"convert: {node.name!r} is a max-pooling, and the largest spike train is not "
-                    "the largest rate; use average pooling and train the model with it"
-                )
     if not places:
         raise ConvertError(
             f"convert: model is a {type(model).__name__} without a ReLU, so no neuron would take a "
@@ -357,13 +382,16 @@ def _build(model: nn.Module, thetas: list[Tensor], T: int, initial: float) -> nn
     if graph is None:
         for name, neuron in zip(places, layers, strict=True):
             net.set_submodule(name, neuron)
+        for name, part in list(net.named_modules()):
+            if isinstance(part, PoolLayer):
+                net.set_submodule(name, RatePool(part.pool))
         net.T = T
         return net
     for name, module in list(net.named_modules()):
         if isinstance(module, QCFS):
             net.set_submodule(name, nn.ReLU())
     waiting = iter(layers)
-    return spikify(net, lambda: next(waiting), T).eval()
+    return spikified(net, lambda: next(waiting), T, RatePool).eval()
 
 
 # %% ../../nbs/transfer/05_conversion.ipynb #de5563ba

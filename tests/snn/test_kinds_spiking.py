@@ -155,9 +155,10 @@ def test_a_maximum_called_as_a_function_is_refused_by_conversion_and_a_module_ca
         lambda x: torch.max_pool2d(x, 4).flatten(1),
     ],
 )
-def test_every_way_to_take_a_maximum_is_refused_by_conversion(head):
-    with pytest.raises(ConvertError, match="is a max-pooling"):
-        convert(own(head), images())
+def test_every_way_to_take_a_maximum_is_converted(head):
+    model = own(head)
+    snn = convert(model, images(), T=400, threshold="max")
+    torch.testing.assert_close(snn(images()), model(images()), rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("door", [calibrate, local_thresholds])

@@ -184,9 +184,6 @@ def test_same_numbers_twice_and_the_model_is_left_alone():
 @pytest.mark.parametrize(
     "build, name",
     [
-        (tv.squeezenet1_1, "features.2"),
-        (tv.resnet18, "maxpool"),
-        (tv.vgg11_bn, "features.3"),
         (tv.mobilenet_v3_small, "Hardswish"),
         (lambda: nn.Sequential(nn.Flatten(), nn.ReLU(), nn.LayerNorm(3072)), "'2' is a LayerNorm"),
         (lambda: nn.Sequential(nn.Conv2d(3, 2, 3), nn.SiLU()), "'1' (SiLU)"),

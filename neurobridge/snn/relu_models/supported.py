@@ -8,7 +8,8 @@ __all__ = ["SpikifyError"]
 # %% ../../../nbs/snn/relu_models/01_supported.ipynb #a220c044
 from typing import Any, NoReturn
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 
 # %% ../../../nbs/snn/relu_models/01_supported.ipynb #1bc8309d
@@ -388,6 +389,46 @@ def moving_nodes(graph: fx.Graph) -> set[fx.Node]:
         if node.op == "placeholder" or any(source in found for source in node.all_input_nodes):
             found.add(node)
     return found
+
+
+# %% ../../../nbs/snn/relu_models/01_supported.ipynb #maxima-code
+_MAX_POOLS = (nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
+
+
+class Largest(nn.Module):
+    "Return the largest value along axes, as `amax` does."
+
+    streams = True
+
+    def __init__(self, dim: int | tuple[int, ...] = (), keepdim: bool = False):
+        super().__init__()
+        self.dim = dim
+        self.keepdim = keepdim
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.amax(self.dim, self.keepdim)
+
+
+_MAXIMA: dict[str, type[nn.Module]] = {
+    "max_pool2d": nn.MaxPool2d,
+    "adaptive_max_pool2d": nn.AdaptiveMaxPool2d,
+    "amax": Largest,
+}
+
+
+def max_pooling(node: fx.Node, module: nn.Module | None) -> nn.Module | None:
+    "Return a module that does what a max-pooling node does; None for any other node."
+    kind = None if module is not None else _MAXIMA.get(name_of(node).rpartition(".")[2])
+    if kind is None:
+        return module if isinstance(module, _MAX_POOLS) else None
+    settings = [*node.args[1:], *node.kwargs.values()]
+    if any(isinstance(part, fx.Node) for part in tree_leaves(settings)):
+        refuse(
+            place_of(node),
+            "takes a size that is computed from its input",
+            "use nn.AdaptiveMaxPool2d(1), or numbers",
+        )
+    return kind(*node.args[1:], **node.kwargs)
 
 
 # %% ../../../nbs/snn/relu_models/01_supported.ipynb #ab6fa803
