@@ -47,8 +47,8 @@ def score_bias(
 
 
 # %% ../../nbs/g2g/11_attention.ipynb #att-10
-class WiredAttention(Replaced):
-    "Multi-head attention with layers of any kind as projections, called as torch's own."
+class _Projections(Replaced):
+    "Queries, keys, values and the output, each by a layer of any kind."
 
     # what torch's transformer blocks look up before they multiply by themselves
     in_proj_weight = in_proj_bias = None
@@ -95,6 +95,11 @@ class WiredAttention(Replaced):
         trained = [part.weight.requires_grad for part in parts]
         new.in_proj_weight.requires_grad_(any(trained[:3]))
         return new.train(self.training)
+
+
+# %% ../../nbs/g2g/11_attention.ipynb #att-10b
+class WiredAttention(_Projections):
+    "Multi-head attention with layers of any kind as projections, called as torch's own."
 
     def forward(
         self,

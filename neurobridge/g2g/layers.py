@@ -563,14 +563,8 @@ class EnsembleConv2d(_SharedFanIn):
         seed: int = 0,  # of the wiring; the weights draw from torch's generator
     ):
         super().__init__()
-        wiring: dict[str, Any] = dict(
-            groups=groups,
-            p_intra=p_intra,
-            p_inter=p_inter,
-            grouping=grouping,
-            layer=layer,
-            seed=seed,
-        )
+        shares = {"groups": groups, "p_intra": p_intra, "p_inter": p_inter}
+        wiring: dict[str, Any] = shares | {"grouping": grouping, "layer": layer, "seed": seed}
         check_wiring("EnsembleConv2d", n_in=n_in, n_out=n_out, bias=bias, **wiring)
         _check_kernel(kernel_size=kernel_size, stride=stride, padding=padding)
         sources = ensemble_sources(n_in, **wiring)

@@ -113,8 +113,7 @@ class Listener:
 
     def __init__(self, rewirer: Observer | None = None, name: str = ""):
         self.rewirer, self.name = rewirer, name
-        # a forward pass whose neurons have not been called yet
-        self.call: dict[str, Any] | None = None
+        self.call: dict[str, Any] | None = None  # a pass whose neurons have not been called yet
         if rewirer is not None:  # here, as it imports torch._dynamo
             self.begin = torch.compiler.disable(self._begin)
             self.end = torch.compiler.disable(self._end)

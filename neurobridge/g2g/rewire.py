@@ -584,15 +584,12 @@ class _Steps(_Hooked):
         self._handles += [
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
-        ]
-        self._handles += [optimizer.register_state_dict_post_hook(self._save)]
-        self._handles += [
+            optimizer.register_state_dict_post_hook(self._save),
             optimizer.register_load_state_dict_pre_hook(self._check_load),
             optimizer.register_load_state_dict_post_hook(self._load),
         ]
 
-    def _users(self, name: str) -> list[Wired]:
-        "Return the modules that use a layer's weight."
+    def _users(self, name: str) -> list[Wired]:  # of a layer's weight
         return [self.layers[name], *self._twins[name]]
 
     def _before(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
@@ -601,8 +598,7 @@ class _Steps(_Hooked):
                 account.total = {}
 
     def _after(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
-        # a fused step that a gradient scaler has skipped
-        overflow = getattr(optimizer, "found_inf", None)
+        overflow = getattr(optimizer, "found_inf", None)  # a gradient scaler skips such a step
         if overflow is None or not overflow.any():
             self.step(optimizer)
 
@@ -724,6 +720,12 @@ def _bare(wrapped: Any) -> Any:
     return getattr(wrapped, "_orig_mod", wrapped)
 
 
+# %% ../../nbs/g2g/07_rewire.ipynb #densities
+def _densities(layers: dict[str, Wired]) -> dict[str, float]:
+    "Return each layer's share of live edges."
+    return {name: live_edges(layer).float().mean().item() for name, layer in layers.items()}
+
+
 # %% ../../nbs/g2g/07_rewire.ipynb #cell-026
 class Rewirer(_Steps):
     """Rewire a model's sparse layers while an optimiser trains it.
@@ -815,9 +817,7 @@ class Rewirer(_Steps):
         self.accounts = {name: Account(layer.weight) for name, layer in self.layers.items()}
         self.steps, self.history = 0, []
         self.seen, self.averages = {}, {}
-        self.first = {
-            name: live_edges(layer).float().mean().item() for name, layer in self.layers.items()
-        }
+        self.first = _densities(self.layers)
         self.noting, self._loaded = self._needs(), None
         self._attach(model, optimizer)
 

@@ -391,6 +391,7 @@ def _countable(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+# %% ../../nbs/snn/10_cost.ipynb #e847f745
 def _refuse_missing(model: nn.Module, watch: _Watch, rows: dict[str, dict]) -> None:
     if unused := [name for name, row in rows.items() if not row]:
         hint = (
