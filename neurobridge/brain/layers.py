@@ -123,7 +123,15 @@ def one_batch(
                 lambda layer, given, out, name=name: found[name].extend(_copied(out))
             )
             stack.callback(handle.remove)
-        model(batch.to(weights.device, weights.dtype))
+        batch = batch.to(weights.device, weights.dtype)
+        try:
+            model(batch)
+        except RuntimeError as error:
+            if type(error) is not RuntimeError:  # such as torch.OutOfMemoryError
+                raise
+            raise RuntimeError(
+                f"record_layers: model failed on images {shown(batch)}: {error}"
+            ) from error
     return {name: _by_step(name, each, T, len(batch))[:, :n] for name, each in found.items()}
 
 

@@ -30,9 +30,11 @@ def local_path(
     Raises `TypeError` for what is no path, `ValueError` for an address or an empty text.
     """
     path = as_path(who, name, value)
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", os.fspath(value)):
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+:)/+", os.fspath(value))
+    if found:  # a Path has dropped one of two slashes
+        address = f"{found[1]}//{os.fspath(value)[found.end() :]}"
         raise ValueError(
-            f"{who}: {name} is {os.fspath(value)!r}, an address; expected a path on this machine: "
+            f"{who}: {name} is {address!r}, an address; expected a path on this machine: "
             "mount the storage, or copy its files here"
         )
     return path

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core.checks import flag, instance, whole
-from .conversion import activations, neurons
+from .conversion import neurons, recorded_activations
 from .if_neuron import IF
 
 
@@ -66,7 +66,7 @@ def _pairs(
             f"{who}: snn is a {type(snn).__name__} without IF neurons; give what convert(model, "
             "images) returned"
         )
-    recorded = activations(model, images)
+    recorded = recorded_activations(who, model, images)
     if len(layers) != len(recorded):
         raise ValueError(
             f"{who}: snn has {len(layers)} layers of IF neurons, model {len(recorded)} "

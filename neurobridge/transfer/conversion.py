@@ -275,6 +275,32 @@ def _hooked(model: nn.Module, places: list[str], images: Tensor) -> list[Tensor]
     return [found[0] for found in recorded.values()]
 
 
+# %% ../../nbs/transfer/05_conversion.ipynb #recorded-act
+def recorded_activations(
+    who: str,  # the function that was called
+    model: nn.Module,  # as for `activations`
+    images: Float[Tensor, "N C H W"],  # likewise
+) -> list[Float[Tensor, "N C ..."]]:  # after every ReLU
+    "Return the output of every ReLU in evaluation mode."
+    _check(model)
+    _check_images(who, model, images)
+    graph, places = _places(model)
+    with evaluating(model):
+        if graph is None:
+            recorded = _hooked(model, places, images)
+        else:
+            recorder = _Recorder(model, graph, places)
+            recorder.run(images)
+            recorded = recorder.recorded
+    for place, found in zip(places, recorded, strict=True):
+        if not found.isfinite().all():
+            raise ConvertError(
+                f"convert: what leaves {str(place)!r} is NaN or infinite for these images; was the "
+                "model trained to a finite loss?"
+            )
+    return recorded
+
+
 # %% ../../nbs/transfer/05_conversion.ipynb #ea38eeb4
 def activations(
     model: nn.Module,  # an ANN with ReLUs
@@ -295,23 +321,7 @@ def activations(
     -------
         after every ReLU, in the order of `convert`'s neurons
     """
-    _check(model)
-    _check_images("activations", model, images)
-    graph, places = _places(model)
-    with evaluating(model):
-        if graph is None:
-            recorded = _hooked(model, places, images)
-        else:
-            recorder = _Recorder(model, graph, places)
-            recorder.run(images)
-            recorded = recorder.recorded
-    for place, found in zip(places, recorded, strict=True):
-        if not found.isfinite().all():
-            raise ConvertError(
-                f"convert: what leaves {str(place)!r} is NaN or infinite for these images; was the "
-                "model trained to a finite loss?"
-            )
-    return recorded
+    return recorded_activations("activations", model, images)
 
 
 # %% ../../nbs/transfer/05_conversion.ipynb #cell-019
@@ -320,6 +330,10 @@ def _replaced(net: nn.Module, graph: fx.Graph | None, places: list, parts: list[
     for place, part in zip(places, parts, strict=True):
         if graph is None:
             net.set_submodule(place, part)
+            continue
+        once = sum(node.target == place.target for node in graph.nodes) == 1
+        if place.op == "call_module" and once:
+            net.set_submodule(str(place.target), part)
             continue
         name = f"qcfs_{place.name}"
         net.add_module(name, part)

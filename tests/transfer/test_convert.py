@@ -353,19 +353,26 @@ def test_images_are_checked_at_every_door(images, kind):
     ann, x = plain(), torch.rand(6, 1, 8, 8)
     snn = convert(ann, x)
     before = {key: value.clone() for key, value in snn.state_dict().items()}
-    for call in (
-        lambda: convert(ann, images),
-        lambda: activations(ann, images),
-        lambda: use_qcfs(ann, 4, images),
-        lambda: calibrate(snn, ann, images, T=4),
-        lambda: local_thresholds(snn, ann, images),
-    ):
-        with pytest.raises(kind, match="images"):
+    for who, call in {
+        "convert": lambda: convert(ann, images),
+        "activations": lambda: activations(ann, images),
+        "use_qcfs": lambda: use_qcfs(ann, 4, images),
+        "calibrate": lambda: calibrate(snn, ann, images, T=4),
+        "local_thresholds": lambda: local_thresholds(snn, ann, images),
+    }.items():
+        with pytest.raises(kind, match=f"^{who}: images"):
             call()
     assert (
         all(torch.equal(value, before[key]) for key, value in snn.state_dict().items())
         and snn.T == 32
     )
+
+
+def test_a_quantised_activation_has_its_relus_name():
+    ann = plain()
+    names = {name for name, module in ann.named_modules() if isinstance(module, nn.ReLU)}
+    quantised = use_qcfs(ann, 4)
+    assert {n for n, module in quantised.named_modules() if isinstance(module, QCFS)} == names
 
 
 def test_settings_of_thresholds_travel_with_the_weights():

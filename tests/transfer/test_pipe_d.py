@@ -263,7 +263,7 @@ def test_sequences_arrive_time_first():
     fit(net, data, half, epochs=1, lr=0.01, batch_size=5)
     with pytest.raises(ValueError, match=r"expected \[N, T"):
         Sequences(torch.zeros(4, 3), torch.zeros(4))
-    with pytest.raises(ValueError, match="4 inputs but 3 labels"):
+    with pytest.raises(ValueError, match="4 inputs but 3 targets"):
         Sequences(torch.zeros(4, 3, 2), torch.zeros(3))
 
 

@@ -43,7 +43,7 @@ def own_path(
     try:
         return local_path("neurobridge", name, value).expanduser()
     except (TypeError, ValueError) as error:
-        raise RunRefused(str(error)) from error
+        raise RunRefused(str(error).removeprefix("neurobridge: ")) from error
 
 
 # %% ../../../nbs/lab/run/03_parameters.ipynb #checked-code
