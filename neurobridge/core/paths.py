@@ -30,11 +30,12 @@ def local_path(
     Raises `TypeError` for what is no path, `ValueError` for an address or an empty text.
     """
     path = as_path(who, name, value)
-    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+:)/+", os.fspath(value))
-    if found:  # a Path has dropped one of two slashes
-        address = f"{found[1]}//{os.fspath(value)[found.end() :]}"
+    text = os.fspath(value)
+    if found := re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
+        if isinstance(value, Path):  # which has dropped one of two slashes
+            text = f"{found[0]}/{text[found.end() :]}"
         raise ValueError(
-            f"{who}: {name} is {address!r}, an address; expected a path on this machine: "
+            f"{who}: {name} is {text!r}, an address; expected a path on this machine: "
             "mount the storage, or copy its files here"
         )
     return path

@@ -459,6 +459,9 @@ def test_addresses_are_no_paths(root, monkeypatch, address):
                 ended = shell("run", page)
                 assert ended.exit_code == 2 and "an address" in ended.stderr
     assert sorted(root.iterdir()) == before
+    ended = shell("run", page, "--out", "s3://bucket/x")
+    assert "out is 's3://bucket/x', an address" in ended.stderr
+    assert "neurobridge: neurobridge:" not in ended.stderr
     assert local_path("x", "y", "a:b/c") == Path("a:b/c")
 
 
