@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -56,6 +57,18 @@ def launch():
         )
         assert ended.returncode == 0, ended.stderr[-3000:]
         return ended.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def found_by_two(launch, tmp_path_factory):
+    "Run a script in two processes; return what each has saved as `found` and its rank."
+
+    def run(script, test_file):  # whose folder the script imports from
+        folder = tmp_path_factory.mktemp("two")
+        launch(folder, script, str(Path(test_file).parent))
+        return [torch.load(folder / f"found{rank}", weights_only=False) for rank in range(2)]
 
     return run
 

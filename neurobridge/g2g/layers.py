@@ -17,6 +17,7 @@ __all__ = [
 # %% ../../nbs/g2g/03_layers.ipynb #cell-003
 import copy
 import math
+from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -65,9 +66,7 @@ def _check_masked(who: str, mask: Any, bias: Any, groups: Any) -> None:
 class Replaced(nn.Module):
     "Sparse module that stands for one of torch's own."
 
-    def plain(self) -> nn.Module:
-        "Return torch's own module with the same function; its dead weights are zeros."
-        raise NotImplementedError
+    plain: Callable[[], nn.Module]  # torch's own with the same function; dead weights are zeros
 
 
 class _Checked(Replaced):
@@ -110,6 +109,7 @@ class _Checked(Replaced):
 class _Wired(_Checked):
     "Layer whose groups of neurons are part of its state dict."
 
+    dense_weight: Callable[[], Tensor]  # the weights in use, dead ones as zeros
     # buffers that may be None, and their length
     _TRAVEL = {"target_groups": "out_features", "source_groups": "in_features"}
 
@@ -138,10 +138,6 @@ class _Wired(_Checked):
         for name in ("target_groups", "source_groups"):
             if prefix + name in missing:
                 missing.remove(prefix + name)
-
-    def dense_weight(self) -> Tensor:
-        "Return the weights in use, dead ones as zeros."
-        raise NotImplementedError
 
     def dense_bias(self) -> Tensor | None:
         "Return the bias in the order of the output neurons."

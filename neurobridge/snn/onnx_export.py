@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..core.checks import instance, needs, tensor
 from ..core.evaluation import evaluating
+from .nir.export import check_type
 
 if TYPE_CHECKING:
     import onnx
@@ -150,13 +151,7 @@ def to_onnx(
     """
     instance("to_onnx", "model", model, nn.Module)
     tensor("to_onnx", "example", example, instead="an input of the model, for its shape")
-    kinds = (p.dtype for p in model.parameters() if p.is_floating_point())
-    dtype = next(kinds, example.dtype)
-    if dtype != example.dtype:
-        raise ValueError(
-            f"to_onnx: example is {example.dtype}, the model's parameters are {dtype}; expected "
-            f"one type: example.to({dtype})"
-        )
+    check_type("to_onnx", model, example)
     _import_onnx()
     with evaluating(model):
         answer = model(example)

@@ -729,3 +729,11 @@ def test_units_without_a_ceiling_of_their_own_are_refused():
         ceiled(score, reliability(repeats), least=0.999)
     with pytest.raises(ValueError, match="score is of 9 units, ceiling of 5"):
         ceiled(score, reliability(repeats[:, :, :5]), least=0.1)
+
+
+def test_images_that_a_model_cannot_read_are_named():
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU())
+    with pytest.raises(
+        RuntimeError, match=r"^record_layers: model failed on images .*\[.*1, 8, 8\]"
+    ):
+        record_layers(model, torch.rand(2, 1, 8, 8), ["1"])

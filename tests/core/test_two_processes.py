@@ -1,7 +1,5 @@
 "`fit` on two processes equals one process with twice the batch: loss, batch norm, rewiring, and after an interruption."
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -96,10 +94,8 @@ torch.save(found, f"found{torch.distributed.get_rank()}")
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory, launch):
-    folder = tmp_path_factory.mktemp("two")
-    launch(folder, TWO, str(Path(__file__).parent))
-    return [torch.load(folder / f"found{rank}", weights_only=False) for rank in range(2)]
+def two(found_by_two):
+    return found_by_two(TWO, __file__)
 
 
 @pytest.mark.parametrize("rule", RULES)

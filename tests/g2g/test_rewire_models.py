@@ -20,6 +20,7 @@ from neurobridge.g2g import (
     ensemble_mask,
     ensembles,
     modularity,
+    to_masked,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread", "same_numbers")
@@ -523,3 +524,15 @@ def test_the_table_marks_what_fit_gave_back():
         assert modularity(ensemble_edges(net[int(row.layer)].mask, IDS, IDS)) == row.modularity
     net[0].mask.logical_not_()
     assert sorted(rewiring.rewirer.table().query("current").layer) == ["2"]
+
+
+def test_a_table_counts_edges_as_its_layer_does():
+    "In pairs of neurons, whether the weights are held as a matrix or by ensembles."
+    quick = EnsembleLinear(32, 32, groups=4)
+    for layer in (quick, to_masked(quick)):
+        net = nn.Sequential(layer)
+        optimizer = torch.optim.SGD(net.parameters(), 0.1)
+        rewirer = Rewirer(net, optimizer, every=1)
+        net(torch.randn(8, 32)).sum().backward()
+        optimizer.step()
+        assert rewirer.table().edges.tolist() == [layer.edges] == [quick.edges]

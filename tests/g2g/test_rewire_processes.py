@@ -1,7 +1,5 @@
 "Two processes, every rule: weights and edges are equal after fifty edits, and those of one process with the whole batch."
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -102,10 +100,8 @@ torch.save(found, f"found{rank}")
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory, launch):
-    folder = tmp_path_factory.mktemp("two")
-    launch(folder, TWO, str(Path(__file__).parent))
-    return [torch.load(folder / f"found{rank}", weights_only=False) for rank in range(2)]
+def two(found_by_two):
+    return found_by_two(TWO, __file__)
 
 
 @pytest.mark.long

@@ -320,6 +320,21 @@ def _hooks(model: nn.Module, trace: _Trace) -> Iterator[None]:
 
 
 # %% ../../../nbs/snn/nir/02_export.ipynb #38b3d5dc
+def check_type(
+    who: str,  # the function that was called
+    model: nn.Module,  # with floating-point parameters, or without any
+    example: Tensor,  # its input
+) -> None:
+    "Raise `ValueError` for an example of another type than the model's parameters."
+    kinds = (p.dtype for p in model.parameters() if p.is_floating_point())
+    dtype = next(kinds, example.dtype)
+    if dtype != example.dtype:
+        raise ValueError(
+            f"{who}: example is {example.dtype}, the model's parameters are {dtype}; expected one "
+            f"type: example.to({dtype})"
+        )
+
+
 def _check_export(model: nn.Module, example: Tensor) -> None:
     instance("to_nir", "model", model, nn.Module)
     instead = "direct(images, T) for images"
@@ -329,13 +344,7 @@ def _check_export(model: nn.Module, example: Tensor) -> None:
             f"floating sequence [T, N, ...]: {instead}"
         )
     tensor("to_nir", "example", example, "[T, N, _, ...]", instead=instead)
-    kinds = (p.dtype for p in model.parameters() if p.is_floating_point())
-    dtype = next(kinds, example.dtype)
-    if dtype != example.dtype:
-        raise ValueError(
-            f"to_nir: example is {example.dtype}, the model's parameters are {dtype}; expected one "
-            f"type: example.to({dtype})"
-        )
+    check_type("to_nir", model, example)
 
 
 # %% ../../../nbs/snn/nir/02_export.ipynb #c4ec4031
