@@ -1,7 +1,7 @@
 """One benchmark on an old working tree and on this one, in turns: did a change cost speed?
 
     git worktree add --detach ../before COMMIT
-    python benchmarks/compare.py ../before lif.py --column median_ms --by shape reset pass implementation -- --shapes small --rounds 3 --clock cpu
+    python benchmarks/compare.py ../before lif.py --column median_ms --by shape reset pass implementation -- --shapes 16x64x4096 --rounds 3 --clock cpu
 
 Each round runs the benchmark of both trees as a process of its own, in another order every time, with the package of its tree. A row of the
 benchmark is known by the columns `--by`; printed are the median over rounds of old time / new time, and the smallest and largest. Above 1 this tree is faster.

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import platform
 import subprocess
 import sys
 import textwrap
@@ -28,7 +29,7 @@ from neurobridge.snn import (
     which_backend,
 )
 from neurobridge.snn.kernels import cpu as fused
-from neurobridge.snn.kernels.fused_norm import NORM_PROGRAM
+from neurobridge.snn.kernels.fused_norm import NORM_PROGRAM, norm_lif
 
 SURROGATES = [
     rectangle(),
@@ -556,6 +557,45 @@ def test_sources_compile_without_warnings(tmp_path, monkeypatch, program, dtype)
         monkeypatch.setattr(compiled, "_EXTRAS", (strict,))
         typed = fused.for_dtype(program, dtype)
         assert compiled._compile(compiled._compiler(), typed, tmp_path).is_file()
+
+
+def results(dtype):
+    "Outputs and gradients of neurons, and of norm and neurons, channels first and last."
+    found = []
+    for shape, last in (
+        ((5, 3, 24, 6, 6), False),
+        ((5, 3, 24, 6, 6), True),
+        ((7, 4, 33, 1, 1), False),
+    ):
+        generator = torch.Generator().manual_seed(0)
+        x, g = torch.randn((2, *shape), generator=generator).to(dtype)
+        if last:
+            x = x.movedim(2, -1).contiguous().movedim(-1, 2)
+        norm = torch.nn.BatchNorm2d(shape[2], dtype=torch.promote_types(dtype, torch.float32))
+        for way in (lambda x, neuron: neuron(x), lambda x, neuron: norm_lif(x, norm, neuron)):
+            for reset in ("hard", "soft"):
+                at = x.clone().requires_grad_()
+                out = way(at, LIF(reset=reset, surrogate=sigmoid(), backend="fused"))
+                found += [out, *torch.autograd.grad(out, at, g)]
+    return found
+
+
+@pytest.mark.long
+@needs_compiler
+@pytest.mark.skipif(
+    platform.machine() != "x86_64", reason="registers of other widths are Intel's and AMD's"
+)
+@pytest.mark.parametrize("dtype", fused._TYPES, ids=str)
+def test_the_width_of_registers_changes_no_bit(monkeypatch, dtype):
+    expected = results(dtype)
+    for width in ("-mno-avx512f", "-mno-avx"):
+        monkeypatch.setattr(
+            fused,
+            "loaded",
+            lambda program: compiled.loaded(program._replace(options=(*program.options, width))),
+        )
+        for ours, same in zip(results(dtype), expected, strict=True):
+            assert torch.equal(ours, same), width
 
 
 @needs_compiler

@@ -150,12 +150,12 @@ def streams(
 
 
 # %% ../../../nbs/snn/kernels/02_cpu.ipynb #ddc12121
-_LANES = 16  # the most neurons in a vector
+_LINE = 16  # the most neurons in a cache line
 
 
 def _widen(a: Tensor) -> Tensor:
-    "Add neurons at the end, so that there are as many as a vector has lanes."
-    return torch.nn.functional.pad(a, (0, _LANES - a.shape[-1]))
+    "Add neurons at the end, so that there are as many as a cache line has."
+    return torch.nn.functional.pad(a, (0, _LINE - a.shape[-1]))
 
 
 def _widen_or_none(a: Tensor | None) -> Tensor | None:
@@ -174,7 +174,7 @@ def _wide_config(config: LIFConfig) -> LIFConfig:
 def _forward_few(
     x: Tensor, decay: Tensor, v0: Tensor | None, config: LIFConfig
 ) -> tuple[Tensor, Tensor, bool]:
-    "Compute fewer neurons than a vector has lanes."
+    "Compute fewer neurons than a cache line has."
     decay = decay if decay.numel() == 1 else _widen(decay)
     out, v_last, finite = forward(_widen(x), decay, _widen_or_none(v0), _wide_config(config))
     return out[:, : x.shape[1]].contiguous(), v_last[: x.shape[1]], finite
@@ -188,7 +188,7 @@ def forward(
     state: bool = True,  # whether the last membrane is needed
 ) -> tuple[Tensor, Tensor, bool]:  # output [T, M], last membrane [M], whether all was finite
     "Compute all steps in one pass; without `state`, the last membrane is empty."
-    if 0 < x.shape[1] < _LANES:
+    if 0 < x.shape[1] < _LINE:
         return _forward_few(x, decay, v0, config)
     out = torch.empty(x.shape, dtype=x.dtype)
     v_last = torch.empty(x.shape[1] if state else 0, dtype=decay.dtype)
@@ -222,7 +222,7 @@ def _backward_few(
     config: LIFConfig,
     need_decay: bool,
 ) -> _Gradients:
-    "Compute the gradients of fewer neurons than a vector has lanes."
+    "Compute the gradients of fewer neurons than a cache line has."
     M = x.shape[1]
     gx, *rows = backward(
         _widen(g),
@@ -251,7 +251,7 @@ def backward(
 
     Raises `MemoryError` where there is no room for a block.
     """
-    if 0 < x.shape[1] < _LANES:
+    if 0 < x.shape[1] < _LINE:
         return _backward_few(g, g_last, x, decay, v0, config, need_decay)
     gx = torch.empty(x.shape, dtype=x.dtype)
     g_decay = torch.empty(x.shape[1], dtype=decay.dtype) if need_decay else None

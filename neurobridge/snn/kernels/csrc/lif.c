@@ -13,8 +13,19 @@
 #include <immintrin.h>
 #endif
 #define INLINE static inline __attribute__((always_inline))
-enum { LANES = 64 / sizeof(REAL), BLOCK = 1024 };
-typedef REAL vec __attribute__((vector_size(64)));  // LANES numbers
+
+// bytes of a register: wider vectors would be compared number by number
+#if defined(__AVX512F__)
+enum { REGISTER = 64 };
+#elif defined(__AVX__)
+enum { REGISTER = 32 };
+#else
+enum { REGISTER = 16 };
+#endif
+
+// loops go by registers; blocks and sums go by cache lines, so that they are the same everywhere
+enum { LANES = REGISTER / sizeof(REAL), LINE = 64 / sizeof(REAL), BLOCK = 1024 };
+typedef REAL vec __attribute__((vector_size(REGISTER)));  // LANES numbers
 typedef __typeof__((vec){0} > (vec){0}) mask;       // LANES integers: all bits set where true
 typedef STORE raw __attribute__((vector_size(LANES * sizeof(STORE))));
 
@@ -26,7 +37,7 @@ INLINE vec magnitude(vec a) { return pick(a < all(0), -a, a); }
 // == Load and store ==
 
 #ifdef BF16
-typedef uint32_t bits __attribute__((vector_size(64)));
+typedef uint32_t bits __attribute__((vector_size(REGISTER)));
 INLINE vec widen(raw r) { return (vec)(__builtin_convertvector(r, bits) << 16); }
 
 INLINE raw narrow(vec v) {
@@ -44,15 +55,12 @@ INLINE vec load(const STORE *p) {
   return widen(r);
 }
 
-// write a whole cache line past the cache
-INLINE void stream64(void *p, raw r) {
+// write past the cache; neighbours fill a cache line together
+INLINE void stream_out(void *p, raw r) {
 #if defined(__AVX512F__) && !defined(BF16)
   _mm512_stream_si512((__m512i *)p, (__m512i)r);
 #elif defined(__AVX__) && !defined(BF16)
-  __m256i half[2];
-  memcpy(half, &r, 64);
-  _mm256_stream_si256((__m256i *)p, half[0]);
-  _mm256_stream_si256((__m256i *)p + 1, half[1]);
+  _mm256_stream_si256((__m256i *)p, (__m256i)r);
 #else
   memcpy(p, &r, sizeof r);
 #endif
@@ -70,7 +78,7 @@ INLINE void drain(int stream) {
 INLINE void store(STORE *p, vec v, int stream) {
   raw r = narrow(v);
   if (stream)
-    stream64(p, r);
+    stream_out(p, r);
   else
     memcpy(p, &r, sizeof r);
 }
@@ -108,11 +116,11 @@ typedef struct {
 // == Blocks ==
 
 INLINE ptrdiff_t smaller(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
-INLINE ptrdiff_t whole(ptrdiff_t n) { return (n + LANES - 1) / LANES * LANES; }
+INLINE ptrdiff_t whole(ptrdiff_t n) { return (n + LINE - 1) / LINE * LINE; }
 
 INLINE ptrdiff_t block_size(ptrdiff_t M, ptrdiff_t T, int threads) {
   ptrdiff_t n = smaller(BLOCK, smaller(whole(65536 / T), whole((M + threads - 1) / threads)));
-  return smaller(n < 4 * LANES ? 4 * LANES : n, M / LANES * LANES);  // at most M neurons
+  return smaller(n < 4 * LINE ? 4 * LINE : n, M / LINE * LINE);  // at most M neurons
 }
 
 // == Forward ==
@@ -303,7 +311,7 @@ int backward(const STORE *x, ptrdiff_t x_step, const STORE *g, ptrdiff_t g_step,
   int failed = 0;
 #pragma omp parallel num_threads(threads) reduction(|: failed)
   {
-    vec *d = aligned_alloc(64, ((T + 7) * block + LANES) * sizeof(REAL));
+    vec *d = aligned_alloc(64, ((T + 7) * block + LINE) * sizeof(REAL));
     vec *v = d + row, *gv = d + 2 * row, *gd = g_decay ? d + 3 * row : NULL, *th = d + 4 * row,
         *gth = d + 5 * row, *history = d + 6 * row;
     failed |= d == NULL;

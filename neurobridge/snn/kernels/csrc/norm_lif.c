@@ -24,10 +24,10 @@ INLINE run next_run(run r, ptrdiff_t n, shape s) {
   return (run){at, channel, smaller(s.inner == 1 ? s.channels : s.inner, n - at)};
 }
 
-// the size of a block: whole pixels where channels are last and fill whole vectors
+// the size of a block: whole pixels where channels are last and fill whole cache lines
 INLINE ptrdiff_t block_of(shape s) {
   ptrdiff_t block = block_size(s.M, s.T, 1);
-  return s.inner == 1 && s.channels % LANES == 0 && s.channels <= block ? block - block % s.channels
+  return s.inner == 1 && s.channels % LINE == 0 && s.channels <= block ? block - block % s.channels
                                                                         : block;
 }
 
@@ -53,15 +53,15 @@ INLINE void gather(double *to, vec *from, ptrdiff_t first, ptrdiff_t n, shape s)
       for (ptrdiff_t j = 0; j < r.length; j++) to[r.channel + j] += p[j];
       continue;
     }
-    vec sum = {0}, part;
+    vec sum[LINE / LANES] = {0}, part[LINE / LANES];
     double rest = 0;
     ptrdiff_t j = 0;
-    for (; j + LANES <= r.length; j += LANES) {
-      memcpy(&part, p + j, sizeof part);
-      sum += part;
+    for (; j + LINE <= r.length; j += LINE) {
+      memcpy(part, p + j, sizeof part);
+      for (int k = 0; k < LINE / LANES; k++) sum[k] += part[k];
     }
     for (; j < r.length; j++) rest += p[j];
-    for (int k = 0; k < LANES; k++) rest += sum[k];
+    for (int k = 0; k < LINE; k++) rest += sum[k / LANES][k % LANES];
     to[r.channel] += rest;
   }
   start(from, NULL, 0, n);
