@@ -139,7 +139,8 @@ def one_product(
 
 
 # %% ../../nbs/core/16_convolution.ipynb #conv0016
-_WIDE = 512  # channels from which float32 products are worth copying the rows
+_WIDE = 512  # channels from which float32 products are worth copying the rows, with AVX512
+_WIDE_AVX2 = 1024  # and without; half as many where the stride leaves a quarter of the rows
 _SMALL = 8  # pixels a side up to which bfloat16 products are
 
 
@@ -160,10 +161,14 @@ def has_amx() -> bool:
     return "amx_bf16" in _processor_words()
 
 
-def _wide_pay(dtype: torch.dtype, channels: int) -> bool:
+def _wide_pay(dtype: torch.dtype, channels: int, stride: int = 1) -> bool:
     "Return whether products of this type and so many channels beat torch's own convolutions."
-    intel = "GenuineIntel" in _processor_words()
-    return intel and channels >= _WIDE and dtype in (torch.float32, torch.float64)
+    words = _processor_words()
+    if dtype not in (torch.float32, torch.float64):
+        return False
+    if "avx512f" in words:
+        return "GenuineIntel" in words and channels >= _WIDE
+    return "avx2" in words and channels * stride >= _WIDE_AVX2
 
 
 def convolve(
@@ -173,7 +178,7 @@ def convolve(
 ) -> Float[Tensor, "N h w O"]:  # channels last
     "Convolve in the way that is faster here; differentiable."
     kernel = weight.shape[3]
-    if _wide_pay(x.dtype, x.shape[3]):
+    if _wide_pay(x.dtype, x.shape[3], stride):
         return _Product.apply(x, flat_weights(weight), kernel, stride)
     return F.conv2d(x.permute(0, 3, 1, 2), weight, None, stride, kernel // 2).permute(0, 2, 3, 1)
 

@@ -55,6 +55,30 @@ def test_what_is_taken_and_that_it_is_the_convolution(layer, pixels, taken):
         torch.testing.assert_close(a, b, rtol=0.02, atol=0.02 * b.abs().max().item())
 
 
+@pytest.mark.parametrize(
+    "words, taken",  # of 512 and 1,024 channels with strides 1 and 2
+    [
+        ("GenuineIntel avx2 avx512f", [True, True, True, True]),
+        ("AuthenticAMD avx2 avx512f", [False, False, False, False]),
+        ("AuthenticAMD avx2", [False, True, True, True]),
+        ("GenuineIntel avx2", [False, True, True, True]),
+        ("", [False, False, False, False]),
+    ],
+)
+def test_wide_float32_convolutions_are_products_where_these_pay(words, taken):
+    known = frozenset(words.split())
+    with mock.patch.object(convolution, "_processor_words", lambda: known):
+        found = []
+        for channels in (512, 1024):
+            for stride in (1, 2):
+                x, weight = torch.randn(1, 3, 2, channels), torch.randn(2, channels, 3, 3)
+                out, count = counted(lambda: convolution.convolve(x, weight, stride))  # noqa: B023
+                plain = nn.functional.conv2d(x.permute(0, 3, 1, 2), weight, None, stride, 1)
+                torch.testing.assert_close(out.permute(0, 3, 1, 2), plain, rtol=1e-4, atol=1e-3)
+                found.append(count > 0)
+    assert found == taken
+
+
 def test_float32_is_left_alone():
     layer, x = nn.Conv2d(8, 4, 3, padding=1), torch.randn(2, 8, 4, 4)
     with products(True):
