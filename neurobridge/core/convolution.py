@@ -161,6 +161,12 @@ def has_amx() -> bool:
     return "amx_bf16" in _processor_words()
 
 
+def emulates_bfloat16() -> bool:
+    "Return whether the processor is known to have no instruction for bfloat16."
+    words = _processor_words()
+    return "avx2" in words and not words & {"avx512_bf16", "avx_ne_convert", "amx_bf16"}
+
+
 def _wide_pay(dtype: torch.dtype, channels: int, stride: int = 1) -> bool:
     "Return whether products of this type and so many channels beat torch's own convolutions."
     words = _processor_words()

@@ -13,6 +13,7 @@ import math
 import os
 import random
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .checkpoints import load_checkpoint, save_checkpoint
 from .checks import as_path, choice, flag, function, instance, number, shown, whole
-from .convolution import products
+from .convolution import emulates_bfloat16, products
 from neurobridge.core.datasets import (
     Data,
     Shuffle,
@@ -150,7 +151,15 @@ def _accelerator(device: str, mixed_precision: str) -> "Accelerator":
         _leave_at_exit()
     # processes without GPUs meet on the CPU
     alone = device == "auto" and several and not torch.cuda.is_available()
-    return Accelerator(cpu=device == "cpu" or alone, mixed_precision=mixed_precision)
+    found = Accelerator(cpu=device == "cpu" or alone, mixed_precision=mixed_precision)
+    if mixed_precision == "bf16" and found.device.type == "cpu" and emulates_bfloat16():
+        warnings.warn(
+            "fit: mixed_precision is 'bf16', and this processor has no instruction for bfloat16, so "
+            "that training takes many times as long as with 'no'",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    return found
 
 
 # %% ../../nbs/core/14_train.ipynb #cell-040

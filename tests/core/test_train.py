@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ from neurobridge.core import (
     save_checkpoint,
     seed_everything,
 )
+from neurobridge.core import convolution
 from neurobridge.core import train as page
 from neurobridge.core.schedules import SCHEDULES
 
@@ -1224,3 +1226,13 @@ def test_the_commands_the_page_names_start_two_processes(tmp_path, launch):
         assert load_checkpoint(tmp_path / "net.pt")["settings"]["processes"] == 2, (
             f"{name} {' '.join(options)}"
         )
+
+
+@pytest.mark.parametrize("words, warned", [("avx2", 1), ("avx2 avx512_bf16", 0), ("", 0)])
+def test_bfloat16_that_is_emulated_is_said(monkeypatch, words, warned):
+    monkeypatch.setattr(convolution, "_processor_words", lambda: frozenset(words.split()))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        short(network(), TRAIN, mixed_precision="bf16")
+        short(network(), TRAIN)
+    assert sum("no instruction for bfloat16" in str(one.message) for one in caught) == warned
