@@ -1,12 +1,17 @@
 """Time and memory of layers wired by ensembles, next to dense, masked and general sparse ones.
 
     python benchmarks/ensemble_linear.py --out benchmarks/ensemble_linear.csv        # under four minutes on two cores
+    python benchmarks/ensemble_linear.py --batches 1 16 256 --widths 512 1024 2048 4096 --seconds 2 --threads 1 --out benchmarks/ensemble_batches.csv
 
 Every width is one interleaved run: all ways take turns, in another order every round, and the medians are compared.
 
     what    layer    forward and backward pass of one layer, width x width, input gradient included
             step     one training step of a whole G2GNet: forward, backward, Adam
             memory   bytes of parameters, gradients, optimiser state and wiring after that step
+    With --batches, one layer at each number of inputs, in no order that suits anyone (inputs one after the other):
+
+            inference, training (as "layer" above); "limit" is a dense layer with as many multiplications, of fewer neurons
+
     way     "ensembles" gets and gives features first in memory, as it does between its own layers; "ensembles, inputs first"
             turns input and gradient itself; CSR is torch's sparse matrix of the same live weights, BSR one of as many
             in random tiles of 32 x 32, because its product takes square blocks only
@@ -93,7 +98,7 @@ def rows_of(what, width, found):
             "what": what,
             "width": width,
             "way": way,
-            "value": ms and round(ms, 3),
+            "value": ms and round(ms, 4),
             "unit": "ms",
             "times_dense": ms and round(dense / ms, 3),
             "rounds": rounds,
@@ -110,6 +115,35 @@ def layer_rows(width, batch, p_inter, seconds, least):
         for way, layer in ways(width, p_inter).items()
     }
     return rows_of("layer", width, rounds_of(runs, seconds, least))
+
+
+def caller(layer, x):
+    def run():
+        with torch.inference_mode():
+            layer(x)
+
+    return run
+
+
+def batch_rows(width, batches, p_inter, seconds, least):
+    layer = EnsembleLinear(width, width, p_inter=p_inter)
+    layers = {
+        "dense": nn.Linear(width, width),
+        "ensembles": layer,
+        "masked": to_masked(layer),
+        "limit": nn.Linear(width, round(width * density(p_inter=p_inter))),
+    }
+    for batch in batches:
+        torch.manual_seed(0)
+        x = torch.randn(batch, width)
+        made = {
+            "inference": lambda each, x=x: caller(each, x),
+            "training": lambda each, x=x: passer(each, x, torch.randn_like(each(x).detach())),
+        }
+        for what, make in made.items():
+            runs = {way: make(each) for way, each in layers.items()}
+            for row in rows_of(what, width, rounds_of(runs, seconds, least)):
+                yield row | {"batch": batch}
 
 
 def stepper(net, images, labels):
@@ -167,6 +201,9 @@ def main():
     parser.add_argument("--widths", type=int, nargs="+", default=[1024, 2048, 4096])
     parser.add_argument("--net", type=int, default=2048, help="width of the G2GNet")
     parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument(
+        "--batches", type=int, nargs="+", help="one layer at these, instead of everything else"
+    )
     parser.add_argument("--density", type=float, default=0.25)
     parser.add_argument(
         "--seconds", type=float, default=35, help="about so long for each of the four runs"
@@ -188,11 +225,17 @@ def main():
     head = [
         f"# {model}, {args.threads} threads, {platform.system()} {platform.release()}, load "
         f"{os.getloadavg()[0]:.1f} at the start",
-        f"# torch {torch.__version__}, batch {args.batch}, density {args.density}",
+        f"# torch {torch.__version__}, batch {args.batches or args.batch}, density {args.density}",
     ]
     p_inter, timing = p_inter_at(args.density), (args.seconds, args.least)
-    rows = [row for width in args.widths for row in layer_rows(width, args.batch, p_inter, *timing)]
-    table = pd.DataFrame([*rows, *step_rows(args.net, args.batch, p_inter, *timing)])
+    if args.batches:
+        rows = [
+            r for width in args.widths for r in batch_rows(width, args.batches, p_inter, *timing)
+        ]
+    else:
+        rows = [r for width in args.widths for r in layer_rows(width, args.batch, p_inter, *timing)]
+        rows += step_rows(args.net, args.batch, p_inter, *timing)
+    table = pd.DataFrame(rows)
     print("\n".join(head), table.drop(columns="note").to_string(index=False), sep="\n")
     if args.out:
         args.out.write_text("\n".join(head) + "\n" + table.to_csv(index=False))

@@ -303,6 +303,16 @@ def test_ensemble_layers_run(tmp_path):
     )  # at any size: it is counted, not timed
 
 
+def test_ensemble_linear_at_few_inputs(tmp_path):
+    out = tmp_path / "out.csv"
+    few = ["--batches", "1", "16", "--widths", "64", "--seconds", "0", "--least", "1"]
+    run("ensemble_linear.py", *few, "--threads", "1", "--out", out)
+    table = pd.read_csv(out, comment="#")
+    ways = {"dense", "ensembles", "masked", "limit"}
+    assert len(table) == 2 * 2 * len(ways) and set(table.way) == ways
+    assert (table.value > 0).all() and set(table.batch) == {1, 16}
+
+
 def test_the_recorded_ensemble_layers_are_whole():
     table = pd.read_csv(BENCHMARKS / "ensemble_linear.csv", comment="#")
     assert not table.duplicated(["what", "width", "way"]).any() and set(

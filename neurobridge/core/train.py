@@ -154,8 +154,8 @@ def _accelerator(device: str, mixed_precision: str) -> "Accelerator":
     found = Accelerator(cpu=device == "cpu" or alone, mixed_precision=mixed_precision)
     if mixed_precision == "bf16" and found.device.type == "cpu" and emulates_bfloat16():
         warnings.warn(
-            "fit: mixed_precision is 'bf16', and this processor has no instruction for bfloat16, so "
-            "that training takes many times as long as with 'no'",
+            "fit: mixed_precision is 'bf16', and this processor has no instruction for bfloat16: "
+            "training takes many times as long as with 'no'",
             RuntimeWarning,
             stacklevel=4,
         )

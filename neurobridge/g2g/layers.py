@@ -223,10 +223,36 @@ class MaskedLinear(_Wired):
         return F.linear(x, self.dense_weight(), self.bias)
 
 
+# %% ../../nbs/g2g/03_layers.ipynb #few-0
+_FEW = 16  # items below which each is a row: libraries are slow at products of so few columns
+
+
+def _are_few(x: Tensor) -> bool:
+    "Return whether x has few items; not where a graph is traced, which must hold for any number."
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return False
+    return x.device.type == "cpu" and x.numel() < _FEW * x.shape[-1]
+
+
+def _multiply_rows(
+    x: Tensor, weight: Tensor, sources: Tensor, bias: Tensor | None, place: Tensor | None
+) -> Tensor:
+    "Multiply x [N, n_in] for a small N, one row after the other in memory."
+    read = x.index_select(1, sources.flatten()).view(len(x), *sources.shape).transpose(0, 1)
+    blocks = weight.transpose(1, 2)
+    y = read @ blocks if bias is None else torch.baddbmm(bias.unsqueeze(1), read, blocks)
+    y = y.transpose(0, 1).reshape(len(x), weight.shape[0] * weight.shape[1])
+    return y if place is None else y.index_select(1, place)
+
+
 # %% ../../nbs/g2g/03_layers.ipynb #cell-013
 def _multiply(
     x: Tensor, weight: Tensor, sources: Tensor, bias: Tensor | None, place: Tensor | None
 ) -> Tensor:
+    if _are_few(x):
+        rows = x.reshape(x.shape[:-1].numel(), x.shape[-1])
+        y = _multiply_rows(rows, weight, sources, bias, place)
+        return y.view(*x.shape[:-1], y.shape[1])
     # costs nothing where x lies features first
     columns = x.reshape(-1, x.shape[-1]).t().contiguous()
     read = columns.index_select(0, sources.flatten()).view(*sources.shape, columns.shape[1])

@@ -29,6 +29,7 @@ from torch.utils.data import Dataset, TensorDataset
 import neurobridge
 from neurobridge.core import (
     checkpoints,
+    convolution,
     evaluate,
     fit,
     load_checkpoint,
@@ -36,7 +37,6 @@ from neurobridge.core import (
     save_checkpoint,
     seed_everything,
 )
-from neurobridge.core import convolution
 from neurobridge.core import train as page
 from neurobridge.core.schedules import SCHEDULES
 

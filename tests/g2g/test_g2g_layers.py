@@ -477,3 +477,42 @@ def test_what_is_no_layer():
         with pytest.raises((TypeError, ValueError)):
             call()
     assert density() == pytest.approx(0.25625)
+
+
+@pytest.mark.parametrize("grouping", ["index", "mixer"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_few_inputs_are_computed_as_many(grouping, bias, dtype):
+    "Below 16 inputs each is a row: same outputs and gradients, in every shape of the inputs."
+    torch.manual_seed(0)
+    layer = EnsembleLinear(24, 16, 4, p_inter=1 / 3, grouping=grouping, layer=1, bias=bias)
+    layer = layer.to(dtype)
+    many, grad = torch.randn(40, 24, dtype=dtype), torch.randn(40, 16, dtype=dtype)
+    dense = F.linear(many, layer.dense_weight(), layer.dense_bias())
+    close = dict(rtol=1e-10, atol=1e-10) if dtype == torch.float64 else dict(rtol=0.02, atol=0.05)
+    for shape in ((0,), (1,), (15,), (16,), (3, 5), (2, 0), (2, 4, 5), ()):
+        n = torch.Size(shape).numel()
+        x = many[:n].view(*shape, 24).clone().requires_grad_()
+        out = layer(x)
+        assert out.shape == (*shape, 16)
+        torch.testing.assert_close(out, dense[:n].view(*shape, 16), **close)
+        found = torch.autograd.grad(out, [x, *layer.parameters()], grad[:n].view(*shape, 16))
+        padded = torch.zeros_like(grad)
+        padded[:n] = grad[:n]  # forty inputs take the other way
+        all_x = many.clone().requires_grad_()
+        expected = torch.autograd.grad(layer(all_x), [all_x, *layer.parameters()], padded)
+        torch.testing.assert_close(found[0].view(n, 24), expected[0][:n], **close)
+        for ours, theirs in zip(found[1:], expected[1:], strict=True):
+            torch.testing.assert_close(ours, theirs, **close)
+
+
+def test_what_traces_a_layer_gets_one_way_for_every_number_of_inputs():
+    layer = EnsembleLinear(24, 16, 4, p_inter=1 / 3).eval()
+    few, many = torch.randn(3, 24), torch.randn(40, 24)
+    dynamic = {"x": {0: torch.export.Dim("n", min=1)}}
+    for made in (
+        torch.jit.trace(layer, few),
+        torch.export.export(layer, (few,), dynamic_shapes=dynamic).module(),
+    ):
+        for x in (few, many):
+            torch.testing.assert_close(made(x), layer(x), rtol=1e-5, atol=1e-5)

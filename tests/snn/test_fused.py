@@ -572,10 +572,11 @@ def results(dtype):
         if last:
             x = x.movedim(2, -1).contiguous().movedim(-1, 2)
         norm = torch.nn.BatchNorm2d(shape[2], dtype=torch.promote_types(dtype, torch.float32))
-        for way in (lambda x, neuron: neuron(x), lambda x, neuron: norm_lif(x, norm, neuron)):
+        for normed in (False, True):
             for reset in ("hard", "soft"):
                 at = x.clone().requires_grad_()
-                out = way(at, LIF(reset=reset, surrogate=sigmoid(), backend="fused"))
+                neuron = LIF(reset=reset, surrogate=sigmoid(), backend="fused")
+                out = norm_lif(at, norm, neuron) if normed else neuron(at)
                 found += [out, *torch.autograd.grad(out, at, g)]
     return found
 
@@ -589,11 +590,11 @@ def results(dtype):
 def test_the_width_of_registers_changes_no_bit(monkeypatch, dtype):
     expected = results(dtype)
     for width in ("-mno-avx512f", "-mno-avx"):
-        monkeypatch.setattr(
-            fused,
-            "loaded",
-            lambda program: compiled.loaded(program._replace(options=(*program.options, width))),
-        )
+
+        def narrow(program, width=width):
+            return compiled.loaded(program._replace(options=(*program.options, width)))
+
+        monkeypatch.setattr(fused, "loaded", narrow)
         for ours, same in zip(results(dtype), expected, strict=True):
             assert torch.equal(ours, same), width
 
