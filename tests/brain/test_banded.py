@@ -120,7 +120,9 @@ def test_a_unit_that_is_silent_in_one_split_has_a_share_from_the_others():
     silent = y.copy()
     silent[:12, 0] = silent[12:, 0].mean()
     splits = [(np.arange(12, 60), np.arange(12)), (np.arange(48), np.arange(48, 60))]
-    _, table = banded_predictivity(dict(zip("ab", bands, strict=True)), silent, splits=splits, candidates=0)
+    _, table = banded_predictivity(
+        dict(zip("ab", bands, strict=True)), silent, splits=splits, candidates=0
+    )
     assert np.isfinite(table).all().all()
     parts = np.zeros((2, 4, 1))
     assert np.isnan(split_variance(parts, np.zeros((4, 1)))).all()
