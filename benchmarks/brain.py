@@ -1,11 +1,10 @@
-"""Time neural predictivity against scikit-learn and himalaya, and a bootstrap over 92 stimuli and 15 subjects against drawing literally.
+"""Time neural predictivity against scikit-learn, and a bootstrap over 92 stimuli and 15 subjects against drawing literally.
 
     python benchmarks/brain.py --out benchmarks/brain.csv          # under 3 minutes on a quiet core; one thread
 
 Predictivity: 640 stimuli, 25,088 features (CORnet-S' IT), 50 targets, PLS with 25 components; both ways do the same `--splits` splits, ours with the Gram
 matrix computed anew. `agreement` is the largest difference of a split's score. Bootstrap: `--samples` draws; the literal way does 20 and is scaled.
-Seconds are the minimum of `--rounds` for ours, one go for the other. Where himalaya is installed, two rows each: ridge regression with ten penalties, one for
-each target, and banded ridge of two halves of the features with 30 weights of the bands, one split; himalaya chooses by 5 folds, ours by leaving one out.
+Seconds are the minimum of `--rounds` for ours, one go for the other.
 """
 
 import argparse
@@ -20,7 +19,6 @@ import pandas as pd  # noqa: E402
 from scipy.stats import spearmanr  # noqa: E402
 from sklearn.cross_decomposition import PLSRegression  # noqa: E402
 
-from neurobridge.brain.banded import band_weights, banded_predictivity  # noqa: E402
 from neurobridge.brain.linear import correlation  # noqa: E402
 from neurobridge.brain.regression import neural_predictivity, stimulus_splits  # noqa: E402
 from neurobridge.brain.rsa import bootstrap_rdms, rdm  # noqa: E402
@@ -66,67 +64,6 @@ def predictivity(stimuli, features, targets, splits, rounds):
     ]
 
 
-def himalayas(x, y, fit, test, penalties, bands, weights):
-    "Ridge and banded ridge by himalaya: two calls that return a median correlation."
-    from himalaya.kernel_ridge import (
-        KernelRidgeCV,
-        predict_weighted_kernel_ridge,
-        solve_multiple_kernel_ridge_random_search,
-    )
-
-    def ridge():
-        model = KernelRidgeCV(penalties, fit_intercept=True, cv=5).fit(x[fit], y[fit])
-        return np.median(correlation(model.predict(x[test]), y[test]))
-
-    def banded():
-        centred = [x[:, part] - x[fit][:, part].mean(0) for part in bands]
-        scales = [(each[fit] ** 2).sum(1).mean() for each in centred]
-        own, cross = (
-            np.stack([each[rows] @ each[fit].T / s for each, s in zip(centred, scales)])
-            for rows in (fit, test)
-        )
-        deltas, dual, _, intercept = solve_multiple_kernel_ridge_random_search(
-            own, y[fit], weights, alphas=penalties, cv=5, fit_intercept=True,
-            return_weights="dual", progress_bar=False,
-        )  # fmt: skip
-        found = predict_weighted_kernel_ridge(cross, dual, deltas, intercept=intercept)
-        return np.median(correlation(found, y[test]))
-
-    return {"ridge": ridge, "banded ridge": banded}
-
-
-def ridges(stimuli, features, targets, rounds):
-    from importlib.util import find_spec
-
-    if find_spec("himalaya") is None:
-        return []
-    x, y = population(stimuli, features, targets)
-    pairs, penalties = stimulus_splits(stimuli, splits=1), np.logspace(-2, 3, 10)
-    halves = slice(0, features // 2), slice(features // 2, None)
-    weights = band_weights(2, 30, 1)
-    ours = {
-        "ridge": lambda: neural_predictivity(
-            x, y, splits=pairs, penalties=penalties, per_unit=True
-        ).value,
-        "banded ridge": lambda: banded_predictivity(
-            {str(i): x[:, part] for i, part in enumerate(halves)},
-            y, splits=pairs, penalties=penalties, candidates=30,
-        )[0].value,
-    }  # fmt: skip
-    theirs = himalayas(x, y, *pairs[0], penalties, halves, weights)
-    rows = []
-    for what in ours:
-        one, fast = timed(ours[what], rounds)
-        two, slow = timed(theirs[what], rounds)
-        setting = (
-            f"{stimuli} stimuli, {features} features, {targets} targets, 1 split, 10 penalties"
-        )
-        both = {"what": what, "setting": setting, "agreement": abs(one - two)}
-        rows.append(both | {"way": "himalaya", "seconds": slow, "times": 1.0})
-        rows.append(both | {"way": "neurobridge", "seconds": fast, "times": slow / fast})
-    return rows
-
-
 def literal(model, people, samples):
     rng, (i, j) = np.random.default_rng(0), np.triu_indices(92, 1)
     for _ in range(samples):
@@ -163,9 +100,9 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out")
     given = parser.parse_args()
-    shape = [int(each) for each in given.shape.split("x")]
-    rows = predictivity(*shape, given.splits, given.rounds) + ridges(*shape, given.rounds)
-    rows += bootstrap(given.samples, given.rounds)
+    rows = predictivity(*map(int, given.shape.split("x")), given.splits, given.rounds) + bootstrap(
+        given.samples, given.rounds
+    )
     table = pd.DataFrame(rows)
     table["seconds"], table["times"] = table.seconds.round(3), table.times.round(1)
     print(table.to_string(index=False))

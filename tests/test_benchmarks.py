@@ -87,35 +87,7 @@ def test_brain_runs(tmp_path):
         tmp_path / "out.csv",
     )
     table = pd.read_csv(tmp_path / "out.csv", comment="#")
-    same = table[table.what == "predictivity"].agreement
-    assert {"predictivity", "bootstrap"} <= set(table.what) and (table.seconds > 0).all()
-    assert same.max() < 1e-4 and not table.duplicated(["what", "way"]).any()
-
-
-@pytest.mark.long
-def test_calibration_runs(tmp_path):
-    run("calibration.py", "--count", "3", "--out", tmp_path / "out.csv")
-    table = pd.read_csv(tmp_path / "out.csv")
-    assert set(table.measure) == {"coverage", "rejection"} and (table.studies == 3).all()
-    assert ((table.low <= table.value) & (table.value <= table.high)).all()
-    assert table.groupby(["what", "data"]).size().to_dict() == {
-        ("bootstrap_predictivity", "units"): 3,
-        ("bootstrap_rdms", "rdms"): 3,
-        ("compare_models", "rdms"): 8,
-        ("compare_models", "units"): 8,
-    }
-
-
-@pytest.mark.long
-def test_large_runs(tmp_path):
-    "At a small size: the parts and their agreement; memory is in the tests of the brain room."
-    run("large.py", "--stimuli", "120", "--features", "900", "--units", "4", "--part", "60", "--threads", "1", "--out", tmp_path / "out.csv")  # fmt: skip
-    table = pd.read_csv(tmp_path / "out.csv", comment="#").set_index("what")
-    assert table.index.tolist() == ["imports", "record", "gram", "score", "part", "scikit-learn"]
-    assert table.agreement["part"] == 0 and table.agreement["scikit-learn"] < 1e-4
-    assert (table.peak_gb.dropna().diff().dropna() >= 0).all() and len(
-        table.score["score"].split()
-    ) == 2
+    assert len(table) == 4 and table.agreement.dropna().max() < 1e-4 and (table.seconds > 0).all()
 
 
 @pytest.mark.long

@@ -4,18 +4,55 @@ Each simulation draws stimuli, units or people, and noise anew. Coverage counts 
 scores, rejection the pairs of two equally good models with p below 5 %.
 """
 
-import runpy
-
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binomtest
 
 from neurobridge.brain import compare_models, compare_rdms, neural_predictivity, rdm
 from neurobridge.brain.comparison import corrected_p, corrected_variance, permutation_p
-from neurobridge.core import project_root
 
-SCRIPT = runpy.run_path(str(project_root() / "benchmarks/calibration.py"))
-calibration, simulated_units = SCRIPT["calibration"], SCRIPT["simulated_units"]
+
+def simulated_units(seed, n=90, cells=20, draws=200, **given):
+    "Two models with one half each of what units respond to, equally many of each half."
+    rng = np.random.default_rng(seed)
+    hidden = rng.normal(size=(n, 8))
+    signal = hidden @ rng.normal(size=(8, cells))
+    y = signal + 2 * rng.normal(size=signal.shape)
+    models = {"a": hidden[:, :4], "b": hidden[:, 4:]}
+    rows = [(np.arange(n // 2), np.arange(n // 2, n))]
+    settings = dict(splits=rows, components=3, penalties=[1.0], samples=draws, seed=seed)
+    return compare_models(models, y, **settings | given)
+
+
+def simulated_people(seed, n=24, people=10, draws=200, **given):
+    "Two models with one half each of a geometry that every person has with noise of their own."
+    rng = np.random.default_rng(seed)
+    hidden = rng.normal(size=(n, 12))
+    weights = 1 + rng.normal(size=(people, 12)) / 2
+    each = [rdm(hidden * own + rng.normal(size=hidden.shape), "sqeuclidean") for own in weights]
+    models = {"a": rdm(hidden[:, :6], "sqeuclidean"), "b": rdm(hidden[:, 6:], "sqeuclidean")}
+    settings = dict(rdms=np.stack(each), method="pearson", samples=draws, seed=seed)
+    return compare_models(models, **settings | given)
+
+
+def calibration(simulate, count, **given):
+    "Coverage of the first model's intervals, and rejection of a pair that is equally good."
+    scores, low, high, p = [], [], [], []
+    for seed in range(count):
+        table, pairs = simulate(seed, **given)
+        scores.append(table.score.iloc[0])
+        low.append(table.low.iloc[0])
+        high.append(table.high.iloc[0])
+        p.append(pairs.p.iloc[0])
+    truth = np.mean(scores)
+    inside = int(((np.array(low) <= truth) & (truth <= np.array(high))).sum())
+    rejected = int((np.array(p) < 0.05).sum())
+    found = {}
+    for name, hits in (("coverage", inside), ("rejection", rejected)):
+        limits = binomtest(hits, count).proportion_ci(method="wilson")
+        found[name] = (hits / count, limits.low, limits.high)
+    return found
 
 
 def test_corrections_and_variance_by_definition():
@@ -98,7 +135,7 @@ def test_a_permutation_of_few_is_that_of_all_exchanges():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("simulate", [simulated_units, SCRIPT["simulated_people"]])
+@pytest.mark.parametrize("simulate", [simulated_units, simulated_people])
 def test_with_both_samples_drawn_95_and_5_percent_hold(simulate):
     found = calibration(simulate, 300)
     assert found["coverage"][2] > 0.93 and found["coverage"][0] > 0.9
