@@ -127,6 +127,22 @@ CALLS = {
         },
         legitimate={"groups: array of text": "one label for all is a group"},
     ),
+    "brain.Gram": Call(
+        lambda folder: {"features": X.copy()}, view=lambda made: (made.products, made.stimuli)
+    ),
+    "brain.banded_predictivity": Call(
+        lambda folder: {
+            "bands": {"a": X.copy(), "b": X[:, :3] ** 2},
+            "responses": Y.copy(),
+            "groups": GROUPS,
+            "penalties": [1.0, 10.0],
+            "candidates": 2,
+            "splits": 2,
+            "train": 0.8,
+            "seed": 1,
+        },
+        legitimate={"groups: array of text": "one label for all is a group"},
+    ),
     "brain.reliability": Call(
         lambda folder: {
             "repeats": X[:20].reshape(4, 5, 6) + np.arange(5.0)[:, None],
@@ -305,6 +321,7 @@ CALLS = {
             "images": torch.rand(2, 3, 8, 8),
             "layers": ["0"],
             "batch_size": 2,
+            "folder": None,
         }
     ),
     "brain.imagenet_input": Call(

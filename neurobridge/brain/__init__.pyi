@@ -1,6 +1,7 @@
 from .activations import BrainModel as BrainModel
 from .activations import Recorded as Recorded
 from .activations import imagenet_input as imagenet_input
+from .banded import banded_predictivity as banded_predictivity
 from .behavior import fit_readout as fit_readout
 from .behavior import i2n as i2n
 from .ceilings import ceiled as ceiled
@@ -12,6 +13,7 @@ from .corruptions import robustness as robustness
 from .intervals import bootstrap_predictivity as bootstrap_predictivity
 from .layer_choice import choose_layer as choose_layer
 from .layers import record_layers as record_layers
+from .linear import Gram as Gram
 from .published import published_similarity as published_similarity
 from .published import tsrsa as tsrsa
 from .regression import Score as Score

@@ -7,7 +7,7 @@ __all__ = ["imagenet_input", "Recorded", "BrainModel"]
 
 # %% ../../nbs/brain/09_activations.ipynb #cell-003
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -262,25 +262,37 @@ def _neuroids(
 
 
 # %% ../../nbs/brain/09_activations.ipynb #8c73ab98
-def _varies(model: nn.Module, batch: Tensor, layer: str) -> bool:
+def _varies(model: nn.Module, batch: Tensor, layers: list[str]) -> bool:
     "Return whether a layer differs from one pass to the next, by more than rounding."
     with evaluating(model):
-        one, two = (one_batch(model, batch, [layer])[layer] for _ in range(2))
-    smallest = 1e-5 * float(one.abs().max())
-    return not torch.allclose(one, two, rtol=1e-4, atol=smallest, equal_nan=True)
+        one, two = (one_batch(model, batch, layers) for _ in range(2))
+    return not all(
+        torch.allclose(
+            one[name],
+            two[name],
+            rtol=1e-4,
+            atol=1e-5 * float(one[name].abs().max()),
+            equal_nan=True,
+        )
+        for name in layers
+    )
 
 
 def _averaged(
-    subject: "Recorded", sources: Sequence[Any], layer: str, trials: int, require_variance: bool
-) -> Float[np.ndarray, "steps N ..."]:
-    "Record a layer, averaged over trials where the network draws random numbers."
+    subject: "Recorded",
+    sources: Sequence[Any],
+    layers: list[str],
+    trials: int,
+    require_variance: bool,
+) -> dict[str, Float[np.ndarray, "steps N ..."]]:
+    "Record layers, averaged over trials where the network draws random numbers."
     trials = whole("look_at", "number_of_trials", trials)
     images: Any = _Pictures(sources, subject.transform)
-    values = record_layers(subject.model, images, [layer], subject.batch_size)[layer]
+    values = record_layers(subject.model, images, layers, subject.batch_size)
     random = False
     if trials > 1 or require_variance:
         first = stacked_images(images, range(min(len(images), subject.batch_size)))
-        random = _varies(subject.model, first, layer)
+        random = _varies(subject.model, first, layers)
     if require_variance and not random:
         raise ValueError(
             f"look_at: require_variance is True, but {subject.identifier} responds to all trials "
@@ -288,10 +300,11 @@ def _averaged(
         )
     if not random:
         return values
-    total = values.astype(np.float64)
+    total = {name: each.astype(np.float64) for name, each in values.items()}
     for _ in range(trials - 1):
-        total += record_layers(subject.model, images, [layer], subject.batch_size)[layer]
-    return (total / trials).astype(np.float32)
+        for name, each in record_layers(subject.model, images, layers, subject.batch_size).items():
+            total[name] += each
+    return {name: (each / trials).astype(np.float32) for name, each in total.items()}
 
 
 def _check_subject(subject: "Recorded") -> None:
@@ -321,19 +334,37 @@ def _region(subject: "Recorded", recording_target: Any) -> str:
     return region
 
 
+def _regions(subject: "Recorded", recording_target: Any) -> str | list[str]:
+    "Return the name of a region, or the names of several."
+    if isinstance(recording_target, str | bytes) or not isinstance(recording_target, Collection):
+        return _region(subject, recording_target)
+    if not recording_target:
+        raise ValueError(
+            "start_recording: recording_target is empty; expected at least one of "
+            f"{', '.join(subject.areas)}"
+        )
+    return [_region(subject, each) for each in recording_target]
+
+
 def _activations(subject: "Recorded", stimuli: Any, trials: int, require_variance: bool) -> Any:
-    "Record the chosen region and label the result."
+    "Record the chosen region, or regions, and label the result."
     if subject.target is None:
         raise ValueError("look_at: nothing was asked for; call start_recording(region) before")
     labels, sources = _named_images(stimuli)
-    region, bins = subject.target
-    layer = subject.areas[region]
+    regions, bins = subject.target
+    listed = [regions] if isinstance(regions, str) else regions
     differ = flag("look_at", "require_variance", require_variance) or subject.variance
-    values = _averaged(subject, sources, layer, trials, differ)
+    values = _averaged(subject, sources, [subject.areas[each] for each in listed], trials, differ)
     rows = {name: ("presentation", each) for name, each in labels.items()}
-    return _neuroids(values, layer, region, bins, subject.clock.get(region, ()), rows)
+    found: dict[str, Any] = {}
+    for region in listed:
+        layer, clock = subject.areas[region], subject.clock.get(region, ())
+        each = _neuroids(values[layer], layer, region, bins, clock, rows)
+        found[region] = subject.assembly(each) if subject.assembly else each
+    return found[regions] if isinstance(regions, str) else found
 
 
+# %% ../../nbs/brain/09_activations.ipynb #a-last
 def _last_step(
     subject: Any, stimuli: Any, trials: int, require_variance: bool
 ) -> tuple["pd.DataFrame", dict[str, np.ndarray]]:
@@ -342,7 +373,8 @@ def _last_step(
 
     labels, sources = _named_images(stimuli)
     assert subject.behavior is not None
-    last = _averaged(subject, sources, subject.behavior, trials, require_variance)[-1]
+    layer = subject.behavior
+    last = _averaged(subject, sources, [layer], trials, require_variance)[layer][-1]
     names = labels["stimulus_id"].astype(str)
     return pd.DataFrame(last.reshape(len(last), -1), index=names), labels
 
@@ -356,7 +388,8 @@ def _choices(subject: Any, stimuli: Any, trials: int, require_variance: bool) ->
     chances = fit_readout(fitted, objects, features)
     names: dict[str, Any] = {name: ("presentation", each) for name, each in labels.items()}
     names["choice"] = ("choice", list(chances.columns))
-    return _labelled(chances.to_numpy(), ("presentation", "choice"), names)
+    found = _labelled(chances.to_numpy(), ("presentation", "choice"), names)
+    return subject.assembly(found) if subject.assembly else found
 
 
 # %% ../../nbs/brain/09_activations.ipynb #cell-025
@@ -401,7 +434,9 @@ class Recorded:
     degrees: float = 8  # visual angle of an image's width
     batch_size: int = 32  # images at a time
     assembly: Callable[[Any], Any] | None = None  # applied to results, such as DataAssembly
-    target: tuple[str, Bins | None] | None = field(default=None, init=False)  # region, time bins
+    target: tuple[str | list[str], Bins | None] | None = field(
+        default=None, init=False
+    )  # region, time bins
     variance: bool = field(default=False, init=False)  # whether trials must differ
     fitted: "tuple[pd.DataFrame, np.ndarray] | None" = field(default=None, init=False)  # by a task
 
@@ -420,24 +455,24 @@ class Recorded:
 
     def start_recording(
         self,
-        recording_target: Any,  # a region of `areas`
+        recording_target: Any,  # a region of `areas`, or several: then a dict of results
         time_bins: Bins | None = None,  # (start, end) of each bin in ms; None: every step
         require_variance: bool = False,  # whether trials must differ
     ) -> None:
-        """Choose a region and time bins; ends a task.
+        """Choose a region, or several, and time bins; ends a task.
 
         Raises `ValueError` for a region that the model doesn't have.
 
         Parameters
         ----------
         recording_target :
-            a region of `areas`
+            a region of `areas`, or several: then a dict of results
         time_bins :
             (start, end) of each bin in ms; None: every step
         require_variance :
             whether trials must differ
         """
-        region = _region(self, recording_target)
+        region = _regions(self, recording_target)
         bins = _pairs(time_bins)
         self.variance = flag("start_recording", "require_variance", require_variance)
         self.target, self.fitted = (region, bins), None
@@ -464,8 +499,7 @@ class Recorded:
             whether trials must differ
         """
         read = _activations if self.fitted is None else _choices
-        found = read(self, stimuli, number_of_trials, require_variance)
-        return self.assembly(found) if self.assembly else found
+        return read(self, stimuli, number_of_trials, require_variance)
 
 
 # %% ../../nbs/brain/09_activations.ipynb #cell-035

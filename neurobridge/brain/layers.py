@@ -9,7 +9,9 @@ __all__ = ["record_layers"]
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -17,9 +19,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..core.checks import instance, shown, tensor, whole
+from ..core.checks import as_path, instance, shown, tensor, whole
 from ..core.evaluation import evaluating
 from ..cornet.weights import unwrapped
+from ..data.matching import release_pages
 
 
 # %% ../../nbs/brain/08_layers.ipynb #cell-007
@@ -189,37 +192,82 @@ def stacked_images(images: Any, rows: range) -> Float[Tensor, "n C H W"]:
 
 
 # %% ../../nbs/brain/08_layers.ipynb #26b39fa7
-def _keep(
-    kept: dict[str, np.ndarray],
-    name: str,
-    each: Float[Tensor, "steps n ..."],
-    rows: range,
-    count: int,
-) -> None:
-    "Write one batch of a layer into the array of all images."
-    if name not in kept:
-        kept[name] = np.empty((len(each), count, *each.shape[2:]), dtype=np.float32)
-    if (len(each), *each.shape[2:]) != (len(kept[name]), *kept[name].shape[2:]):
-        raise ValueError(
-            f"layer {name!r} returns {len(each)} steps of {tuple(each.shape[2:])} for image "
-            f"{rows.start}, {len(kept[name])} of {kept[name].shape[2:]} for image 0; give all "
-            "images one size"
-        )
-    kept[name][:, rows.start : rows.stop] = each.numpy()
+class _Kept:
+    "Activations of all images, in memory or in one file per layer."
+
+    def __init__(self, folder: Path | None, names: list[str], count: int) -> None:
+        self.folder, self.count = folder, count
+        self.arrays: dict[str, np.ndarray] = {}
+        there = [name for name in names if folder is not None and self._file(name).exists()]
+        if there:
+            raise ValueError(
+                f"record_layers: folder contains {self._file(there[0]).name} already; give another "
+                "folder, or open the file by np.load(file, mmap_mode='r')"
+            )
+
+    def _file(self, name: str, end: str = "") -> Path:
+        assert self.folder is not None
+        return self.folder / f"{quote(name, safe='')}.npy{end}"
+
+    def put(self, name: str, each: Float[Tensor, "steps n ..."], rows: range) -> None:
+        "Write one batch of a layer into the array of all images."
+        if name not in self.arrays:
+            self.arrays[name] = self._space(name, (len(each), self.count, *each.shape[2:]))
+        kept = self.arrays[name]
+        if (len(each), *each.shape[2:]) != (len(kept), *kept.shape[2:]):
+            raise ValueError(
+                f"layer {name!r} returns {len(each)} steps of {tuple(each.shape[2:])} for image "
+                f"{rows.start}, {len(kept)} of {kept.shape[2:]} for image 0; give all "
+                "images one size"
+            )
+        kept[:, rows.start : rows.stop] = each.numpy()
+        release_pages(kept)
+
+    def _space(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if self.folder is None:
+            return np.empty(shape, dtype=np.float32)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = self._file(name, ".part")
+        return np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
+
+    def complete(self) -> dict[str, np.ndarray]:
+        "Check all values and return them; files get their names and are opened for reading."
+        for name, values in self.arrays.items():
+            _check_values(name, values)
+        if self.folder is None:
+            return self.arrays
+        for name in self.arrays:
+            self._file(name, ".part").replace(self._file(name))
+        return {name: np.load(self._file(name), mmap_mode="r") for name in self.arrays}
+
+    def remove(self) -> None:
+        "Remove incomplete files."
+        for name in self.arrays if self.folder is not None else ():
+            self._file(name, ".part").unlink(missing_ok=True)
 
 
+# %% ../../nbs/brain/08_layers.ipynb #y-check
 def _check_values(name: str, values: Float[np.ndarray, "steps N ..."]) -> None:
     "Raise `ValueError` for NaN, and for a layer that responds the same to all images."
-    if not np.isfinite(values).all():
-        other_axes = tuple(i for i in range(values.ndim) if i != 1)
-        bad = np.flatnonzero(~np.isfinite(values).all(axis=other_axes))
+    count = values.shape[1]
+    bad: list[int] = []
+    same = True
+    first = np.array(values[:, :1])
+    step = max(1, 2**24 // max(1, first.size))
+    for start in range(0, count, step):
+        part = values[:, start : start + step]
+        finite = np.isfinite(part).all(axis=tuple(i for i in range(part.ndim) if i != 1))
+        bad += (start + np.flatnonzero(~finite)).tolist()
+        same = same and bool((part == first).all())
+        release_pages(values)
+    if bad:
         raise ValueError(
-            f"layer {name!r} returns NaN or infinity for {len(bad)} of {values.shape[1]} images, "
+            f"layer {name!r} returns NaN or infinity for {len(bad)} of {count} images, "
             f"such as image {bad[0]}; check the weights and how images are prepared"
         )
-    if values.shape[1] > 1 and (values == values[:, :1]).all():
+    if count > 1 and same:
         raise ValueError(
-            f"layer {name!r} returns the same for all {values.shape[1]} images at every step; are "
+            f"layer {name!r} returns the same for all {count} images at every step; are "
             "the images different, and does this layer see them?"
         )
 
@@ -230,11 +278,14 @@ def record_layers(
     images: Float[Tensor, "N C H W"] | Sequence[Float[Tensor, "C H W"]],  # one tensor, or indexed
     layers: Iterable[str],  # names as in `model.named_modules()`
     batch_size: int = 32,  # images at a time
+    *,
+    folder: str | Path | None = None,  # keep activations in files here, mapped; None: in memory
 ) -> dict[str, Float[np.ndarray, "steps N ..."]]:  # layer -> activations, steps first
     """Record the activations of layers, one entry per step.
 
     Images are converted to the precision of the model. Raises `ValueError` for unknown or unused
-    layers, for NaN, and for a layer that responds the same to all images.
+    layers, for NaN, for a layer that responds the same to all images, and where a file of a layer
+    is in the folder already.
 
     Parameters
     ----------
@@ -246,6 +297,8 @@ def record_layers(
         names as in `model.named_modules()`
     batch_size :
         images at a time
+    folder :
+        keep activations in files here, mapped; None: in memory
 
     Returns
     -------
@@ -264,12 +317,14 @@ def record_layers(
             "device"
         )
     _check_images(images)
-    kept: dict[str, np.ndarray] = {}
-    with evaluating(model):
-        for start in range(0, len(images), batch_size):
-            rows = range(start, min(start + batch_size, len(images)))
-            for name, each in one_batch(model, stacked_images(images, rows), names).items():
-                _keep(kept, name, each, rows, len(images))
-    for name, values in kept.items():
-        _check_values(name, values)
-    return kept
+    place = None if folder is None else as_path("record_layers", "folder", folder)
+    kept = _Kept(place, names, len(images))
+    try:
+        with evaluating(model):
+            for start in range(0, len(images), batch_size):
+                rows = range(start, min(start + batch_size, len(images)))
+                for name, each in one_batch(model, stacked_images(images, rows), names).items():
+                    kept.put(name, each, rows)
+        return kept.complete()
+    finally:
+        kept.remove()

@@ -21,7 +21,9 @@ from neurobridge.brain.linear import (
     disjoint_parts,
     fit_pls,
     fit_ridge,
-    inner_products,
+    any_varies,
+    features_of,
+    products_of,
 )
 from ..core.checks import as_array, flag, number, shown, whole
 from ..data.recordings import Recording, as_text
@@ -180,14 +182,15 @@ def as_splits(
 # %% ../../nbs/brain/02_regression.ipynb #cell-034
 def _matched(
     who: str, features: Any, responses: Any, groups: Any
-) -> tuple[np.ndarray, np.ndarray, Any, bool]:
-    "Bring features, responses and groups into one order; the last value: whether they have names."
-    x, known = labelled_rows(who, "features", features)
+) -> tuple[np.ndarray, np.ndarray | slice, np.ndarray, Any, bool]:
+    "Return features, the order of their rows, responses, groups, and whether there are names."
+    x, known = features_of(who, "features", features)
     y, names = as_responses(who, responses)
     groups = responses.groups if groups is None and isinstance(responses, Recording) else groups
     order = rows_in_order(who, "features", known, "the responses", names)
-    x = x if isinstance(order, slice) or np.array_equal(order, np.arange(len(x))) else x[order]
-    if len(x) != len(y):
+    if not isinstance(order, slice) and np.array_equal(order, np.arange(len(x))):
+        order = slice(None)
+    if (len(x) if isinstance(order, slice) else len(order)) != len(y):
         by_step = x.ndim > 2 and x.shape[1] == len(y)
         steps = "; record_layers returns [steps, stimuli, ...]: choose one of the "
         raise ValueError(
@@ -198,12 +201,12 @@ def _matched(
         groups = one_per_stimulus(
             who, "groups", groups, len(y), names if names is not None else known
         )
-    return x.reshape(len(x), -1), y, groups, known is not None or names is not None
+    return x.reshape(len(x), -1), order, y, groups, known is not None or names is not None
 
 
-def _check_varying(who: str, x: np.ndarray, y: np.ndarray) -> None:
+def _check_varying(who: str, x: np.ndarray, order: np.ndarray | slice, y: np.ndarray) -> None:
     "Raise `ValueError` for features or units that are the same for every stimulus."
-    if constant_columns(x).all():
+    if not any_varies(x, order):
         raise ValueError(f"{who}: features are the same for every stimulus")
     constant = constant_columns(y)
     if constant.any():
@@ -262,10 +265,10 @@ def system_of(
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray, list[Split]]:  # inner products, responses, splits
     "Check what is fitted and return it in one order, with the inner products of the stimuli."
-    x, y, groups, named = _matched(who, features, responses, groups)
-    _check_varying(who, x, y)
+    x, order, y, groups, named = _matched(who, features, responses, groups)
+    _check_varying(who, x, order, y)
     pairs = as_splits(who, splits, len(y), groups, train, seed)
-    k = inner_products(x)
+    k = products_of(features, x, order)
     if not named:
         _check_copies(who, k)
     return k, y, pairs
@@ -297,7 +300,7 @@ def as_fit(
 
 # %% ../../nbs/brain/02_regression.ipynb #cell-035
 def neural_predictivity(
-    features: Any,  # [stimuli, ...]: numpy, torch, table or xarray
+    features: Any,  # [stimuli, ...]: numpy, torch, table, xarray, or their `Gram`
     responses: Any,  # [stimuli, units], trials averaged, or a `Recording`
     groups: Sequence[Any] | None = None,  # labels to stratify splits by; default: the recording's
     *,
@@ -317,7 +320,7 @@ def neural_predictivity(
     Parameters
     ----------
     features :
-        [stimuli, ...]: numpy, torch, table or xarray
+        [stimuli, ...]: numpy, torch, table, xarray, or their `Gram`
     responses :
         [stimuli, units], trials averaged, or a `Recording`
     groups :

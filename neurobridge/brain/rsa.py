@@ -13,10 +13,22 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from .linear import constant_columns, inner_products
+from neurobridge.brain.linear import (
+    SLAB,
+    any_varies,
+    constant_columns,
+    features_of,
+    products_of,
+)
 from ..core.alignment import alignment_table, hsic_table
 from ..core.checks import as_array, choice, flag, instance, shown, whole
-from ..data.matching import with_names, rows_in_order, labelled_rows
+from neurobridge.data.matching import (
+    with_names,
+    rows_in_order,
+    row_slabs,
+    labelled_rows,
+    columns_of,
+)
 from ..data.recordings import Recording
 
 
@@ -81,11 +93,14 @@ def _rdm(rows: Float[np.ndarray, "N features"], metric: str) -> Float[np.ndarray
     "Compute an RDM of checked rows; many features by a matrix product."
     from scipy.spatial.distance import pdist, squareform
 
-    flat = constant_columns(rows.T) if metric == "correlation" else ~rows.any(1)
+    by_mean = metric == "correlation"
+    flat = np.concatenate(
+        [constant_columns(each.T) if by_mean else ~each.any(1) for each in row_slabs(rows)]
+    )
     if metric in METRICS[:2] and flat.any():
         raise ValueError(
             f"rdm: features: stimulus {np.flatnonzero(flat)[0]} has the same value in all features "
-            f"({flat.sum()} such stimuli); {'1 - r' if metric == 'correlation' else 'an angle'} is "
+            f"({flat.sum()} such stimuli); {'1 - r' if by_mean else 'an angle'} is "
             "not defined for it"
         )
     if rows.shape[1] < 100:
@@ -94,39 +109,57 @@ def _rdm(rows: Float[np.ndarray, "N features"], metric: str) -> Float[np.ndarray
 
 
 def _by_product(
-    rows: Float[np.ndarray, "N features"], metric: str, slab: int = 8192
+    rows: Float[np.ndarray, "N features"], metric: str, slab: int = SLAB
 ) -> Float[np.ndarray, "N N"]:
     "Compute an RDM from inner products over slabs of features."
     size, products = np.zeros(len(rows)), np.zeros((len(rows), len(rows)))
     if metric == "correlation":
-        mean = rows.mean(1, dtype=np.float64, keepdims=True)
+        each = [part.mean(1, dtype=np.float64, keepdims=True) for part in row_slabs(rows)]
+        mean = np.concatenate(each)
     for start in range(0, rows.shape[1], slab):
-        part = rows[:, start : start + slab].astype(np.float64)
+        part = columns_of(rows, start, start + slab, np.float64)
         part -= mean if metric == "correlation" else 0.0
         part -= 0.0 if metric in METRICS[:2] else part.mean(0)  # distances keep more digits
         size += np.einsum("ij,ij->i", part, part)
         products += part @ part.T
-    if metric in METRICS[:2]:
-        length = np.sqrt(size)
-        found = 1 - products / (length[:, None] * length)
-    else:
-        found = size[:, None] + size - 2 * products
-        _mend_close(found, rows, size)
-    np.fill_diagonal(found, 0)
-    found = np.maximum(found, 0)
-    return np.sqrt(found) if metric == "euclidean" else found
+    _to_distances(products, rows, size, metric)
+    np.fill_diagonal(products, 0)
+    return products
+
+
+# %% ../../nbs/brain/06_rsa.ipynb #s-place
+def _to_distances(
+    products: Float[np.ndarray, "N N"],
+    rows: Float[np.ndarray, "N features"],
+    size: Float[np.ndarray, " N"],
+    metric: str,
+) -> None:
+    "Turn inner products into distances, some rows at a time and in place."
+    length = np.sqrt(size)
+    for i in range(0, len(rows), 256):
+        part, own = products[i : i + 256], slice(i, i + 256)
+        if metric in METRICS[:2]:
+            part[:] = 1 - part / (length[own, None] * length)
+        else:
+            part[:] = size[own, None] + size - 2 * part
+            _mend_close(part, i, rows, size)
+        np.maximum(part, 0, out=part)
+        if metric == "euclidean":
+            np.sqrt(part, out=part)
 
 
 def _mend_close(
-    found: Float[np.ndarray, "N N"],
+    part: Float[np.ndarray, "n N"],
+    first: int,  # row of the first one of `part`
     rows: Float[np.ndarray, "N features"],
     size: Float[np.ndarray, " N"],
 ) -> None:
     "Compute pairs anew that are so close that the difference of their products is rounding."
-    close = np.triu(found < 1e-6 * (size[:, None] + size), 1)
-    for i, j in np.argwhere(close):
-        apart = rows[i].astype(np.float64) - rows[j]
-        found[i, j] = found[j, i] = apart @ apart
+    own = size[first : first + len(part), None]
+    for i, j in np.argwhere(part < 1e-6 * (own + size)):
+        if i + first != j:
+            apart = rows[max(i + first, j)].astype(np.float64) - rows[min(i + first, j)]
+            part[i, j] = apart @ apart
 
 
 # %% ../../nbs/brain/06_rsa.ipynb #s-noise-code
@@ -393,7 +426,7 @@ def compare_rdms(
 
 # %% ../../nbs/brain/06_rsa.ipynb #cell-018
 def cka(
-    x: Any,  # [stimuli, ...]: numpy, torch, table, xarray or `Recording`
+    x: Any,  # [stimuli, ...]: numpy, torch, table, xarray, `Recording` or `Gram`
     y: Any,  # [stimuli, ...] of the same stimuli, in the order of `x` or with names
     unbiased: bool = True,  # False is the first form, which grows with the number of features
 ) -> float:  # 1 means: the same except for rotation and scale
@@ -405,7 +438,7 @@ def cka(
     Parameters
     ----------
     x :
-        [stimuli, ...]: numpy, torch, table, xarray or `Recording`
+        [stimuli, ...]: numpy, torch, table, xarray, `Recording` or `Gram`
     y :
         [stimuli, ...] of the same stimuli, in the order of `x` or with names
     unbiased :
@@ -416,22 +449,22 @@ def cka(
         1 means: the same except for rotation and scale
     """
     unbiased = flag("cka", "unbiased", unbiased)
-    x, names = labelled_rows("cka", "x", x)
-    y, others = labelled_rows("cka", "y", y)
+    one, names = features_of("cka", "x", x)
+    two, others = features_of("cka", "y", y)
     order = rows_in_order("cka", "y", others, "x", names, every=True)
-    if len(x) != len(y) or len(x) < 4:
+    if len(one) != len(two) or len(one) < 4:
         raise ValueError(
-            f"cka: x has {len(x)} stimuli, y {len(y)}; expected the same stimuli, [stimuli, ...], "
+            f"cka: x has {len(one)} stimuli, y {len(two)}; expected the same stimuli, [stimuli, ...], "
             "at least 4"
         )
-    x, y = (each.reshape(len(each), -1) for each in (x, y))
-    for name, each in (("x", x), ("y", y)):
-        if constant_columns(each).all():
+    for name, each in (("x", one), ("y", two)):
+        if not any_varies(each.reshape(len(each), -1)):
             raise ValueError(f"cka: {name} is the same for every stimulus")
-    one, two = inner_products(x), inner_products(y)[order][:, order]  # slabs of features
+    one, two = products_of(x, one), products_of(y, two)[order][:, order]
     if not unbiased:
         return _cosine(one.ravel(), two.ravel())
-    grams = torch.stack([torch.from_numpy(each).fill_diagonal_(0) for each in (one, two)])
+    grams = torch.stack([torch.from_numpy(each) for each in (one, two)])
+    grams.diagonal(dim1=1, dim2=2).fill_(0)
     return alignment_table(hsic_table(grams))[0, 1].item()
 
 

@@ -6,7 +6,9 @@
 __all__ = []
 
 # %% ../../nbs/data/13_matching.ipynb #match-imports
-from collections.abc import Mapping
+import math
+import mmap
+from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -129,6 +131,45 @@ def labelled_rows(
     return array, names
 
 
+# %% ../../nbs/data/13_matching.ipynb #match-mapped
+def release_pages(array: np.ndarray) -> None:
+    "Release memory in which a mapped file was read or written; arrays without a file stay."
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        if isinstance(owner, np.memmap) and owner.mode == "c":
+            return  # what was changed is in memory only
+        owner = owner.base
+    if isinstance(owner, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        owner.madvise(mmap.MADV_DONTNEED)
+
+
+def row_slabs(
+    array: np.ndarray,  # [rows, ...], maybe in a mapped file
+    numbers: int = 2**24,  # at a time, at least one row
+) -> Iterator[np.ndarray]:  # some rows each
+    "Return an array slab by slab, and release the pages of each after use."
+    rows = max(1, numbers // max(1, math.prod(array.shape[1:])))
+    for start in range(0, len(array), rows):
+        yield array[start : start + rows]
+        release_pages(array)
+
+
+def columns_of(
+    array: np.ndarray,  # [rows, columns], maybe in a mapped file
+    start: int,
+    stop: int,
+    dtype: Any = None,  # of the copy; None: the array's
+) -> np.ndarray:  # [rows, stop - start]
+    "Copy some columns, or those that there are of them."
+    width = len(range(array.shape[1])[start:stop])
+    found = np.empty((len(array), width), dtype=dtype or array.dtype)
+    at = 0
+    for each in row_slabs(array):
+        found[at : at + len(each)] = each[:, start:stop]
+        at += len(each)
+    return found
+
+
 # %% ../../nbs/data/13_matching.ipynb #match-values
 def _from_tensor(who: str, name: str, values: Tensor) -> np.ndarray:
     if values.is_meta:
@@ -159,8 +200,7 @@ def _real(who: str, name: str, values: Any) -> np.ndarray:
             f"{who}: {name} is {shown(array)}; expected [stimuli, ...], at least one along each "
             "axis"
         )
-    slabs = (array[i : i + 256] for i in range(0, len(array), 256))  # files may be mapped
-    if array.dtype.kind == "f" and not all(np.isfinite(slab).all() for slab in slabs):
+    if array.dtype.kind == "f" and not all(np.isfinite(slab).all() for slab in row_slabs(array)):
         raise ValueError(
             f"{who}: {name} contain NaN or infinity, {int((~np.isfinite(array)).sum()):,} of "
             f"{array.size:,} values; for missing repeats: Recording(...).average()"
