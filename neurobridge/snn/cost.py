@@ -326,7 +326,11 @@ def _of_activations(func: Any, args: tuple, constants: set[int]) -> bool:
 def _add_product(watch: _Watch, func: Any, args: tuple, kwargs: dict, out: Any) -> None:
     "Price a product of activations, and follow the spikes that its values are sums of."
     row = watch.products[watch.path[-1] if watch.path else ""]
-    macs = _macs(func, args, kwargs, out)
+    if isinstance(out, tuple):  # softmax attention as one operation
+        query, key, value = args[:3]
+        macs = query.numel() / query.shape[-1] * key.shape[-2] * (key.shape[-1] + value.shape[-1])
+    else:
+        macs = _macs(func, args, kwargs, out)
     left, right = (watch.count(each) for each in args[:2])
     if isinstance(out, tuple) or (left is None and right is None):
         row["MAC"] += macs

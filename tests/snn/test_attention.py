@@ -14,12 +14,14 @@ pytestmark = pytest.mark.usefixtures("same_numbers", "one_thread")
 
 def used(features=8, heads=2, **given):
     "A layer in evaluation mode with running statistics of its own."
-    layer = SpikingAttention(features, heads, **given)
+    layer = SpikingAttention(features, heads, **{"scale": 0.5} | given)
+    for part in (layer.query, layer.key, layer.value, layer.out):
+        part.norm.momentum = 1.0
     layer(torch.rand(5, 4, 6, features))
     return layer.eval()
 
 
-def published(layer, x, scale=0.125):
+def published(layer, x):
     "Zhou et al. 2023, in einsum, with heads as an axis of its own."
 
     def spikes(part, x):
@@ -31,7 +33,7 @@ def published(layer, x, scale=0.125):
     q, k, v = (
         spikes(part, x).unflatten(-1, split) for part in (layer.query, layer.key, layer.value)
     )
-    mixed = torch.einsum("tnihd,tnjhd,tnjhe->tnihe", q, k, v).flatten(-2) * scale
+    mixed = torch.einsum("tnihd,tnjhd,tnjhe->tnihe", q, k, v).flatten(-2) * layer.scale
     return spikes(layer.out, lif(mixed, backend="reference")[0])
 
 

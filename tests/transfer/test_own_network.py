@@ -16,7 +16,7 @@ class Residual(nn.Sequential):
         return x + super().forward(x)
 
 model = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), Residual(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()), nn.MaxPool2d(2), nn.Dropout(0.1), nn.Flatten(), nn.Linear(256, 10))
-train, test = (nb.data.load_images("digits", split).tensors() for split in ("train", "test"))
+train, test = (nb.data.load_images("digits", split).tensors(mean=0, std=1) for split in ("train", "test"))
 nb.core.fit(model, train, epochs=8, lr=0.01)
 converted = nb.transfer.convert(model, train[0][:300])
 table = nb.transfer.trade_off(converted, test, steps=(1, 4, 16, 64), ann=model)
