@@ -717,3 +717,34 @@ def test_currents_have_updates_and_no_synapses(learned):
     assert table.AC["1"] == LIF()(x).sum() * 4 / 2
     late = synops(nn.Sequential(LIF(), Synapse(delay=2), nn.Linear(3, 4)), x, images=2)
     assert late.updates["1"] == 0 and late.AC["2"] == LIF()(x)[:-2].sum() * 4 / 2
+
+
+# Products of attention
+
+
+def test_products_of_numbers_are_multiplied():
+    class Softmax(nn.Module):
+        def forward(self, x):
+            return nn.functional.softmax(x @ x.mT, -1) @ x
+
+    x = torch.rand(2, 1, 5, 3)
+    row = synops(Softmax(), x, images=1).loc["products"]
+    assert (row.MAC, row.AC) == (2 * 2 * 5 * 5 * 3, 0)
+    fused = synops(
+        type("F", (nn.Module,), {"forward": lambda self, x: nn.functional.scaled_dot_product_attention(x, x, x)})(), x, images=1,
+    ).loc["products"]  # fmt: skip
+    assert (fused.MAC, fused.AC) == (row.MAC, 0)
+
+
+def test_a_spiking_side_is_added_to_numbers():
+    class Values(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.neuron = LIF()
+
+        def forward(self, x):
+            return self.neuron(x) @ x.mT
+
+    x = torch.rand(3, 2, 5, 4)
+    table = synops(Values(), x, images=2)
+    assert table.AC["products"] == LIF()(x).sum() * 5 / 2 and table.MAC["products"] == 0
