@@ -34,4 +34,3 @@ from .similarity import state_evaluator as state_evaluator
 from .stages import copy_weights as copy_weights
 from .stages import finetune as finetune
 from .stages import pretrain as pretrain
-from .trade_off import trade_off as trade_off

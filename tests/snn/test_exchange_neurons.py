@@ -262,7 +262,7 @@ def test_snntorchs_graphs_are_read(kind, capsys):
     theirs = nn.Sequential(nn.Linear(3, 5), neurons)
     ours = from_nir(export_to_nir(theirs, torch.randn(1, 3), ignore_dims=[0]))
     x = torch.randn(40, 2, 3) * 2
-    getattr(neurons, "reset_mem")()
+    neurons.reset_mem()
     with torch.no_grad():
         expected = torch.stack([theirs(x_t) for x_t in x])
         assert 0.02 < expected.mean() < 0.9

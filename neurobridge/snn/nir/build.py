@@ -369,7 +369,7 @@ def _fitting(net: GraphNet, nodes: dict[str, Any]) -> GraphNet:
     finally:
         for handle in handles:
             handle.remove()
-    for name, place in net.places.items():
+    for name in net.places:
         own = np.shape(getattr(nodes[name], "v_threshold", 0))
         if np.prod(own) > 1 and own != arrived[name]:
             raise ValueError(
