@@ -336,7 +336,7 @@ def _add_product(watch: _Watch, func: Any, args: tuple, kwargs: dict, out: Any) 
         row["MAC"] += macs
         row["average"] += macs
         return
-    few = left if right is None or (left is not None and left.max() <= right.max()) else right
+    few: Any = left if right is None or (left is not None and left.max() <= right.max()) else right
     if left is not None and right is not None:
         watch.spikes[out] = left @ right
         pair = (left, (right > 0).double()) if few is left else ((left > 0).double(), right)

@@ -199,10 +199,10 @@ def _affine_rate(trace: _Trace, flow: _Flow, node: Any) -> _Flow:
 def _nodes_of(module: nn.Module, features: tuple[int, ...], dt: float) -> list[Any]:
     if isinstance(module, Synapse):
         return synapse_to_nir(module, features, dt)
-    soft = isinstance(module, LIF) and (module.reset, module.output) == ("soft", "spike")
-    if soft and not isinstance(module, RecurrentLIF):
-        return list(subtracting_to_nir(module, features, dt)[:2])
     if isinstance(module, LIF):
+        soft = (module.reset, module.output) == ("soft", "spike")
+        if soft and not isinstance(module, RecurrentLIF):
+            return list(subtracting_to_nir(module, features, dt)[:2])
         return [neuron_to_nir(module, features, dt)]
     return [layer_to_nir(module, features)]
 
