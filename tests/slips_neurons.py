@@ -5,7 +5,16 @@ import torch.nn.functional as F
 from slips import Call
 from torch import nn
 
-from neurobridge.snn import LIF, RecurrentLIF, Surrogate, Synapse, layers, rectangle, streaming
+from neurobridge.snn import (
+    LIF,
+    AdaptiveLIF,
+    RecurrentLIF,
+    Surrogate,
+    Synapse,
+    layers,
+    rectangle,
+    streaming,
+)
 from neurobridge.snn import models as nets
 
 
@@ -101,6 +110,26 @@ CALLS = {
             "return_state": True,
         },
         recurrent().forward,
+    ),
+    "snn.AdaptiveLIF": Call(
+        lambda folder: {
+            "rise": 0.2,
+            "rise_decay": 0.9,
+            "learn_decay": False,
+            "learn_threshold": False,
+            "learn_rise": True,
+            "synapses": nn.Linear(2, 2),
+            "backend": "auto",
+            **LIF_SETTINGS,
+        }
+    ),
+    "snn.AdaptiveLIF.forward": Call(
+        lambda folder: {
+            "x": torch.rand(3, 2, 2),
+            "state": after(AdaptiveLIF(), 2, 2, 2),
+            "return_state": True,
+        },
+        AdaptiveLIF().forward,
     ),
     "snn.Synapse": Call(
         lambda folder: {

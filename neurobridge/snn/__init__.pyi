@@ -1,3 +1,4 @@
+from .adaptive import AdaptiveLIF as AdaptiveLIF
 from .checkpointing import recompute_blocks as recompute_blocks
 from .checkpointing import recompute_steps as recompute_steps
 from .cost import synops as synops

@@ -25,15 +25,19 @@ from ..core.checks import instance, number, shown, tensor, whole
 from ..core.evaluation import evaluating
 from .layers import MembraneReadout, RateReadout
 from .recording import fires
+from .synapses import Synapse
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
 # %% ../../nbs/snn/10_cost.ipynb #3eb72581
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, *TRANSPOSED)
+
+
 def _channels(layer: Any) -> int:
     "Return the axis of a layer's sources: the places of a convolution come after it."
-    if isinstance(layer, nn.Conv1d):
+    if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d):
         return -2
     return -3 if layer.weight.ndim == 4 else -1
 
@@ -47,7 +51,7 @@ def _fan_out(layer: Any) -> Float[Tensor, " n_in"]:
             dtype=torch.double,
             device=layer.weight.device,
         )
-    if isinstance(layer, nn.Conv1d | nn.Conv2d):
+    if isinstance(layer, CONVOLUTIONS):
         return torch.full(
             (layer.in_channels,),
             layer.out_channels / layer.groups,
@@ -58,11 +62,10 @@ def _fan_out(layer: Any) -> Float[Tensor, " n_in"]:
 
 
 def _check_synapses(layer: Any, x: Tensor) -> None:
-    known = nn.Conv1d | nn.Conv2d | nn.Linear
-    if not isinstance(layer, known) and not hasattr(layer, "fan_out"):
+    if not isinstance(layer, (*CONVOLUTIONS, nn.Linear)) and not hasattr(layer, "fan_out"):
         raise TypeError(
-            f"crossed: layer is {shown(layer)}; expected nn.Conv1d, nn.Conv2d, nn.Linear or a "
-            "layer with a fan_out"
+            f"crossed: layer is {shown(layer)}; expected nn.Conv1d, nn.Conv2d, their transposed "
+            "forms, nn.Linear or a layer with a fan_out"
         )
     places = {-2: ", L", -3: ", H, W"}.get(_channels(layer), "")
     axes = f"[M, {len(_fan_out(layer))}{places}]"
@@ -77,7 +80,7 @@ def _check_synapses(layer: Any, x: Tensor) -> None:
 
 # %% ../../nbs/snn/10_cost.ipynb #798b8616
 def crossed(
-    layer: nn.Module,  # the synapses: nn.Conv1d, nn.Conv2d, nn.Linear, or one with a `fan_out`
+    layer: nn.Module,  # the synapses: a convolution, nn.Linear, or one with a `fan_out`
     x: Float[Tensor, "M ..."],  # numbers of spikes, [M, C, H, W], [M, C, L] or [M, n_in]
 ) -> float:  # sum over x of spikes times fan-out
     """Count the synapses that spikes cross, also at borders, with stride, dilation and groups.
@@ -93,8 +96,11 @@ def crossed(
         return (x.sum(0) @ fan_out).item()
     ones = x.new_ones(1, 1, *synapses.weight.shape[2:])
     reached = torch.einsum("nc...,c->...", x, fan_out)[None, None]
-    settings = (synapses.stride, synapses.padding, synapses.dilation)
-    convolve = F.conv2d if x.ndim == 4 else F.conv1d
+    settings: tuple[Any, ...] = (synapses.stride, synapses.padding, synapses.dilation)
+    convolve: Callable[..., Tensor] = F.conv2d if x.ndim == 4 else F.conv1d
+    if isinstance(synapses, TRANSPOSED):
+        convolve = F.conv_transpose2d if x.ndim == 4 else F.conv_transpose1d
+        settings = (*settings[:2], synapses.output_padding, 1, synapses.dilation)
     return convolve(reached, ones, None, *settings).sum().item()
 
 
@@ -169,6 +175,8 @@ class _Watch(TorchDispatchMode):
         self.outer: list[tuple[nn.Module | None, float]] = []  # those around it, with their MACs
         self.multiplied = 0.0  # MACs in it by torch's count
         self.missing: dict[str, str] = {}  # module -> operation outside of all layers
+        # module -> what its products of two activations cost
+        self.products: dict[str, dict] = defaultdict(lambda: defaultdict(float))
 
     def count(self, x: Tensor) -> Tensor | None:
         "Return how many spikes each value is the sum of, None where values are other numbers."
@@ -193,7 +201,9 @@ class _Watch(TorchDispatchMode):
             given = (first.clone(), *args[1:])  # its values before
             _forget(self.spikes, first, given[0])
         out = func(*args, **kwargs)
-        if _unpriced(func, given, kwargs, out, self.constants):
+        if _of_activations(func, given, self.constants):
+            _add_product(self, func, given, kwargs, out)
+        elif _unpriced(func, given, kwargs, out, self.constants):
             self.missing.setdefault(self.path[-1] if self.path else "", _op(func))
         for each, n in _follow(self, func, given, kwargs, out):
             if n is not None:
@@ -304,15 +314,50 @@ def _unpriced(func: Any, args: tuple, kwargs: dict, out: Any, constants: set[int
     return not (func.is_view or torch.Tag.pointwise in func.tags or name in _PLAIN)
 
 
+# %% ../../nbs/snn/10_cost.ipynb #prod-code
+def _of_activations(func: Any, args: tuple, constants: set[int]) -> bool:
+    "Return whether an operation is a product of matrices that the network computed."
+    name = _op(func)
+    if name not in ("mm", "bmm") and not name.startswith("_scaled_dot_product"):
+        return False
+    return not any(each.untyped_storage().data_ptr() in constants for each in args[:2])
+
+
+def _add_product(watch: _Watch, func: Any, args: tuple, kwargs: dict, out: Any) -> None:
+    "Price a product of activations, and follow the spikes that its values are sums of."
+    row = watch.products[watch.path[-1] if watch.path else ""]
+    if isinstance(out, tuple):  # softmax attention as one operation
+        query, key, value = args[:3]
+        macs = query.numel() / query.shape[-1] * key.shape[-2] * (key.shape[-1] + value.shape[-1])
+    else:
+        macs = _macs(func, args, kwargs, out)
+    left, right = (watch.count(each) for each in args[:2])
+    if isinstance(out, tuple) or (left is None and right is None):
+        row["MAC"] += macs
+        row["average"] += macs
+        return
+    few: Any = left if right is None or (left is not None and left.max() <= right.max()) else right
+    if left is not None and right is not None:
+        watch.spikes[out] = left @ right
+        pair = (left, (right > 0).double()) if few is left else ((left > 0).double(), right)
+        row["AC"] += (pair[0] @ pair[1]).sum().item()
+    else:  # each spike adds a row or a column of the other
+        row["AC"] += few.sum().item() * (out.shape[-1] if few is left else out.shape[-2])
+    row["spikes_in"] += few.sum().item()
+    row["average"] += few.mean().item() * macs
+    row["most"] = max(row["most"], few.max().item())
+
+
 # %% ../../nbs/snn/10_cost.ipynb #3d7d9848
 READOUTS = (RateReadout, MembraneReadout)
 
 
-def _dense(layer: Any, out: Tensor) -> float:
+def _dense(layer: Any, x: Tensor, out: Tensor) -> float:
     "Return the multiply-adds of the layer as a dense one, padding included."
     channels = _channels(layer)
     kernel = 1 if channels == -1 else math.prod(layer.weight.shape[2:])
-    return out.numel() * _fan_out(layer).sum().item() / out.shape[channels] * kernel
+    places = x if isinstance(layer, TRANSPOSED) else out
+    return places.numel() * _fan_out(layer).sum().item() / places.shape[channels] * kernel
 
 
 def _synapse_row(layer: Any, x: Tensor, out: Tensor, arrived: Tensor | None) -> dict[str, float]:
@@ -320,7 +365,7 @@ def _synapse_row(layer: Any, x: Tensor, out: Tensor, arrived: Tensor | None) -> 
     layer, x = (layer.linear, x[0]) if readout else (layer, x)
     channels = _channels(layer)
     x = x.reshape(-1, *x.shape[channels:])
-    dense = _dense(layer, out)
+    dense = _dense(layer, x, out)
     if readout or arrived is None:
         return {"MAC": crossed(layer, torch.ones_like(x[:1])) * len(x), "average": dense}
     n = arrived.reshape(x.shape)
@@ -354,7 +399,7 @@ def _gate_row(layer: Any, x: Tensor, out: Tensor, watch: _Watch) -> dict[str, fl
 
 
 # %% ../../nbs/snn/10_cost.ipynb #a44bebf2
-SYNAPSES = (nn.Conv1d, nn.Conv2d, nn.Linear, *READOUTS)
+SYNAPSES = (*CONVOLUTIONS, nn.Linear, *READOUTS)
 FREE = (nn.BatchNorm1d, nn.BatchNorm2d)
 # statistics of each image: a square for the variance, then a scale, per value
 NORMED = (nn.GroupNorm,)
@@ -374,7 +419,7 @@ def _countable(model: nn.Module) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
     inside: set[nn.Module] = set()
     for name, module in model.named_modules():
-        known = isinstance(module, (*SYNAPSES, *NORMED)) or hasattr(module, "fan_out")
+        known = isinstance(module, (*SYNAPSES, *NORMED, Synapse)) or hasattr(module, "fan_out")
         if (known or fires(module) or _gates(module)) and module not in inside:
             found[name] = module
             inside.update(set(module.modules()).difference(_feedback(module)))
@@ -385,8 +430,8 @@ def _countable(model: nn.Module) -> dict[str, nn.Module]:
         ):
             raise TypeError(
                 f"synops: can't count {name!r}, a {type(module).__name__} with weights; known are "
-                "Conv1d, Conv2d, Linear, layers with a fan_out, the readouts, batch and group "
-                "norm, and LIF"
+                "Conv1d, Conv2d, their transposed forms, Linear, layers with a fan_out, the "
+                "readouts, batch and group norm, Synapse and LIF"
             )
     return found
 
@@ -412,8 +457,8 @@ def _refuse_missing(model: nn.Module, watch: _Watch, rows: dict[str, dict]) -> N
         raise ValueError(
             f"synops: {where} computes {what} outside the layers that are counted, so it would be "
             "missing from the table; multiply by weights in nn.Conv2d or nn.Linear "
-            "(constant factors: in a buffer); mark a neuron of your own by fires = True; products "
-            "of two activations, as in attention and gates, have no price here"
+            "(constant factors: in a buffer); mark a neuron of your own by fires = True; "
+            "element-wise products of two activations, as in gates, have no price here"
         )
 
 
@@ -456,6 +501,11 @@ def _hooks(
 # %% ../../nbs/snn/10_cost.ipynb #cost-rows
 def _as_called(layer: Any, more: list) -> Any:
     "Return the layer as it acts with further arguments, such as another stride."
+    if more and isinstance(layer, TRANSPOSED):
+        raise ValueError(
+            "synops: a transposed convolution is called with an output_size; set its "
+            "output_padding instead"
+        )
     return layer.as_called(*more) if more and hasattr(layer, "as_called") else layer
 
 
@@ -466,8 +516,10 @@ def _row(layer: Any, x: Tensor, out: Tensor, watch: _Watch) -> dict[str, float]:
     if _gates(layer):
         return _gate_row(layer, x, out, watch)
     synapses = layer.linear if isinstance(layer, READOUTS) else layer
+    if isinstance(layer, Synapse):
+        return {"updates": 0.0 if layer.decay_value() is None else float(out.numel())}
     if not fires(layer):
-        known = _dense(synapses, out)
+        known = _dense(synapses, x, out)
     if watch.multiplied > known and not hasattr(synapses, "fan_out"):
         watch.missing.setdefault(
             watch.path[-1],
@@ -496,10 +548,11 @@ def _run(model: nn.Module, batch: Tensor) -> tuple[dict[str, dict], Tensor]:
     with evaluating(model), _hooks(model, layers, watch, note), watch:
         answer = model(batch)
     _refuse_missing(model, watch, rows)
+    rows |= {f"{name}.products".lstrip("."): row for name, row in watch.products.items()}
     for name, row in rows.items():
-        most = row.pop("most")
+        most = row.pop("most", 0.0)
         sums = f", sums of up to {most:.0f} spikes" if most > 1 else ""
-        row["type"] = type(layers[name]).__name__ + sums
+        row["type"] = (type(layers[name]).__name__ if name in layers else "products") + sums
     return rows, answer
 
 
@@ -513,9 +566,10 @@ def synops(
 ) -> "pd.DataFrame":  # a row per layer, per image: spikes, AC, MAC, average, updates, energy (nJ)
     """Count each layer's spikes and synaptic operations in evaluation mode.
 
-    Takes networks whose products are all in Conv1d, Conv2d, Linear, the readouts, and layers with
-    a `fan_out`. The column `average` is the estimate from mean rates. Raises `TypeError` for other
-    layers with weights, `ValueError` for operations outside of layers, layers that were not called,
+    Takes networks whose products are in convolutions, Linear, the readouts, and layers with a
+    `fan_out`; matrix products of two activations, as in attention, have a row for their module. The
+    column `average` is the estimate from mean rates. Raises `TypeError` for other layers with
+    weights, `ValueError` for other operations outside of layers, layers that were not called,
     and an unknown number of images. Energies: Horowitz 2014, without memory and neuron updates.
 
     Parameters

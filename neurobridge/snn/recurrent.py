@@ -23,36 +23,40 @@ from .surrogate import Surrogate, rectangle
 
 
 # %% ../../nbs/snn/13_recurrent.ipynb #cell-010
-def _check_synapses(synapses: Any) -> nn.Module:
+def check_synapses(who: str, synapses: Any) -> nn.Module:
     "Return the synapses; raises `TypeError` or `ValueError` for anything with a memory of its own."
     instead = "nn.Linear(n, n) or nn.Conv2d(c, c, 3, padding=1)"
-    instance("RecurrentLIF", "synapses", synapses, nn.Module, instead)
+    instance(who, "synapses", synapses, nn.Module, instead)
     for name, module in synapses.named_modules():
         resets = any(callable(getattr(module, word, None)) for word in RESETS)
         fires = isinstance(module, LIF) or getattr(module, "fires", False)
         if isinstance(module, ALONG_TIME) or resets or fires or state_argument(module.forward):
             raise ValueError(
-                f"RecurrentLIF: synapses has {name or 'itself'!r}, a {type(module).__name__}, with "
+                f"{who}: synapses has {name or 'itself'!r}, a {type(module).__name__}, with "
                 f"a memory of its own; expected layers without one, such as {instead}"
             )
     return synapses
 
 
-def _feedback(synapses: nn.Module, output: Tensor) -> Tensor:
+def feedback_current(who: str, synapses: nn.Module, output: Tensor) -> Tensor:
     "Return the current that an output makes; raises `ValueError` for one of another shape."
     current = synapses(output)
     if not isinstance(current, Tensor) or current.shape != output.shape:
         raise ValueError(
-            f"RecurrentLIF: synapses return {shown(current)} for an output {list(output.shape)} "
+            f"{who}: synapses return {shown(current)} for an output {list(output.shape)} "
             "of the layer; expected a current for each of its neurons, of the same shape"
         )
     return current
 
 
-def _steady(synapses: nn.Module) -> bool:
-    "Return whether a second call with the same input has the same output and no effect."
+def check_steady(who: str, synapses: nn.Module) -> None:
+    "Raise `ValueError` where a second call with the same input has another output, or an effect."
     random = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
-    return not any(isinstance(m, random) and m.training for m in synapses.modules())
+    if any(isinstance(m, random) and m.training for m in synapses.modules()):
+        raise ValueError(
+            f"{who}: the membranes can't be computed again, since synapses are in training "
+            "mode with dropout or batch norm; call eval() before"
+        )
 
 
 # %% ../../nbs/snn/13_recurrent.ipynb #cell-120
@@ -72,16 +76,14 @@ def _start(layer: nn.Module, x: Tensor, state: Any) -> tuple[Tensor, Tensor | No
 
 def _again(layer: Any, x: Tensor, outputs: Tensor, state: Any) -> Tensor:
     "Return the membranes of a call that has been made."
-    if not _steady(layer.synapses):
-        raise ValueError(
-            "RecurrentLIF: the membranes can't be computed again, since synapses are in training "
-            "mode with dropout or batch norm; call eval() before"
-        )
+    check_steady("RecurrentLIF", layer.synapses)
     start, v = _start(layer, x, state)
     pairs = zip(x, [start, *outputs[:-1]], strict=True)
     unseen = view_of(layer.synapses, {}, hooks=False)  # what is counted is counted once
     with _disable_current_modes():
-        current = torch.stack([x_t + _feedback(unseen, sent) for x_t, sent in pairs])
+        current = torch.stack(
+            [x_t + feedback_current("RecurrentLIF", unseen, sent) for x_t, sent in pairs]
+        )
     return lif(current, layer.decay_value(), output="membrane", v0=v, **layer.settings)[0]
 
 
@@ -129,7 +131,7 @@ class RecurrentLIF(LIF):
         learn_threshold: bool = False,  # likewise
         backend: Literal["auto", "reference", "fused", "torch", "triton"] = "auto",  # as for `lif`
     ):
-        _check_synapses(synapses)
+        check_synapses("RecurrentLIF", synapses)
         settings: dict[str, Any] = {"learn_decay": learn_decay, "backend": backend}
         settings["learn_threshold"] = learn_threshold
         super().__init__(decay, v_th, reset, surrogate, detach_reset, output, **settings)
@@ -162,7 +164,7 @@ class RecurrentLIF(LIF):
         decay, settings = self.decay_value(), self.settings
         outputs = []
         for x_t in x.unbind(0):
-            current = (x_t + _feedback(self.synapses, output))[None]
+            current = (x_t + feedback_current("RecurrentLIF", self.synapses, output))[None]
             out, v = lif(current, decay, output=kind, v0=v, **settings)
             output = self.activation(out[0])
             outputs.append(output)

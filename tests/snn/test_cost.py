@@ -12,6 +12,7 @@ from neurobridge.g2g import EnsembleConv2d, EnsembleLinear, MaskedLinear, ensemb
 from neurobridge.snn import (
     LIF,
     MembraneReadout,
+    Synapse,
     direct,
     lif,
     over_time,
@@ -531,10 +532,6 @@ class Own(nn.Module):
 
 F = torch.nn.functional
 OUTSIDE = {
-    "attention": lambda m, s: s @ s.transpose(-2, -1) @ s,
-    "bmm": lambda m, s: torch.bmm(s, s.mT),
-    "einsum": lambda m, s: torch.einsum("tnc,tmc->tnm", s, s),
-    "sdpa": lambda m, s: F.scaled_dot_product_attention(s, s, s),
     "functional linear": lambda m, s: F.linear(s, m.matrix),
     "weights at once": lambda m, s: s @ m.linear.weight.T,
     "functional convolution": lambda m, s: F.conv1d(s, m.matrix[:3, None, :2].expand(3, 3, 2)),
@@ -646,3 +643,108 @@ def test_layers_without_products_are_taken(part):
     assert list(
         synops(nn.Sequential(nn.Conv2d(1, 4, 1), part), torch.rand(3, 1, 8, 8), images=3).index
     ) == ["0"]
+
+
+# Transposed convolutions, currents
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from([nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d]),
+    st.sampled_from([1, 2]),
+    *[st.integers(1, 3)] * 3,
+    st.integers(0, 2),
+    st.integers(0, 1000),
+)
+def test_every_convolution_crosses_what_ones_sum_up(kind, groups, kernel, stride, dilation, padding, seed):  # fmt: skip
+    layer = kind(2, 4, kernel, stride, padding, dilation=dilation, groups=groups)
+    torch.manual_seed(seed)
+    x = torch.randint(0, 3, (2, 2, 8, 9)[: 3 if kind.__name__.endswith("1d") else 4]).double()
+    nn.init.ones_(layer.weight), nn.init.zeros_(layer.bias)
+    assume(min(layer.float()(x.float()).shape) > 0)
+    assert crossed(layer, x) == layer.double()(x).sum()
+
+
+def test_a_transposed_layer_in_a_network():
+    net = nn.Sequential(LIF(), nn.ConvTranspose2d(2, 3, 3, stride=2, output_padding=1), LIF())
+    x = torch.rand(4, 2, 5, 5)
+    table, spikes = synops(net, x, images=2), LIF()(x)
+    assert table.AC["1"] == spikes.sum() * 27 / 2 and table.MAC["1"] == 0
+    first = synops(nn.ConvTranspose2d(2, 3, 3, padding=1), x, images=4).iloc[0]
+    assert first.MAC == 2 * 3 * sum(min(3, 2 + (0 < i < 4)) * min(3, 2 + (0 < j < 4)) for i in range(5) for j in range(5))  # fmt: skip
+
+    class Sized(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up = nn.ConvTranspose2d(2, 3, 3, stride=2)
+
+        def forward(self, x):
+            return self.up(x, [12, 12])
+
+    with pytest.raises(ValueError, match="output_padding"):
+        synops(Sized(), x, images=4)
+
+
+def test_integer_spikes_are_added_as_often_as_they_count():
+    "SEW's additions: values up to 2, in front of a transposed and a one-dimensional layer."
+
+    class Sew(nn.Module):
+        def __init__(self, layer):
+            super().__init__()
+            self.neurons, self.layer = nn.ModuleList([LIF(), LIF(0.9, 0.3)]), layer
+
+        def forward(self, x):
+            return self.layer(self.neurons[0](x) + self.neurons[1](x))
+
+    for layer, shape, targets in ((nn.ConvTranspose1d(2, 3, 2, 2), (4, 2, 6), 6), (nn.Conv1d(2, 3, 1), (4, 2, 6), 3)):  # fmt: skip
+        x = torch.rand(shape)
+        sums = LIF()(x) + LIF(0.9, 0.3)(x)
+        table = synops(Sew(layer), x, images=1)
+        assert table.AC["layer"] == sums.sum() * targets and sums.max() == 2
+        assert "sums of up to 2" in table["type"]["layer"] and table.MAC["layer"] == 0
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_currents_have_updates_and_no_synapses(learned):
+    net = nn.Sequential(
+        LIF(), nn.Linear(3, 4), Synapse(0.5, learn_decay=learned), LIF(), nn.Linear(4, 2)
+    )
+    x = torch.rand(6, 2, 3)
+    table = synops(net, x, images=2)
+    assert (
+        table.updates["2"] == table.updates["3"] == 6 * 4 and table.AC["2"] == table.MAC["2"] == 0
+    )
+    assert table.AC["1"] == LIF()(x).sum() * 4 / 2
+    late = synops(nn.Sequential(LIF(), Synapse(delay=2), nn.Linear(3, 4)), x, images=2)
+    assert late.updates["1"] == 0 and late.AC["2"] == LIF()(x)[:-2].sum() * 4 / 2
+
+
+# Products of attention
+
+
+def test_products_of_numbers_are_multiplied():
+    class Softmax(nn.Module):
+        def forward(self, x):
+            return nn.functional.softmax(x @ x.mT, -1) @ x
+
+    x = torch.rand(2, 1, 5, 3)
+    row = synops(Softmax(), x, images=1).loc["products"]
+    assert (row.MAC, row.AC) == (2 * 2 * 5 * 5 * 3, 0)
+    fused = synops(
+        type("F", (nn.Module,), {"forward": lambda self, x: nn.functional.scaled_dot_product_attention(x, x, x)})(), x, images=1,
+    ).loc["products"]  # fmt: skip
+    assert (fused.MAC, fused.AC) == (row.MAC, 0)
+
+
+def test_a_spiking_side_is_added_to_numbers():
+    class Values(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.neuron = LIF()
+
+        def forward(self, x):
+            return self.neuron(x) @ x.mT
+
+    x = torch.rand(3, 2, 5, 4)
+    table = synops(Values(), x, images=2)
+    assert table.AC["products"] == LIF()(x).sum() * 5 / 2 and table.MAC["products"] == 0

@@ -186,21 +186,24 @@ def test_neurons_refused(change, message):
         from_nir(lone(nir.LIF(**full)))
 
 
-@pytest.mark.parametrize("key", ["tau", "r", "v_leak", "v_reset", "v_threshold"])
-def test_uneven_layers_refused(key):
-    full = {
-        name: np.full(2, value)
-        for name, value in {
-            "tau": 2e-4,
-            "r": 2.0,
-            "v_leak": 0.0,
-            "v_reset": 0.0,
-            "v_threshold": 0.5,
-        }.items()
-    }
-    full[key] = full[key] + np.array([0, 0.25])
-    with pytest.raises(ValueError, match=f"2 values of {key}"):
-        from_nir(lone(nir.LIF(**full)))
+UNEVEN = {"tau": 2e-4, "r": 2.0, "v_leak": 0.0, "v_reset": 0.0, "v_threshold": 0.5}
+
+
+@pytest.mark.parametrize("key", UNEVEN)
+def test_uneven_layers(key):
+    "Neurons of a layer may differ, but for leak and reset, which are 0 here."
+    full = {name: np.full(2, value) for name, value in UNEVEN.items()}
+    full[key] = full[key] + np.array([0, 0.25e-4 if key == "tau" else 0.25])
+    node = nir.LIF(**full)
+    if key in ("v_leak", "v_reset"):
+        with pytest.raises(ValueError, match=f"{key} = 0.25; expected 0"):
+            from_nir(lone(node))
+        return
+    net, x = from_nir(lone(node)), normal(60, 1, 2).double() * 2
+    for k in range(2):
+        alone = nir.LIF(**{name: value[k : k + 1] for name, value in full.items()})
+        found = euler(alone, x[:, 0, k].numpy(), 1e-4)
+        np.testing.assert_array_equal(found, net(x)[:, 0, k] == 1)
 
 
 # Layers
@@ -500,7 +503,6 @@ def folded_in_time(self, x):
 @pytest.mark.parametrize(
     "net, shape, message",
     [
-        (nn.Sequential(LIF(reset="soft")), (4,), "'0', a LIF, resets by subtraction"),
         (nn.Sequential(LIF(output="analogue")), (4,), "'0', a LIF, sends on its membrane"),
         (nn.Sequential(nn.ReLU()), (4,), "'0', a ReLU, uses 'relu'"),
         (nn.Sequential(nn.Conv2d(1, 1, 3)), (5, 5), "time folded into the batch.*direct"),
@@ -648,8 +650,8 @@ EYE = nir.Linear(np.eye(2, dtype=np.float32))
             "'a' is a Scale",
         ),
         (
-            graph_of({"a": nir.Delay(np.ones(2))}, [("input", "a"), ("a", "output")]),
-            "'a' is a Delay",
+            graph_of({"a": nir.Delay(np.full(2, 1e3))}, [("input", "a"), ("a", "output")]),
+            "node 'a' Synapse: delay",
         ),
     ],
 )

@@ -9,7 +9,8 @@ __all__ = ["read_nir", "from_nir"]
 import math
 import operator
 from collections import Counter
-from functools import reduce
+from collections.abc import Callable, Iterator
+from functools import partial, reduce
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +24,19 @@ from ...core.archives import check_hdf5
 from ...core.checks import as_path, instance, number, shown, tensor
 from ...core.files import byte_budget, open_regular, over_budget
 from ...core.evaluation import evaluating
-from ..layers import over_time
+from ..layers import carriers, over_time
 from ..neuron import LIF
-from .nodes import DT, READOUT, import_nir, layer_from_nir, neuron_from_nir
+from ..synapses import Synapse
+from neurobridge.snn.nir.nodes import (
+    DT,
+    READOUT,
+    cuba_from_nir,
+    current_from_nir,
+    import_nir,
+    layer_from_nir,
+    neuron_from_nir,
+    subtracting_from_nir,
+)
 
 if TYPE_CHECKING:
     import nir
@@ -82,6 +93,7 @@ class GraphNet(nn.Module):
         self.shape = shape
         self.sources = sources
         self.readouts = set(readouts)
+        self.along_time = {name for name, module in modules.items() if carriers(module)}
         self.places: dict[str, str] = {}
         for name, module in modules.items():
             self.places[name] = name.replace(".", "_")
@@ -99,7 +111,7 @@ class GraphNet(nn.Module):
         for name, place in self.places.items():
             layer = getattr(self, place)
             current = self._gather(values, name)
-            if isinstance(layer, LIF):
+            if name in self.along_time:
                 values[name] = layer(current)
             elif name in self.readouts:
                 values[name] = layer(current.mean(0))
@@ -118,25 +130,18 @@ class GraphNet(nn.Module):
 
 
 # %% ../../../nbs/snn/nir/03_build.ipynb #ce5d68be
-def _order(graph: "nir.NIRGraph") -> tuple[dict[str, list[str]], list[str]]:
-    kinds = {name: type(node).__name__ for name, node in graph.nodes.items()}
+def _order(nodes: dict[str, Any], edges: list) -> tuple[dict[str, list[str]], list[str]]:
+    kinds = {name: type(node).__name__ for name, node in nodes.items()}
     ends = {kind: [name for name, k in kinds.items() if k == kind] for kind in ("Input", "Output")}
     if any(len(names) != 1 for names in ends.values()):
         raise ValueError(
             f"from_nir: the graph has {len(ends['Input'])} inputs and {len(ends['Output'])} "
             "outputs; expected one of each"
         )
-    if twice := [edge for edge, times in Counter(graph.edges).items() if times > 1]:
-        raise ValueError(
-            f"from_nir: the edge {' -> '.join(twice[0])} is listed {graph.edges.count(twice[0])} "
-            "times; expected each edge once"
-        )
-    if unknown := [name for edge in graph.edges for name in edge if name not in graph.nodes]:
-        raise ValueError(f"from_nir: an edge names {unknown[0]!r}, which is no node of the graph")
+
     rename = {ends["Input"][0]: "input", ends["Output"][0]: "output"}
     sources = {
-        rename.get(name, name): [rename.get(a, a) for a, b in graph.edges if b == name]
-        for name in graph.nodes
+        rename.get(name, name): [rename.get(a, a) for a, b in edges if b == name] for name in nodes
     }
     if loose := [name for name, found in sources.items() if not found and name != "input"]:
         raise ValueError(f"from_nir: node {loose[0]!r} has no incoming edge")
@@ -144,24 +149,98 @@ def _order(graph: "nir.NIRGraph") -> tuple[dict[str, list[str]], list[str]]:
         order = list(TopologicalSorter(sources).static_order())
     except CycleError as error:
         raise ValueError(
-            f"from_nir: the graph is recurrent ({' -> '.join(error.args[1])}); expected one "
-            "without cycles"
+            f"from_nir: the graph is recurrent ({' -> '.join(error.args[1])}); expected cycles of "
+            "LIF or IF neurons and one linear or convolutional node alone"
         ) from error
     return sources, [name for name in order if name not in ("input", "output")]
 
 
-def _module(name: str, node: Any, dt: float) -> nn.Module:
+_LAYERS = ("Conv2d", "Affine", "Linear", "AvgPool2d", "Flatten")
+
+
+def _neurons(node: Any, more: tuple, dt: float) -> LIF:
+    return neuron_from_nir(node, dt, layer_from_nir(more[0]) if more else None)
+
+
+def _module(name: str, node: Any, dt: float, more: tuple = ()) -> nn.Module:
     kind = type(node).__name__
-    known = ("IF", "LIF", "Conv2d", "Affine", "Linear", "AvgPool2d", "Flatten")
+    known: dict[str, Callable] = {key: layer_from_nir for key in _LAYERS}
+    known |= {key: partial(current_from_nir, dt=dt) for key in ("LI", "I", "Delay")}
+    known |= {key: partial(_neurons, more=more, dt=dt) for key in ("LIF", "IF")}
+    known |= {"CubaLIF": partial(cuba_from_nir, dt=dt)}
+    if kind == "Threshold" and more:
+        known[kind] = lambda threshold: subtracting_from_nir(more[0], threshold, more[1], dt)
     if kind not in known:
         raise ValueError(
             f"from_nir: node {name!r} is a {kind}, which has no counterpart here; known are "
             f"{', '.join(known)}"
         )
     try:
-        return neuron_from_nir(node, dt) if kind in ("IF", "LIF") else layer_from_nir(node)
+        return known[kind](node)
     except ValueError as error:
         raise ValueError(f"from_nir: node {name!r} {error}") from error
+
+
+# %% ../../../nbs/snn/nir/03_build.ipynb #flat-code
+def _flat(graph: "nir.NIRGraph") -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    "Return nodes and edges, those of graphs within the graph among them."
+    nodes, edges = dict(graph.nodes), [tuple(edge) for edge in graph.edges]
+    if twice := [edge for edge, times in Counter(edges).items() if times > 1]:
+        raise ValueError(
+            f"from_nir: the edge {' -> '.join(twice[0])} is listed {edges.count(twice[0])} "
+            "times; expected each edge once"
+        )
+    if unknown := [name for edge in edges for name in edge if name not in nodes]:
+        raise ValueError(f"from_nir: an edge names {unknown[0]!r}, which is no node of the graph")
+    for name, node in graph.nodes.items():
+        if type(node).__name__ != "NIRGraph":
+            continue
+        inner, between = _flat(nodes.pop(name))
+        ends = {key for key, n in inner.items() if type(n).__name__ in ("Input", "Output")}
+        first = [b for a, b in between if type(inner[a]).__name__ == "Input"]
+        last = [a for a, b in between if type(inner[b]).__name__ == "Output"]
+        if not first or not last:
+            raise ValueError(f"from_nir: node {name!r} is a NIRGraph without input or output")
+        nodes |= {f"{name}.{key}": n for key, n in inner.items() if key not in ends}
+        edges = [(a, f"{name}.{key}") for a, b in edges if b == name for key in first] + [
+            (f"{name}.{key}" if a == name else a, b)
+            for a, b in edges
+            if b != name
+            for key in (last if a == name else [""])
+        ]
+        edges += [(f"{name}.{a}", f"{name}.{b}") for a, b in between if not {a, b} & ends]
+    return nodes, edges
+
+
+def _feedback(nodes: dict[str, Any], edges: list) -> Iterator[tuple[str, str, str]]:
+    "Find neurons, their last node and the node between: neurons and synapses, or a soft reset."
+    kinds = {name: type(node).__name__ for name, node in nodes.items()}
+    for last, between in edges:
+        around = [edge for edge in edges if between in edge]
+        first = next((b for a, b in around if a == between), "")
+        if len(around) != 2 or (between, first) not in edges:
+            continue
+        weights = kinds[between] in ("Affine", "Linear", "Conv2d") and first == last
+        if weights and kinds[first] in ("IF", "LIF"):
+            yield first, last, between
+        soft = (kinds[first], kinds[last], kinds[between])
+        if soft in (("LI", "Threshold", "Scale"), ("I", "Threshold", "Scale")):
+            if [edge for edge in edges if edge[0] == first or edge[1] == last] == [(first, last)]:
+                yield first, last, between
+
+
+def _without_loops(nodes: dict[str, Any], edges: list) -> tuple[dict[str, Any], list, dict]:
+    "Return nodes and edges without feedback, and the further nodes of each layer that has it."
+    loops: dict[str, tuple] = {}
+    for first, last, between in list(_feedback(nodes, edges)):
+        if last in loops:
+            continue  # a second one remains, and is refused as a cycle
+        loops[last] = (nodes[between],) if first == last else (nodes[first], nodes[between])
+        gone = {between} if first == last else {between, first}
+        nodes = {name: node for name, node in nodes.items() if name not in gone}
+        kept = [(a, b) for a, b in edges if between not in (a, b) and (a, b) != (first, last)]
+        edges = [(a, last if b == first else b) for a, b in kept]
+    return nodes, edges, loops
 
 
 # %% ../../../nbs/snn/nir/03_build.ipynb #b63db752
@@ -226,25 +305,29 @@ def from_nir(
             f"from_nir: as graph got a {type(graph).__name__}; expected a nir.NIRGraph, such as "
             "read_nir(path) gives"
         )
-    sources, order = _order(graph)
+    nodes, edges, loops = _without_loops(*_flat(graph))
+    sources, order = _order(nodes, edges)
     dt = _time_step(graph, dt)
-    modules = {name: _module(name, graph.nodes[name], dt) for name in order}
-    readouts = {
-        name for name in order if graph.nodes[name].metadata.get("readout") == READOUT["readout"]
-    }
+    modules = {name: _module(name, nodes[name], dt, loops.get(name, ())) for name in order}
+    readouts = {name for name in order if nodes[name].metadata.get("readout") == READOUT["readout"]}
     shape = next(iter(graph.inputs.values())).input_type["input"]
     if shape is None:
         raise ValueError(
             "from_nir: the graph's input has no shape; expected nir.Input with the shape of one "
             "item at one time step"
         )
-    if problem := over_budget(4 * math.prod(int(n) for n in shape), byte_budget("from_nir")):
-        raise ValueError(
-            f"from_nir: the graph's input has the shape {tuple(shape)}; one item of it needs too "
-            f"much: {problem}"
-        )
+    _check_memory(f"graph's input has the shape {tuple(shape)}", math.prod(int(n) for n in shape))
+    for name, module in modules.items():
+        if isinstance(module, Synapse) and module.max_delay:
+            held = (module.max_delay + 1) * nodes[name].delay.size
+            _check_memory(f"node {name!r} delays by up to {module.max_delay} steps", held)
     net = GraphNet(modules, sources, tuple(int(n) for n in shape), readouts)
-    return _fitting(net, graph)
+    return _fitting(net, nodes)
+
+
+def _check_memory(what: str, numbers: int) -> None:
+    if problem := over_budget(4 * numbers, byte_budget("from_nir")):
+        raise ValueError(f"from_nir: the {what}; one item of it needs too much: {problem}")
 
 
 def _time_step(graph: "nir.NIRGraph", dt: float | None) -> float:
@@ -260,7 +343,7 @@ def _time_step(graph: "nir.NIRGraph", dt: float | None) -> float:
 
 
 # %% ../../../nbs/snn/nir/03_build.ipynb #c4ec4032
-def _fitting(net: GraphNet, graph: "nir.NIRGraph") -> GraphNet:
+def _fitting(net: GraphNet, nodes: dict[str, Any]) -> GraphNet:
     "Return the network; raises `ValueError` if one step of zeros shows that nodes don't fit."
     if dtypes := {p.dtype for p in net.parameters()}:
         net.to(reduce(torch.promote_types, dtypes))
@@ -276,7 +359,9 @@ def _fitting(net: GraphNet, graph: "nir.NIRGraph") -> GraphNet:
             net(
                 torch.zeros(1, 1, *net.shape, dtype=next((p.dtype for p in net.parameters()), None))
             )
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
+        if str(error).startswith("GraphNet"):
+            raise
         name = list(net.places)[len(arrived)]
         raise ValueError(
             f"from_nir: node {name!r} does not fit what arrives there: {error}"
@@ -284,9 +369,9 @@ def _fitting(net: GraphNet, graph: "nir.NIRGraph") -> GraphNet:
     finally:
         for handle in handles:
             handle.remove()
-    for name, place in net.places.items():
-        own = np.shape(getattr(graph.nodes[name], "v_threshold", 0))
-        if isinstance(getattr(net, place), LIF) and np.prod(own) > 1 and own != arrived[name]:
+    for name in net.places:
+        own = np.shape(getattr(nodes[name], "v_threshold", 0))
+        if np.prod(own) > 1 and own != arrived[name]:
             raise ValueError(
                 f"from_nir: node {name!r} has neurons of shape {own}, and {arrived[name]} arrive "
                 "there"

@@ -27,8 +27,14 @@ from neurobridge.snn.nir.nodes import (
     import_nir,
     layer_to_nir,
     neuron_to_nir,
+    subtracting_to_nir,
+    synapse_to_nir,
+    with_current,
 )
+from ..adaptive import AdaptiveLIF
 from ..recording import fires
+from ..recurrent import RecurrentLIF
+from ..synapses import Synapse
 
 if TYPE_CHECKING:
     import nir
@@ -83,7 +89,7 @@ class _Trace:
     flows: dict[int, _Flow] = field(default_factory=dict)  # by the tensor's id
     alive: list[Tensor] = field(default_factory=list)  # so that no id is given twice
     path: list[nn.Module] = field(default_factory=list)  # the modules we are in, innermost last
-    inside: bool = False  # in a layer that is a node as a whole
+    inside: nn.Module | None = None  # the layer that is a node as a whole, while it runs
 
     def know(self, tensor: Tensor, flow: _Flow) -> None:
         self.flows[id(tensor)] = flow
@@ -175,7 +181,8 @@ def _operation(trace: _Trace, name: str, args: tuple, kwargs: dict, out: Tensor)
 
 
 # %% ../../../nbs/snn/nir/02_export.ipynb #559f1e7f
-NODES = (nn.Conv2d, nn.Linear, nn.AvgPool2d, nn.AdaptiveAvgPool2d, LIF)
+ALONG_TIME = (RecurrentLIF, LIF, Synapse)
+NODES = (nn.Conv2d, nn.Linear, nn.AvgPool2d, nn.AdaptiveAvgPool2d, *ALONG_TIME)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
@@ -188,6 +195,58 @@ def _affine_rate(trace: _Trace, flow: _Flow, node: Any) -> _Flow:
     return flow
 
 
+# %% ../../../nbs/snn/nir/02_export.ipynb #loop-code
+def _nodes_of(module: nn.Module, features: tuple[int, ...], dt: float) -> list[Any]:
+    if isinstance(module, Synapse):
+        return synapse_to_nir(module, features, dt)
+    if isinstance(module, LIF):
+        soft = (module.reset, module.output) == ("soft", "spike")
+        if soft and not isinstance(module, RecurrentLIF):
+            return list(subtracting_to_nir(module, features, dt)[:2])
+        return [neuron_to_nir(module, features, dt)]
+    return [layer_to_nir(module, features)]
+
+
+def _loop(trace: _Trace, node: Any, start: str, end: str, features: tuple[int, ...]) -> None:
+    "Add a node from one that is there to one before it."
+    node.input_type, node.output_type = ({k: np.array(features)} for k in ("input", "output"))
+    name = f"{start}_feedback"
+    while name in trace.nodes:
+        name += "_"
+    trace.nodes[name] = node
+    trace.edges += [(start, name), (name, end)]
+
+
+def _feed(trace: _Trace, layer: RecurrentLIF, neurons: str, features: tuple[int, ...]) -> None:
+    "Add the synapses of a recurrent layer, and the edges of its feedback."
+    vectors = isinstance(layer.synapses, nn.Linear) and len(features) == 1
+    if not vectors and not isinstance(layer.synapses, nn.Conv2d):
+        trace.refuse(
+            f"feeds back through a {type(layer.synapses).__name__}; expected one nn.Linear for "
+            "vectors, or one nn.Conv2d"
+        )
+    try:
+        node = layer_to_nir(layer.synapses, features)
+    except ValueError as error:
+        trace.refuse(f"feeds back through synapses that {error}")
+    _loop(trace, node, neurons, neurons, features)
+
+
+def _merge(trace: _Trace, last: tuple[str, ...]) -> None:
+    "Merge each current that goes into neurons alone with them."
+    for name, node in list(trace.nodes.items()):
+        after = [b for a, b in trace.edges if a == name]
+        if type(node).__name__ != "LI" or len(after) != 1 or name in last:
+            continue
+        before = [a for a, b in trace.edges if b == after[0]]
+        if type(trace.nodes[after[0]]).__name__ == "LIF" and before == [name]:
+            types = node.input_type, trace.nodes[after[0]].output_type
+            merged = trace.nodes[after[0]] = with_current(node, trace.nodes[after[0]])
+            merged.input_type, merged.output_type = types
+            del trace.nodes[name]
+            trace.edges = [(a, after[0] if b == name else b) for a, b in trace.edges if a != name]
+
+
 # %% ../../../nbs/snn/nir/02_export.ipynb #99d8e2b7
 def _check_kind(trace: _Trace, module: nn.Module) -> None:
     if fires(module) and not isinstance(module, LIF):
@@ -195,17 +254,19 @@ def _check_kind(trace: _Trace, module: nn.Module) -> None:
             "is a layer of neurons with an equation of its own; expected LIF layers with a hard "
             "reset (converted networks reset by subtraction, which NIR does not know)"
         )
-    for kind in (*NODES, *NORMS):
-        if isinstance(module, kind) and type(module).forward is not kind.forward:
-            trace.refuse(
-                f"has a forward of its own, which a graph's {kind.__name__} would not do; expected "
-                f"{kind.__name__} itself"
-            )
+    if isinstance(module, AdaptiveLIF):
+        trace.refuse("has a threshold that rises with its spikes; NIR has no node for that")
+    kind: Any = next((k for k in (*NODES, *NORMS) if isinstance(module, k)), None)
+    if kind and type(module).forward is not kind.forward:
+        trace.refuse(
+            f"has a forward of its own, which a graph's {kind.__name__} would not do; expected "
+            f"{kind.__name__} itself"
+        )
 
 
 def _expect(trace: _Trace, module: nn.Module, x: Tensor) -> None:
     flow = trace.flow(x)
-    spiking = isinstance(module, LIF)
+    spiking = isinstance(module, ALONG_TIME)
     linear = isinstance(module, nn.Linear)
     if flow.lead != (2 if spiking else 1) and not linear:
         form = "[T, N, ...], time in front"
@@ -231,14 +292,18 @@ def _layer(trace: _Trace, module: nn.Module, x: Tensor, out: Tensor) -> None:
     if isinstance(module, nn.AdaptiveAvgPool2d) and out.shape == x.shape:
         return trace.know(out, flow)
     try:
-        node = (
-            neuron_to_nir(module, features, trace.dt)
-            if isinstance(module, LIF)
-            else layer_to_nir(module, features)
-        )
+        nodes = _nodes_of(module, features, trace.dt)
     except ValueError as error:
         trace.refuse(str(error))
-    trace.know(out, trace.add(name, node, features, out, _affine_rate(trace, flow, node)))
+    for i, node in enumerate(nodes):
+        place = f"{name}_{type(node).__name__.lower()}" if i else name
+        flow = trace.add(place, node, features, out, _affine_rate(trace, flow, node))
+    if isinstance(module, RecurrentLIF):
+        _feed(trace, module, flow.sources[0], features)
+    elif isinstance(module, LIF) and module.reset == "soft":
+        *_, back = subtracting_to_nir(module, features, trace.dt)
+        _loop(trace, back, flow.sources[0], trace.edges[-1][0], features)
+    trace.know(out, flow)
 
 
 # %% ../../../nbs/snn/nir/02_export.ipynb #a064d8b9
@@ -282,9 +347,9 @@ class _Watch(TorchFunctionMode):
         trace = self.trace
         out = func(*args, **(kwargs or {}))
         known = any(isinstance(a, Tensor) and id(a) in trace.flows for a in args)
-        if known and not trace.inside and func.__name__ == "__setitem__":
+        if known and trace.inside is None and func.__name__ == "__setitem__":
             trace.refuse("assigns to a part of a tensor; NIR has no node for that")
-        if known and not trace.inside and isinstance(out, Tensor):
+        if known and trace.inside is None and isinstance(out, Tensor):
             trace.know(out, _operation(trace, func.__name__, args, kwargs or {}, out))
         return out
 
@@ -294,19 +359,21 @@ class _Watch(TorchFunctionMode):
 def _hooks(model: nn.Module, trace: _Trace) -> Iterator[None]:
     def before(module: nn.Module, args: tuple) -> None:
         trace.path.append(module)
+        if trace.inside is not None:
+            return
         _check_kind(trace, module)
         if isinstance(module, (*NODES, *NORMS)):
             _expect(trace, module, args[0])
-            trace.inside = True
+            trace.inside = module
 
     def after(module: nn.Module, args: tuple, kwargs: dict, out: Any) -> None:
-        if isinstance(module, (*NODES, *NORMS)):
+        if trace.inside is module:
             if len(args) != 1 or kwargs or not isinstance(out, Tensor):
                 trace.refuse(
                     "is called with more than its input (a state?); a graph starts from rest"
                 )
             (_norm if isinstance(module, NORMS) else _layer)(trace, module, args[0], out)
-            trace.inside = False
+            trace.inside = None
         trace.path.pop()
 
     modules = list(model.modules())
@@ -355,9 +422,10 @@ def to_nir(
 ) -> "nir.NIRGraph":  # the graph, with batch norm folded
     """Build the NIR graph of a spiking network.
 
-    Takes `LIF` layers with a hard reset that send spikes, convolutions, linear layers, average
-    pooling, batch norm, sums and reshapings. A learned decay is written at its present value; the
-    surrogate, `detach_reset` and the number of steps are not in a graph. Raises `ImportError`
+    Takes `LIF` and `RecurrentLIF` layers with a hard reset that send spikes, `Synapse`,
+    convolutions, linear layers, average pooling, batch norm, sums and reshapings. Learned constants
+    are written at their present values; the surrogate, `detach_reset` and the number of steps are
+    not in a graph. Raises `ImportError`
     without the package nir, `ValueError` for what a graph cannot express, with layer and reason.
     Source: Pedersen et al. 2024, "Neuromorphic intermediate representation".
 
@@ -395,6 +463,7 @@ def to_nir(
             else "leave it to the reader of the graph, or put a linear layer after it"
         )
         trace.refuse(f"ends with a mean over time; {instead}")
+    _merge(trace, flow.sources)
     trace.nodes["output"] = import_nir().Output({"output": np.array(answer.shape[flow.lead :])})
     graph = import_nir().NIRGraph(
         trace.nodes, trace.edges + [(source, "output") for source in flow.sources]

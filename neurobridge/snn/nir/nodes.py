@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from ...core.checks import needs
 from ..neuron import LIF
+from ..recurrent import RecurrentLIF
+from ..synapses import Synapse
 
 if TYPE_CHECKING:
     import nir
@@ -69,32 +71,131 @@ def neuron_to_nir(layer: LIF, shape: tuple[int, ...], dt: float) -> "nir.LIF | n
 
 
 # %% ../../../nbs/snn/nir/01_nodes.ipynb #9706f3a7
-def neuron_from_nir(node: "nir.LIF | nir.IF", dt: float) -> LIF:
-    "Return the layer of a node; raises `ValueError` without a counterpart here."
+def _values(node: Any, key: str) -> np.ndarray:
+    "Return a node's constants, with size 1 along axes on which all neurons agree."
+    values = np.asarray(getattr(node, key), dtype=np.float64)
+    for axis in range(values.ndim if values.size else 0):
+        first = values.take([0], axis)
+        values = first if (values == first).all() else values
+    return values
 
-    def one(key: str) -> float:
-        values = np.unique(np.asarray(getattr(node, key), dtype=np.float64))
-        if len(values) != 1:
-            raise ValueError(
-                f"has {len(values)} values of {key}, from {values.min():g} to {values.max():g}; "
-                "expected one for the layer"
-            )
-        return values.item()
 
-    leaky = hasattr(node, "tau")
-    for key in ("v_reset", "v_leak") if leaky else ("v_reset",):
-        if one(key) != 0:
-            raise ValueError(f"has {key} = {one(key):g}; expected 0")
-    decay = round(1 - dt / one("tau"), 15) if leaky else 1.0
-    if not 0 < decay <= 1:
+def _constant(values: np.ndarray) -> float | Tensor:
+    return values.item() if values.size == 1 else torch.from_numpy(values.copy())
+
+
+def _refuse_potentials(node: Any) -> None:
+    for key in ("v_reset", "v_leak"):
+        if (found := _values(node, key) if hasattr(node, key) else np.zeros(1)).any():
+            other = found.flat[np.abs(found).argmax()]
+            raise ValueError(f"has {key} = {other:g}; expected 0")
+
+
+def _filter(node: Any, dt: float, tau: str, r: str) -> tuple[np.ndarray, np.ndarray]:
+    "Return decay and input gain of a leaky integrator, or of one without leak."
+    leaky = hasattr(node, tau)
+    times = _values(node, tau) if leaky else np.ones(1)
+    decay = np.round(1 - dt / times, 15) if leaky else np.ones(1)
+    if not ((decay > 0) & (decay <= 1)).all():
+        worst = times.min()
         raise ValueError(
-            f"has tau = {one('tau'):g} s, so that a step of dt = {dt:g} s leaves a decay of "
-            f"{decay:g}; expected it in (0, 1]: pass the writer's dt"
+            f"has {tau} = {worst:g} s, so that a step of dt = {dt:g} s leaves a decay of "
+            f"{1 - dt / worst:g}; expected it in (0, 1]: pass the writer's dt"
         )
-    gain = one("r") * dt / (one("tau") if leaky else 1)
-    if not gain > 0:
-        raise ValueError(f"has an input gain r * dt / tau of {gain:g}; expected a positive one")
-    return LIF(decay, one("v_threshold") / (1 if np.isclose(gain, 1, rtol=1e-6) else gain))
+    gain = _values(node, r) * dt / times
+    if not (gain > 0).all():
+        raise ValueError(
+            f"has an input gain {r} * dt / {tau} of {gain.min():g}; expected a positive one"
+        )
+    return decay, np.where(np.isclose(gain, 1, rtol=1e-6), 1.0, gain)
+
+
+def neuron_from_nir(node: "nir.LIF | nir.IF", dt: float, synapses: nn.Module | None = None) -> LIF:
+    "Return the layer of a node; raises `ValueError` without a counterpart here."
+    _refuse_potentials(node)
+    decay, gain = _filter(node, dt, "tau", "r")
+    constants = _constant(decay), _constant(_values(node, "v_threshold") / gain)
+    return LIF(*constants) if synapses is None else RecurrentLIF(synapses, *constants)
+
+
+# %% ../../../nbs/snn/nir/01_nodes.ipynb #cuba-code
+def integrator(decay: np.ndarray, dt: float) -> "nir.LI | nir.I":
+    "Return the node of a current, or of a membrane without a threshold."
+    if (decay == 1).all():
+        return import_nir().I(r=np.full(decay.shape, 1 / dt))
+    if (decay == 1).any():
+        raise ValueError("has a decay of 1 for some of its neurons; NIR's LI needs a leak in all")
+    scale = 1 / (1 - decay)
+    return import_nir().LI(tau=dt * scale, r=scale, v_leak=np.zeros(decay.shape))
+
+
+def synapse_to_nir(layer: Synapse, shape: tuple[int, ...], dt: float) -> list[Any]:
+    "Return a layer's nodes, a delay, an integrator or both; raises `ValueError` for half steps."
+    nodes: list[Any] = []
+    if layer.max_delay:
+        steps = layer.delay.detach().clamp(0, layer.max_delay)
+        if (steps != steps.round()).any():
+            raise ValueError("has a delay between two steps; NIR's Delay has no such mixture")
+        nodes.append(import_nir().Delay(_spread(steps, shape) * dt))
+    if (value := layer.decay_value()) is not None:
+        nodes.append(integrator(_spread(value, shape), dt))
+    return nodes
+
+
+def with_current(current: "nir.LI", neuron: "nir.LIF") -> "nir.CubaLIF":
+    "Return the current-based neuron of a current and the neurons that it goes into."
+    mine = {key: getattr(neuron, key) for key in ("r", "v_leak", "v_threshold", "v_reset")}
+    return import_nir().CubaLIF(tau_syn=current.tau, w_in=current.r, tau_mem=neuron.tau, **mine)
+
+
+def current_from_nir(node: "nir.LI | nir.I | nir.Delay", dt: float) -> nn.Module:
+    "Return the layer of a delay or a current; raises `ValueError` without a counterpart here."
+    if hasattr(node, "delay"):
+        steps = np.round(_values(node, "delay") / dt, 9)
+        if (steps != np.round(steps)).any() or (steps < 0).any():
+            raise ValueError(
+                f"has a delay of {steps.max():g} steps of dt = {dt:g} s; expected whole steps"
+            )
+        return Synapse(delay=_constant(steps)) if steps.any() else nn.Identity()
+    _refuse_potentials(node)
+    decay, gain = _filter(node, dt, "tau", "r")
+    if (gain != 1).any():
+        raise ValueError(f"has an input gain r * dt / tau of {gain.max():g}; expected 1")
+    return Synapse(_constant(decay))
+
+
+def cuba_from_nir(node: "nir.CubaLIF", dt: float) -> nn.Sequential:
+    "Return the current and the neurons of a node; raises `ValueError` without a counterpart here."
+    _refuse_potentials(node)
+    kept, first = _filter(node, dt, "tau_syn", "w_in")
+    decay, second = _filter(node, dt, "tau_mem", "r")
+    v_th = _values(node, "v_threshold") / (first * second)
+    return nn.Sequential(Synapse(_constant(kept)), LIF(_constant(decay), _constant(v_th)))
+
+
+# %% ../../../nbs/snn/nir/01_nodes.ipynb #soft-code
+def subtracting_to_nir(
+    layer: LIF, shape: tuple[int, ...], dt: float
+) -> tuple[Any, "nir.Threshold", "nir.Scale"]:
+    "Return integrator, threshold and feedback of a layer with a soft reset."
+    decay, v_th = _spread(layer.decay_value(), shape), _spread(layer.threshold_value(), shape)
+    kinds = import_nir()
+    return integrator(decay, dt), kinds.Threshold(v_th), kinds.Scale(-decay * v_th)
+
+
+def subtracting_from_nir(
+    current: Any, threshold: "nir.Threshold", back: "nir.Scale", dt: float
+) -> LIF:
+    "Return the layer of three such nodes; raises `ValueError` for feedback of another size."
+    _refuse_potentials(current)
+    decay, gain = _filter(current, dt, "tau", "r")
+    v_th = _values(threshold, "threshold") / gain
+    if not np.allclose(_values(back, "scale"), -decay * v_th, rtol=1e-6):
+        raise ValueError(
+            f"is fed back times {_values(back, 'scale').flat[0]:g}; expected minus decay times "
+            f"threshold, {(-decay * v_th).flat[0]:g}, as a soft reset"
+        )
+    return LIF(_constant(decay), _constant(v_th), "soft")
 
 
 # %% ../../../nbs/snn/nir/01_nodes.ipynb #ed2c0076
