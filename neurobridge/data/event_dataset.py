@@ -215,8 +215,8 @@ def _recordings_in(folder: Path, any_file: bool) -> list[Path]:
             )
         if not any_file and not _is_recording(p):
             raise DataError(
-                f"{p} is no recording by its ending ({', '.join(_RECORDINGS)}), and no lines of events; "
-                "move it out of the class folder, or give a function as read="
+                f"{p} is no recording by its ending ({', '.join(_RECORDINGS)}), and no lines of "
+                "events; move it out of the class folder, or give a function as read="
             )
     return found
 

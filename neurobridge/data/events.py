@@ -162,8 +162,8 @@ class Events:
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> NoReturn:
         raise TypeError(
-            "Events: a recording is four arrays; take events.t, .x, .y and .p, or events.to_array(), "
-            "one array of records"
+            "Events: a recording is four arrays; take events.t, .x, .y and .p, or "
+            "events.to_array(), one array of records"
         )
 
     def __eq__(self, other: object) -> bool:

@@ -34,7 +34,7 @@ def lines_of(e, unit="us", order="txyp", separator=",", header=None, minus=False
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     unit=st.sampled_from(list(FACTOR)),

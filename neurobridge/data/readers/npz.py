@@ -41,8 +41,8 @@ def decode_npz(
     called = [columns.get(n, n) if isinstance(columns, Mapping) else n for n in "txyp"]
     if not set(called) <= names or isinstance(columns, str):
         raise DataError(
-            f"it contains {', '.join(sorted(names)) or 'nothing'}; expected {', '.join(called)} (or "
-            "pos, neg); columns={'p': 'polarity'} gives a name that is unusual"
+            f"it contains {', '.join(sorted(names)) or 'nothing'}; expected {', '.join(called)} "
+            "(or pos, neg); columns={'p': 'polarity'} gives a name that is unusual"
         )
     arrays = npz_arrays(file, (*called, "height", "width", "unit", "units"), budget)
     found = None

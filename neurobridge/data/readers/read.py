@@ -337,8 +337,9 @@ def iter_events(
 ) -> Iterator[Events]:  # in order of time
     """Read a recording piece by piece, in memory that does not grow with the file.
 
-    An npz or npy is the exception: its arrays are read whole. Raises what `read_events` raises, when the
-    piece is reached, and `DataError` where the sensor is not known. Arguments are checked at once.
+    An npz or npy is the exception: its arrays are read whole. Raises what `read_events` raises,
+    when the piece is reached, and `DataError` where the sensor is not known. Arguments are checked
+    at once.
 
     Parameters
     ----------
