@@ -734,7 +734,7 @@ def test_spikingjellys_loader_reads_what_is_converted(tmp_path):
         found = theirs.ESImageNet(str(tmp_path), train=train, data_type="event")
         ours = {
             args[0].name: (args[0], label)
-            for args, label in EventDataset(twelve / f"{split}label.txt").items
+            for args, label, _ in EventDataset(twelve / f"{split}label.txt").items
         }
         assert len(found.samples) == len(ours)
         for path, label in found.samples:
