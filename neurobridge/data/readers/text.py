@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-
 from ..manifest import DataError
 from .records import BLOCK, Parts, Sensor
 from .units import Columns, Normaliser, agreed_unit, ordered, whole_values
