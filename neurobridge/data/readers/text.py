@@ -7,9 +7,7 @@ __all__ = []
 
 # %% ../../../nbs/data/readers/13_text.ipynb #1288116b
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..manifest import DataError
