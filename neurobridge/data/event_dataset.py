@@ -441,12 +441,12 @@ def _open_cache(data: "EventDataset", folder: Path, workers: int) -> _FrameCache
 # %% ../../nbs/data/11_event_dataset.ipynb #79824eca
 def _check_cuts(
     steps: Any, span: Any, window: Any, count: Any, cut: Any, by: Any
-) -> int:  # frames of an item
+) -> tuple[int, int | None, int | None, int | None]:  # frames of an item, window, count, cut
     "Check the ways to cut against each other."
     given = {"steps": steps, "window": window, "count": count, "cut": cut}
     for name, value in given.items():
-        if value is not None:
-            whole("EventDataset", name, value)
+        given[name] = value if value is None else whole("EventDataset", name, value)
+    steps, window, count, cut = given.values()
     choice("EventDataset", "by", by, ("time", "count"))
     named = [name for name in ("window", "count") if given[name] is not None]
     named += ["by='count'"] if by == "count" else []
@@ -463,16 +463,16 @@ def _check_cuts(
             "with steps= or window="
         )
     if window is None:
-        return 8 if steps is None else steps
+        return 8 if steps is None else steps, None, count, cut
     if (steps is None) == (not limits):
         raise ValueError(
             f"EventDataset: window is {window}, with {'steps and ' if steps else ''}"
             f"{limits[0] if limits else 'no end'}; expected steps=, span= or cut= with it, one of "
             "them, so that all items have as many frames"
         )
-    if not limits:
-        return steps
-    return -(-(cut if cut is not None else span[1] - span[0]) // window)
+    if limits:
+        steps = -(-(cut if cut is not None else span[1] - span[0]) // window)
+    return steps, window, count, cut
 
 
 def _cut_items(data: "EventDataset", length: int) -> list[Item]:
@@ -624,8 +624,9 @@ class EventDataset(Dataset):
     ):
         folder = _check_given(read, augment, cache, max_bytes)
         span = span if span is None else _check_times(span)
-        self.steps = _check_cuts(steps, span, window, count, cut, by)
-        self.window, self.count, self.by, self.cut = window, count, by, cut
+        checked = _check_cuts(steps, span, window, count, cut, by)
+        self.steps, self.window, self.count, self.cut = checked
+        self.by = by
         self.downsample = whole("EventDataset", "downsample", downsample)
         self.binary = flag("EventDataset", "binary", binary)
         workers = whole("EventDataset", "workers", workers, 0)
@@ -637,7 +638,7 @@ class EventDataset(Dataset):
         self._last: tuple[tuple, Events] | None = None
         first = _recording(self, self.items[0].args)
         self.sensor = (first.height, first.width)
-        self.items = self.items if cut is None else _cut_items(self, cut)
+        self.items = self.items if self.cut is None else _cut_items(self, self.cut)
         self.y = torch.tensor([item.label for item in self.items])
         self._cache: _FrameCache | None = None
         self._places = list(range(len(self.items)))  # in the cache
