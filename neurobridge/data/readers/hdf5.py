@@ -55,7 +55,7 @@ def _found(book: Any, columns: Columns, group: str | None) -> tuple[list, Column
     "Return the data sets, four columns or one of records, with the names or the order of columns."
     own = tuple(columns.get(n, n) for n in "txyp") if isinstance(columns, Mapping) else None
     for name in ("CD/events", "events", "CD", "/") if group is None else (group,):
-        part = hdf5_part(book, name)
+        part: Any = hdf5_part(book, name)
         is_group = hasattr(part, "keys")
         if isinstance(columns, str) and getattr(part, "ndim", 0) == 2:
             return [part], columns
