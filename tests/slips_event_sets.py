@@ -1,11 +1,14 @@
 "Correct calls of events, videos and event sets, to be slipped."
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import torch
 from PIL import Image
 from slips import Call
 
-from neurobridge.data import Events, save_es, save_ucf
+from neurobridge.data import EventDataset, Events, save_es, save_ucf
 from neurobridge.data.es_imagenet import centred
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
@@ -44,6 +47,27 @@ def recordings(folder):
     (folder / "set/a").mkdir(parents=True)
     save_es(folder / "set/a/e.npz", events())
     return folder / "set"
+
+
+def two_recordings(folder):
+    for name in "ab":
+        (folder / "set" / name).mkdir(parents=True)
+        save_es(folder / f"set/{name}/e.npz", events())
+    return folder / "set"
+
+
+def n_cars(folder):
+    for name in ("background", "cars"):
+        place = folder / "NCARS/n-cars_test" / name
+        place.mkdir(parents=True)
+        words = np.array([[1, 3 | 5 << 14], [2, 4 | 6 << 14]], "<u4")
+        (place / "a.dat").write_bytes(b"% Version 2\n" + bytes([12, 8]) + words.tobytes())
+    return folder
+
+
+def split_two(size: float, seed: int):
+    with tempfile.TemporaryDirectory() as place:
+        return EventDataset(two_recordings(Path(place)), steps=2).split_off(size, seed)
 
 
 CALLS = {
@@ -119,6 +143,34 @@ CALLS = {
             "progress": False,
         },
         view=lambda table: table.events,
+    ),
+    "data.EventDataset.cuts": Call(
+        lambda folder: {
+            "recordings": recordings(folder),
+            "read": {"sensor": (256, 256)},
+            "window": 1,
+            "cut": 2,
+            "downsample": 2,
+        },
+        view=lambda data: data.tensors().x,
+    ),
+    "data.EventDataset.count": Call(
+        lambda folder: {"recordings": recordings(folder), "steps": 2, "count": 2},
+        view=lambda data: data.tensors().x,
+    ),
+    "data.EventDataset.by": Call(
+        lambda folder: {"recordings": recordings(folder), "steps": 2, "by": "count"},
+        view=lambda data: data.tensors().x,
+    ),
+    "data.EventDataset.official": Call(
+        lambda folder: {"name": "n_cars", "split": "test", "root": n_cars(folder)},
+        target=EventDataset.official,
+        view=lambda data: data.tensors().x,
+    ),
+    "data.EventDataset.split_off": Call(
+        lambda folder: {"size": 1, "seed": 0},
+        target=split_two,
+        view=lambda parts: [part.y for part in parts],
     ),
     "data.EventDataset": Call(
         lambda folder: {

@@ -27,6 +27,23 @@ def a_file(folder):
     return path
 
 
+def a_text(folder):
+    path = folder / "a.csv"
+    path.write_text("".join(f"{t % 7},{t % 5},{t},{t % 2}\n" for t in range(9)))
+    return path
+
+
+def a_book(folder):
+    import h5py
+
+    with h5py.File(folder / "a.h5", "w") as book:
+        for name, values in zip(
+            ("t", "x", "y", "on"), np.array([[1, 2], [3, 4], [5, 6], [0, 1]]), strict=True
+        ):
+            book[f"left/{name}"] = values
+    return folder / "a.h5"
+
+
 def photos(folder):
     for part in ("train", "val"):
         (folder / "mine" / part / "cat").mkdir(parents=True)
@@ -54,9 +71,20 @@ RNG = np.random.default_rng
 SET = ImageSet(images(), labels(), ["a", "b"])
 CALLS = {
     "data.read_events": Call(lambda folder: {"path": a_file(folder), "sensor": (20, 30), "sort": False, "max_bytes": 10**6}),
+    "data.read_events.text": Call(lambda folder: {"path": a_text(folder), "sensor": (20, 30), "unit": "us", "columns": "xytp"}),
+    "data.read_events.hdf5": Call(lambda folder: {"path": a_book(folder), "unit": "us", "columns": {"p": "on"}, "group": "left"}),
+    "data.iter_events.text": Call(lambda folder: {"path": a_text(folder), "sensor": (20, 30), "unit": "us", "columns": "xytp"}),
     "data.iter_events": Call(lambda folder: {"path": a_file(folder), "chunk": 4, "sensor": (20, 30), "max_bytes": 10**6}),
     "data.Events": Call(lambda folder: {"t": np.arange(3), "x": np.arange(3), "y": np.arange(3), "p": np.array([0, 1, 1]), "height": 4, "width": 5}),
     "data.to_frames": Call(lambda folder: {"events": recording(), "steps": 3, "span": (0, 50), "binary": False}),
+    "data.to_frames.by": Call(lambda folder: {"events": recording(), "steps": 3, "by": "count"}),
+    "data.Events.between": Call(lambda folder: {"start": 3, "end": 9}, recording().between),
+    "data.Events.slices": Call(lambda folder: {"window": 9, "step": 4}, recording().slices),
+    "data.Events.from_array": Call(lambda folder: {"array": recording().to_array(), "sensor": (5, 7), "unit": "us", "columns": {"p": "p"}}, Events.from_array),
+    "data.to_voxel_grid": Call(lambda folder: {"events": recording(), "bins": 3}),
+    "data.to_time_surface": Call(lambda folder: {"events": recording(), "window": 9, "tau": 5.0}),
+    "data.denoise": Call(lambda folder: {"events": recording(), "hot": 2e5, "refractory": 3, "neighbours": 9}),
+    "data.downsample": Call(lambda folder: {"events": recording(), "factor": 2}),
     "data.to_frames.window": Call(lambda folder: {"events": recording(), "window": 3}),
     "data.to_frames.count": Call(lambda folder: {"events": recording(), "count": 3}),
     "data.crop": Call(lambda folder: {"events": recording(), "top": 1, "left": 2, "height": 3, "width": 4}),

@@ -65,10 +65,11 @@ _BROKEN = (
 )
 
 
-def _unpacked(package: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
-    "Return one array of a zip whose claimed size has been checked."
-    with package.open(info) as member:
-        data = member.read(info.file_size)  # no further; there the zip's checksum is compared
+def npy_array(
+    data: bytes,  # of an npy
+    name: str,  # of the array, for the message
+) -> np.ndarray:  # read-only
+    "Return an array whose claims fit its bytes; raise `ClaimError` for others."
     head = io.BytesIO(data)
     version = np.lib.format.read_magic(head)
     read = (
@@ -79,7 +80,6 @@ def _unpacked(package: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     shape, columns_first, kind = read(head)
     start, count = head.tell(), math.prod(shape)
     if kind.hasobject or min(shape, default=0) < 0 or start + count * kind.itemsize != len(data):
-        name = info.filename.removesuffix(".npy")
         raise ClaimError(
             f"its array {name} claims shape {shape} of {kind} in {len(data):,} bytes: the file is "
             "damaged"
@@ -87,6 +87,13 @@ def _unpacked(package: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     return np.frombuffer(data, kind, count, start).reshape(
         shape, order="F" if columns_first else "C"
     )
+
+
+def _unpacked(package: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    "Return one array of a zip whose claimed size has been checked."
+    with package.open(info) as member:
+        data = member.read(info.file_size)  # no further; there the zip's checksum is compared
+    return npy_array(data, info.filename.removesuffix(".npy"))
 
 
 # %% ../../nbs/core/03_archives.ipynb #da71e0e4

@@ -23,6 +23,8 @@ from .events import Events as Events
 from .events import crop as crop
 from .events import iter_frames as iter_frames
 from .events import to_frames as to_frames
+from .filters import denoise as denoise
+from .filters import downsample as downsample
 from .i2e_events import i2e as i2e
 from .images import ImageSet as ImageSet
 from .images import balanced_pick as balanced_pick
@@ -39,6 +41,8 @@ from .recordings import from_assembly as from_assembly
 from .recordings import load_rdm92 as load_rdm92
 from .recordings import load_v4 as load_v4
 from .recordings import read_brainio as read_brainio
+from .representations import to_time_surface as to_time_surface
+from .representations import to_voxel_grid as to_voxel_grid
 from .splits import split_images as split_images
 from .splits import standardised as standardised
 from .video import load_ucf as load_ucf

@@ -6,6 +6,7 @@
 __all__ = ["EventDataset"]
 
 # %% ../../nbs/data/11_event_dataset.ipynb #cell-003
+import copy
 import functools
 import hashlib
 import inspect
@@ -14,10 +15,11 @@ import math
 import os
 import pickle
 import re
+import warnings
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,7 +27,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..core.checks import as_path, flag, function, instance, shown, whole
+from ..core.checks import as_path, choice, flag, function, instance, shown, whole
 from ..core.datasets import Sequences
 from neurobridge.core.files import (
     UnsafeFile,
@@ -37,24 +39,25 @@ from neurobridge.core.files import (
 from .augment import takes_arguments
 from .convert_folders import visible_entries
 from .es_imagenet import authors_view
-from .events import Events, to_frames
+from .event_sets import Item, OfficialSet, official_set
+from .events import Events, slice_starts, to_frames
+from .filters import downsample
+from .images import parts_of
 from .manifest import DataError
 from .readers.read import read_events
+from .readers.text import HEAD, text_form
 
 
 # %% ../../nbs/data/11_event_dataset.ipynb #cell-035
-def _any_format(path: str | Path, max_bytes: int | None = None) -> Events:
-    return read_events(path, max_bytes=max_bytes)
-
-
-Item = tuple[tuple, int]  # the reader's arguments, path first; the label
+def _any_format(path: str | Path, **options: Any) -> Events:
+    return read_events(path, **options)
 
 
 _LIST = 1 << 28  # bytes of a list of labels, at most; that of ES-ImageNet has 40 million
 
 
 def _numbers(items: list[Item]) -> list[str]:
-    return [str(c) for c in range(1 + max((label for _, label in items), default=-1))]
+    return [str(c) for c in range(1 + max((item.label for item in items), default=-1))]
 
 
 def _from_list(path: Path) -> tuple[list[Item], list[str]]:
@@ -70,7 +73,7 @@ def _from_list(path: Path) -> tuple[list[Item], list[str]]:
     rows = [_list_entry(path, place, line) for place, line in enumerate(lines, 1)]
     home = _home(path, rows[0][0]) if rows else path.parent
     items: list[Item] = [
-        ((home / name, (height, width)), label) for name, label, height, width in rows
+        Item((home / name, (height, width)), label) for name, label, height, width in rows
     ]
     return items, _known_classes(path.parent) or _numbers(items)
 
@@ -122,7 +125,15 @@ def _known_classes(folder: Path) -> list[str]:
 
 
 # %% ../../nbs/data/11_event_dataset.ipynb #bc3bbfd3
-_RECORDINGS = (".aedat", ".aedat4", ".bin", ".dat", ".h5", ".hdf5", ".npz", ".raw")
+_RECORDINGS = (".aedat", ".aedat4", ".bin", ".dat", ".h5", ".hdf5", ".npy", ".npz", ".raw")
+_TEXTS = (".csv", ".tsv", ".txt")  # recordings where their first lines are
+
+
+def _is_recording(path: Path) -> bool:
+    if path.suffix.lower() not in _TEXTS:
+        return path.suffix.lower() in _RECORDINGS
+    with path.open("rb") as file:
+        return text_form(file.read(HEAD)) is not None
 
 
 def _numbered(folder: Path, names: list[str]) -> list[int]:
@@ -184,7 +195,7 @@ def _from_folder(folder: Path, any_file: bool) -> tuple[list[Item], list[str]]:
     labels = _folder_labels(folder, names)
     _check_beside(folder, names, labels)
     items: list[Item] = [
-        ((p,), label)
+        Item((p,), label)
         for c, label in zip(folders, labels, strict=True)
         for p in _recordings_in(c, any_file)
     ]
@@ -202,10 +213,10 @@ def _recordings_in(folder: Path, any_file: bool) -> list[Path]:
                 f"{p} is a folder in a class folder; expected recordings only (for a set with "
                 "train and val, give one of them)"
             )
-        if not any_file and p.suffix.lower() not in _RECORDINGS:
+        if not any_file and not _is_recording(p):
             raise DataError(
-                f"{p} is no recording by its ending ({', '.join(_RECORDINGS)}); move it out of the "
-                "class folder, or give read="
+                f"{p} is no recording by its ending ({', '.join(_RECORDINGS)}), and no lines of "
+                "events; move it out of the class folder, or give a function as read="
             )
     return found
 
@@ -219,13 +230,16 @@ def _pair(pair: Any) -> Item:
             f"EventDataset: recordings contains {came}; expected pairs of path and label (events "
             "in memory: save them first, or use Sequences of frames)"
         )
-    return (Path(pair[0]),), whole("EventDataset", "recordings' labels", pair[1], None)
+    return Item((Path(pair[0]),), whole("EventDataset", "recordings' labels", pair[1], None))
 
 
 def _arranged(recordings: Any, any_file: bool) -> tuple[list[Item], list[str], Callable]:
     read: Callable = _any_format
     is_path = isinstance(recordings, str | os.PathLike)
-    if is_path:
+    if isinstance(recordings, OfficialSet):
+        items, classes = recordings.items, recordings.classes
+        read = functools.partial(_any_format, sensor=recordings.sensor)
+    elif is_path:
         path = as_path("EventDataset", "recordings", recordings)
         if not path.exists():
             raise DataError(
@@ -241,7 +255,7 @@ def _arranged(recordings: Any, any_file: bool) -> tuple[list[Item], list[str], C
         pairs = instance("EventDataset", "recordings", recordings, Iterable)
         items = [_pair(pair) for pair in pairs]
         classes = _numbers(items)
-    labels = [label for _, label in items]
+    labels = [item.label for item in items]
     if not items or min(labels) < 0 or max(labels) >= len(classes):
         raise DataError(
             f"EventDataset: recordings is {recordings if is_path else 'a list'} with "
@@ -307,9 +321,9 @@ def _package_code() -> str:
 
 def _identity(items: list[Item], read: Callable, **cut: Any) -> str:
     stats = []
-    for args, _ in items:
+    for args, _, clip in items:
         stat = args[0].stat()
-        stats.append((*map(str, args), stat.st_size, stat.st_mtime_ns))
+        stats.append((*map(str, args), clip, stat.st_size, stat.st_mtime_ns))
     made_from = json.dumps([_package_code(), _code_of(read), cut, stats])
     return hashlib.sha256(made_from.encode()).hexdigest()[:24]
 
@@ -351,50 +365,135 @@ class _FrameCache:
 
 
 # %% ../../nbs/data/11_event_dataset.ipynb #cell-042
-def _read_item(data: "EventDataset", i: int) -> Events:
-    read = data.read(*data.items[i][0])
+def _recording(data: "EventDataset", args: tuple) -> Events:
+    "Read a recording; the last one stays in memory where several items are parts of it."
+    if data._last is not None and data._last[0] == args:
+        return data._last[1]
+    read = data.read(*args)
     advice = "a reader returns a recording, such as read_events(path)"
-    return instance("EventDataset", "read's answer", read, Events, advice)
+    events = instance("EventDataset", "read's answer", read, Events, advice)
+    events = events if data.downsample == 1 else downsample(events, data.downsample)
+    if any(item.clip is not None for item in data.items[:1]):
+        data._last = args, events
+    return events
 
 
 def _augmented(data: "EventDataset", i: int) -> Events:
-    args = data.items[i][0]
-    events = _read_item(data, i)
+    args, _, clip = data.items[i]
+    events = _recording(data, args)
     if (events.height, events.width) != data.sensor:
         raise DataError(
             f"{args[0]} is a recording of {events.height}×{events.width} pixels, the first one of "
-            f"{data.sensor[0]}×{data.sensor[1]}; read them with one size"
+            f"{data.sensor[0]}×{data.sensor[1]}; read them with one size: "
+            "read={'sensor': (height, width)}"
         )
+    events = events if clip is None else events.between(*clip)
     if data.augment is None:
         return events
     changed = data.augment(events, np.random.default_rng(int(torch.randint(2**62, ()).item())))
     return instance("EventDataset", "augment's answer", changed, Events)
 
 
+def _framed(data: "EventDataset", events: Events, clip: Any) -> Tensor:
+    if data.count is not None:
+        frames = to_frames(events[: data.steps * data.count], count=data.count, binary=data.binary)
+        missing = data.steps - len(frames)
+        return torch.cat([frames, frames.new_zeros(missing, *frames.shape[1:])])
+    span = clip if data.cut is not None else data.span
+    if data.window is None:
+        span = None if data.by == "count" else span
+        return to_frames(events, steps=data.steps, span=span, binary=data.binary, by=data.by)
+    if span is None:
+        start = int(events.t[0]) if len(events) else 0
+        span = start, start + data.steps * data.window
+        events = events.between(*span)
+    return to_frames(events, window=data.window, span=span, binary=data.binary)
+
+
 def _counted(data: "EventDataset", i: int) -> UInt8[np.ndarray, "T 2 H W"]:
+    args, _, clip = data.items[i]
     try:
-        events = _augmented(data, i)
-        frames = to_frames(events, steps=data.steps, span=data.span, binary=data.binary)
+        frames = _framed(data, _augmented(data, i), clip)
     except DataError:
         raise
     except ValueError as error:
-        raise DataError(f"{data.items[i][0][0]}: {error}") from error
+        raise DataError(f"{args[0]}: {error}") from error
     most = frames.max().item()
     if most > 255:
         raise DataError(
-            f"{data.items[i][0][0]}: a pixel has {most:.0f} events in one frame, more than a byte "
+            f"{args[0]}: a pixel has {most:.0f} events in one frame, more than a byte "
             "can count; use more steps, or binary=True"
         )
     return frames.to(torch.uint8).numpy()
 
 
 def _open_cache(data: "EventDataset", folder: Path, workers: int) -> _FrameCache:
-    name = _identity(data.items, data.read, steps=data.steps, span=data.span, binary=data.binary)
+    names = ("steps", "span", "binary", "window", "count", "by", "cut", "downsample")
+    cut = {name: getattr(data, name) for name in names}
+    name = _identity(data.items, data.read, **cut)
     cache = _FrameCache(folder / f"frames-{name}.bin", len(data), (data.steps, 2, *data.sensor))
     if not cache.whole():
         loader = DataLoader(data, batch_size=None, num_workers=workers, generator=torch.Generator())
         cache.fill(x.to(torch.uint8).numpy() for x, _ in loader)
     return cache
+
+
+# %% ../../nbs/data/11_event_dataset.ipynb #79824eca
+def _check_cuts(
+    steps: Any, span: Any, window: Any, count: Any, cut: Any, by: Any
+) -> tuple[int, int | None, int | None, int | None]:  # frames of an item, window, count, cut
+    "Check the ways to cut against each other."
+    given = {"steps": steps, "window": window, "count": count, "cut": cut}
+    for name, value in given.items():
+        given[name] = value if value is None else whole("EventDataset", name, value)
+    steps, window, count, cut = given.values()
+    choice("EventDataset", "by", by, ("time", "count"))
+    named = [name for name in ("window", "count") if given[name] is not None]
+    named += ["by='count'"] if by == "count" else []
+    limits = ["span"] if span is not None else []
+    limits += ["cut"] if cut is not None else []
+    if len(named) > 1 or len(limits) > 1:
+        raise ValueError(
+            f"EventDataset: got {' and '.join(named if len(named) > 1 else limits)}; expected one "
+            "of window=, count= and by='count', and one of span= and cut="
+        )
+    if span is not None and named and named != ["window"]:
+        raise ValueError(
+            f"EventDataset: span is {shown(span)}, and {named[0]} counts events; expected span= "
+            "with steps= or window="
+        )
+    if window is None:
+        return 8 if steps is None else steps, None, count, cut
+    if (steps is None) == (not limits):
+        raise ValueError(
+            f"EventDataset: window is {window}, with {'steps and ' if steps else ''}"
+            f"{limits[0] if limits else 'no end'}; expected steps=, span= or cut= with it, one of "
+            "them, so that all items have as many frames"
+        )
+    if limits:
+        steps = -(-(cut if cut is not None else span[1] - span[0]) // window)
+    return steps, window, count, cut
+
+
+def _cut_items(data: "EventDataset", length: int) -> list[Item]:
+    "Return the stretches of all recordings; warn about recordings that are shorter than one."
+    items: list[Item] = []
+    short = []
+    for item in data.items:
+        starts = slice_starts(_recording(data, item.args), length)
+        items += [item._replace(clip=(start, start + length)) for start in starts]
+        short += [] if len(starts) else [str(item.args[0])]
+    if not items:
+        raise DataError(
+            f"{short[0]}: cut is {length:,}, and no recording is as long; expected a shorter one"
+        )
+    if short:
+        warnings.warn(
+            f"EventDataset: {len(short):,} recordings are shorter than cut, {length:,}, and are "
+            f"left out, such as {short[0]}",
+            stacklevel=4,
+        )
+    return items
 
 
 # %% ../../nbs/data/11_event_dataset.ipynb #chkcalled
@@ -419,11 +518,12 @@ def _check_given(read: Any, augment: Any, cache: Any, max_bytes: int | None) -> 
         raise ValueError(
             "EventDataset: augment changes events, a cache keeps frames; give one of the two"
         )
-    for name, value in (("read", read), ("augment", augment)):
-        if value is not None:
-            function("EventDataset", name, value)
+    if read is not None and not isinstance(read, Mapping):
+        function("EventDataset", "read", read, "read(path), or options of read_events in a dict")
+    if augment is not None:
+        function("EventDataset", "augment", augment)
     byte_budget("EventDataset", max_bytes)
-    if max_bytes is not None and read is not None:
+    if max_bytes is not None and callable(read):
         raise ValueError(
             f"EventDataset: max_bytes is {max_bytes}, which is for the default reader; "
             "expected None where read is given, which opens files itself"
@@ -431,6 +531,20 @@ def _check_given(read: Any, augment: Any, cache: Any, max_bytes: int | None) -> 
     if cache is None:
         return None
     return Path(instance("EventDataset", "cache", cache, (str, os.PathLike)))
+
+
+def _reader(read: Any, default: Callable, max_bytes: int | None) -> Callable:
+    "Return the function that reads recordings."
+    if callable(read):
+        return read
+    options = dict(read or {}) | ({} if max_bytes is None else {"max_bytes": max_bytes})
+    known = ("sensor", "sort", "unit", "columns", "group")
+    if read and (default is authors_view or not set(read) <= set(known)):
+        raise ValueError(
+            f"EventDataset: read is {shown(read)}; expected a function, or for recordings without "
+            f"a list a dict with options of read_events: {', '.join(known)}"
+        )
+    return functools.partial(default, **options) if options else default
 
 
 # %% ../../nbs/data/11_event_dataset.ipynb #cell-044
@@ -453,23 +567,33 @@ class EventDataset(Dataset):
     """A set of recordings as frames `[T, 2, H, W]` with their labels.
 
     Without `read`, a list of labels is read as ES-ImageNet's authors do (t from 1 to 8), other
-    files
-    by `read_events`. Raises `DataError` for damaged files and recordings of different sensors.
+    files by `read_events`. Raises `DataError` for damaged files and recordings of different
+    sensors, `ValueError` for ways to cut that exclude each other.
 
     Parameters
     ----------
     recordings :
         list, folder, or (path, label)
     read :
-        path (and size, for a list) -> events
+        path (and size, for a list) -> events; or options of `read_events`
     steps :
-        frames of equal duration
+        frames of an item; default: 8, or those of `window`
     span :
         first time, one after the last; default: events' own
     binary :
         1 where there was an event, instead of their number
     augment :
         anew each time
+    window :
+        duration of a frame; default: `steps` equal ones
+    count :
+        events of a frame; default: `steps` equal durations
+    by :
+        what `steps` frames have equally
+    cut :
+        duration of an item; default: a whole recording
+    downsample :
+        pixels along each side that become one
     cache :
         folder to keep frames in; default: nothing is kept
     workers :
@@ -481,41 +605,109 @@ class EventDataset(Dataset):
     def __init__(
         self,
         recordings: str | Path | Iterable[tuple[str | Path, int]],  # list, folder, or (path, label)
-        read: Callable[..., Events] | None = None,  # path (and size, for a list) -> events
-        steps: int = 8,  # frames of equal duration
+        read: Callable[..., Events]
+        | Mapping[str, Any]
+        | None = None,  # path (and size, for a list) -> events; or options of `read_events`
+        steps: int | None = None,  # frames of an item; default: 8, or those of `window`
         span: tuple[int, int] | None = None,  # first time, one after the last; default: events' own
         binary: bool = False,  # 1 where there was an event, instead of their number
         augment: Callable[[Events, np.random.Generator], Events] | None = None,  # anew each time
         *,
+        window: int | None = None,  # duration of a frame; default: `steps` equal ones
+        count: int | None = None,  # events of a frame; default: `steps` equal durations
+        by: Literal["time", "count"] = "time",  # what `steps` frames have equally
+        cut: int | None = None,  # duration of an item; default: a whole recording
+        downsample: int = 1,  # pixels along each side that become one
         cache: str | Path | None = None,  # folder to keep frames in; default: nothing is kept
         workers: int = 0,  # processes that fill the cache; 0: this one
         max_bytes: int | None = None,  # memory limit of a recording, for the default reader
     ):
         folder = _check_given(read, augment, cache, max_bytes)
-        self.steps = whole("EventDataset", "steps", steps)
+        span = span if span is None else _check_times(span)
+        checked = _check_cuts(steps, span, window, count, cut, by)
+        self.steps, self.window, self.count, self.cut = checked
+        self.by = by
+        self.downsample = whole("EventDataset", "downsample", downsample)
         self.binary = flag("EventDataset", "binary", binary)
         workers = whole("EventDataset", "workers", workers, 0)
-        span = span if span is None else _check_times(span)
-        self.items, self.classes, default = _arranged(recordings, any_file=read is not None)
-        own = default if max_bytes is None else functools.partial(default, max_bytes=max_bytes)
-        self.read = read or own
+        self.items, self.classes, default = _arranged(recordings, any_file=callable(read))
+        self.read = _reader(read, default, max_bytes)
         self.augment = augment
         self.span = (1, 9) if span is None and default is authors_view else span
         _check_called(self.read, len(self.items[0][0]), augment)
-        first = _read_item(self, 0)
+        self._last: tuple[tuple, Events] | None = None
+        first = _recording(self, self.items[0].args)
         self.sensor = (first.height, first.width)
-        self.y = torch.tensor([label for _, label in self.items])
+        self.items = self.items if self.cut is None else _cut_items(self, self.cut)
+        self.y = torch.tensor([item.label for item in self.items])
         self._cache: _FrameCache | None = None
+        self._places = list(range(len(self.items)))  # in the cache
         if folder is not None:
             self._cache = _open_cache(self, folder, workers)
+
+    @classmethod
+    def official(
+        cls,
+        name: str,  # "n_mnist", "n_caltech101", "n_cars", "cifar10_dvs" or "dvs128_gesture"
+        split: str = "train",  # "train", "test" or "all", as far as the set has it
+        root: str | Path | None = None,  # data root; default: `data_root()`
+        **options: Any,  # of `EventDataset`, such as steps, cache and downsample
+    ) -> "EventDataset":
+        """Return an official event set from its published folder, with its split and labels.
+
+        Raises `DataError` where the folder is missing or not the published one.
+
+        Parameters
+        ----------
+        name :
+            "n_mnist", "n_caltech101", "n_cars", "cifar10_dvs" or "dvs128_gesture"
+        split :
+            "train", "test" or "all", as far as the set has it
+        root :
+            data root; default: `data_root()`
+        **options :
+            of `EventDataset`, such as steps, cache and downsample
+        """
+        return cls(official_set(name, split, root), **options)  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return len(self.items)
 
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_last": None}
+
     def __getitem__(self, i: int) -> tuple[Float[Tensor, "T 2 H W"], int]:
-        frames = None if self._cache is None else self._cache.get(range(len(self))[i])
+        frames = None if self._cache is None else self._cache.get(self._places[i])
         frames = _counted(self, i) if frames is None else frames
-        return torch.from_numpy(frames).float(), self.items[i][1]
+        return torch.from_numpy(frames).float(), self.items[i].label
+
+    def split_off(
+        self,
+        size: float,  # how many recordings, or a fraction below 1
+        seed: int = 0,  # of the shuffle
+    ) -> tuple["EventDataset", "EventDataset"]:  # (rest, held out)
+        """Return two disjoint parts with the classes in proportion, the same for the same seed.
+
+        Items of one recording stay together, so that no part knows a recording of the other.
+
+        Parameters
+        ----------
+        size :
+            how many recordings, or a fraction below 1
+        seed :
+            of the shuffle
+
+        Returns
+        -------
+            (rest, held out)
+        """
+        names = [str(item.args[0]) for item in self.items]
+        first = {name: i for i, name in reversed(list(enumerate(names)))}
+        files = list(dict.fromkeys(names))
+        _, held = parts_of(self.y[[first[name] for name in files]], size, seed, "a recording")
+        out = {files[i] for i in held.tolist()}
+        kept = [i for i, name in enumerate(names) if name not in out]
+        return _part(self, kept), _part(self, [i for i, name in enumerate(names) if name in out])
 
     @staticmethod
     def collate(
@@ -543,3 +735,14 @@ class EventDataset(Dataset):
             frames `x` [N, T, 2, H, W], labels `y` [N], for `fit`
         """
         return Sequences(torch.stack([self[i][0] for i in range(len(self))]), self.y)
+
+
+# %% ../../nbs/data/11_event_dataset.ipynb #6f3a3e91
+def _part(data: EventDataset, chosen: list[int]) -> EventDataset:
+    "Return a data set of some of the items, with the same cache."
+    part = copy.copy(data)
+    part.items = [data.items[i] for i in chosen]
+    part.y = data.y[chosen]
+    part._places = [data._places[i] for i in chosen]
+    part._last = None
+    return part

@@ -7,16 +7,18 @@ __all__ = ["Events", "to_frames", "crop", "iter_frames"]
 
 # %% ../../nbs/data/03_events.ipynb #cell-003
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from ..core.checks import flag, instance, shown, whole
+from ..core.checks import choice, flag, instance, shown, whole
+from .manifest import DataError
+from .readers.units import Normaliser, array_columns, check_told
 
 # %% ../../nbs/data/03_events.ipynb #ev-columns
 COLUMNS = {"t": np.int64, "x": np.int16, "y": np.int16, "p": np.int8}  # as `Events` keeps them
@@ -70,6 +72,88 @@ class Events:
             self.t[chosen], self.x[chosen], self.y[chosen], self.p[chosen], self.height, self.width
         )
 
+    def between(
+        self,
+        start: int,  # first time
+        end: int,  # the one after the last
+    ) -> "Events":  # of the same sensor; times stay as they are
+        """Return the events of a stretch of time; found by bisection, so that it costs no search.
+
+        Parameters
+        ----------
+        start :
+            first time
+        end :
+            the one after the last
+
+        Returns
+        -------
+            of the same sensor; times stay as they are
+        """
+        start = whole("Events.between", "start", start, -(2**62), 2**62)
+        end = whole("Events.between", "end", end, start, 2**62)
+        first, last = np.searchsorted(self.t, [start, end])
+        return self[int(first) : int(last)]
+
+    def slices(
+        self,
+        window: int,  # duration of a slice (in the unit of t)
+        step: int | None = None,  # from one beginning to the next; default: `window`
+    ) -> list["Events"]:  # an incomplete one at the end is left out
+        """Cut a recording into slices of equal duration, from its first event on.
+
+        Parameters
+        ----------
+        window :
+            duration of a slice (in the unit of t)
+        step :
+            from one beginning to the next; default: `window`
+
+        Returns
+        -------
+            an incomplete one at the end is left out
+        """
+        return [self.between(start, start + window) for start in slice_starts(self, window, step)]
+
+    def to_array(self) -> np.ndarray:  # records with t (int64), x, y (int16) and p (int8)
+        """Return one array of records, as tonic keeps recordings; `np.save` writes it.
+
+        Returns
+        -------
+            records with t (int64), x, y (int16) and p (int8)
+        """
+        array = np.empty(len(self), list(COLUMNS.items()))
+        for name in COLUMNS:
+            array[name] = getattr(self, name)
+        return array
+
+    @classmethod
+    def from_array(
+        cls,
+        array: np.ndarray,  # records with t, x, y and p, or a table
+        sensor: tuple[int, int] | None = None,  # height, width; default: the smallest possible
+        unit: Literal["s", "ms", "us", "ns"] | None = None,  # of t; default: microseconds
+        columns: str | Mapping[str, str] | None = None,  # {"p": "polarity"}, or a table's "xytp"
+    ) -> "Events":  # time in microseconds
+        """Return the recording in an array of NumPy; raise `ValueError` where it is none.
+
+        Parameters
+        ----------
+        array :
+            records with t, x, y and p, or a table
+        sensor :
+            height, width; default: the smallest possible
+        unit :
+            of t; default: microseconds
+        columns :
+            {"p": "polarity"}, or a table's "xytp"
+
+        Returns
+        -------
+            time in microseconds
+        """
+        return _from_array(array, sensor, unit, columns)
+
     def __iter__(self) -> NoReturn:
         raise TypeError(
             "Events: a recording is no sequence of events; loop over zip(events.t, events.x, "
@@ -79,7 +163,7 @@ class Events:
     def __array__(self, dtype: Any = None, copy: Any = None) -> NoReturn:
         raise TypeError(
             "Events: a recording is four arrays; take events.t, .x, .y and .p, or "
-            "np.stack([events.t, events.x, events.y, events.p], 1)"
+            "events.to_array(), one array of records"
         )
 
     def __eq__(self, other: object) -> bool:
@@ -139,6 +223,44 @@ def _chosen(chosen: Any, count: int) -> np.ndarray:
     return index
 
 
+# %% ../../nbs/data/03_events.ipynb #8e39622f
+_SLICES = 1 << 24  # more than any recording is cut into
+
+
+def slice_starts(
+    events: Events,
+    window: int,  # duration of a slice
+    step: int | None = None,  # from one beginning to the next; None: `window`
+) -> range:  # when each slice begins
+    "Return when slices of a recording begin, those that end within it."
+    window = whole("Events.slices", "window", window, 1)
+    step = window if step is None else whole("Events.slices", "step", step, 1)
+    if not len(events):
+        return range(0)
+    found = range(int(events.t[0]), int(events.t[-1]) + 2 - window, step)
+    if len(found) > _SLICES:
+        raise ValueError(
+            f"Events.slices: window is {window}, and would make {len(found):,} slices of "
+            f"{events!r}; expected a longer window or step"
+        )
+    return found
+
+
+def _from_array(array: Any, sensor: Any, unit: Any, columns: Any) -> Events:
+    who = "Events.from_array"
+    instance(who, "array", array, np.ndarray, "a list of arrays goes to Events(t, x, y, p, …)")
+    check_told(who, unit, columns)
+    try:
+        t, x, y, p = Normaliser(unit)(*array_columns(array, columns))
+    except DataError as error:
+        raise ValueError(f"{who}: array: {error}") from None
+    if sensor is None:
+        sensor = (int(y.max()) + 1, int(x.max()) + 1) if len(t) else (1, 1)
+    if not isinstance(sensor, tuple | list) or len(sensor) != 2:
+        raise TypeError(f"{who}: sensor is {shown(sensor)}; expected (height, width), in pixels")
+    return Events(t, x, y, p, *sensor)
+
+
 # %% ../../nbs/data/03_events.ipynb #ev-limits
 _PIXELS = 1 << 24  # more than any event camera has; a frame of so many takes 134 MB
 
@@ -185,7 +307,7 @@ def _no_recording(parts: dict[str, np.ndarray], height: int, width: int) -> str 
 
 # %% ../../nbs/data/03_events.ipynb #cell-018
 def _one_cut(
-    steps: int | None, window: int | None, count: int | None, span: Any
+    steps: int | None, window: int | None, count: int | None, span: Any, by: str
 ) -> tuple[str, int]:
     "Return the one way to cut that was passed, with its value."
     ways = {"steps": steps, "window": window, "count": count}
@@ -199,6 +321,12 @@ def _one_cut(
         )
     if span is not None:
         _check_span(span, count)
+    choice("to_frames", "by", by, ("time", "count"))
+    if by == "count" and (steps is None or span is not None):
+        raise ValueError(
+            "to_frames: by is 'count', which cuts into steps= of equally many events; expected "
+            "steps= alone with it"
+        )
     return next(iter(given.items()))
 
 
@@ -218,8 +346,11 @@ def _check_span(span: Any, count: int | None) -> None:
 
 # %% ../../nbs/data/03_events.ipynb #ev-cuts
 def _cuts(
-    events: Events, way: str, size: int, span: tuple[int, int] | None
+    events: Events, way: str, size: int, span: tuple[int, int] | None, by: str
 ) -> Integer[np.ndarray, " T+1"]:
+    if by == "count":
+        _check_memory(events, size, way)
+        return np.append(len(events) // size * np.arange(size), len(events))
     if way == "count":
         _check_memory(events, -(-len(events) // size), way)
         return np.append(np.arange(0, len(events), size), len(events))
@@ -290,11 +421,13 @@ def count_frame(
 # %% ../../nbs/data/03_events.ipynb #ev-to-frames
 def to_frames(
     events: Events,  # a recording
-    steps: int | None = None,  # cut into so many frames of equal duration …
+    steps: int | None = None,  # cut into so many frames of equal duration (see `by`) …
     window: int | None = None,  # … or into frames of this duration (in the unit of t) …
     count: int | None = None,  # … or every so many events
     span: tuple[int, int] | None = None,  # first time, and the one after the last; default: events'
     binary: bool = False,  # 1 where there was an event, instead of their number
+    *,
+    by: Literal["time", "count"] = "time",  # what steps have equally; the last has the rest
 ) -> Float[Tensor, "T 2 H W"]:  # number of events; channel 0 is ON (polarity 1), channel 1 is OFF
     """Count events in frames.
 
@@ -306,7 +439,7 @@ def to_frames(
     events :
         a recording
     steps :
-        cut into so many frames of equal duration …
+        cut into so many frames of equal duration (see `by`) …
     window :
         … or into frames of this duration (in the unit of t) …
     count :
@@ -315,15 +448,17 @@ def to_frames(
         first time, and the one after the last; default: events'
     binary :
         1 where there was an event, instead of their number
+    by :
+        what steps have equally; the last has the rest
 
     Returns
     -------
         number of events; channel 0 is ON (polarity 1), channel 1 is OFF
     """
     instance("to_frames", "events", events, Events)
-    way, size = _one_cut(steps, window, count, span)
+    way, size = _one_cut(steps, window, count, span, by)
     binary = flag("to_frames", "binary", binary)
-    cuts = _cuts(events, way, size, span)
+    cuts = _cuts(events, way, size, span, by)
     frames = torch.empty(len(cuts) - 1, 2, events.height, events.width)
     for frame, first, last in zip(frames, cuts[:-1], cuts[1:], strict=True):
         frame.copy_(count_frame(events, slice(first, last)))

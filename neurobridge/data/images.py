@@ -121,7 +121,13 @@ def _normalised(x: UInt8[Tensor, "N C H W"], mean: Any, std: Any) -> Float[Tenso
 
 
 # %% ../../nbs/data/02_images.ipynb #cell-023
-def _parts(y: Int64[Tensor, " N"], size: float, seed: int) -> tuple[Tensor, Tensor]:
+def parts_of(
+    y: Int64[Tensor, " N"],  # labels
+    size: float,  # how many are held out, or a fraction below 1
+    seed: int,  # of the shuffle
+    what: str = "an image",  # one of them, for the message
+) -> tuple[Int64[Tensor, " R"], Int64[Tensor, " H"]]:  # indices of (rest, held out)
+    "Split items in two, with the classes in proportion."
     count: Any = size
     if isinstance(size, numbers.Real) and 0 < size < 1:
         count = round(float(size) * len(y))
@@ -129,7 +135,7 @@ def _parts(y: Int64[Tensor, " N"], size: float, seed: int) -> tuple[Tensor, Tens
     if not is_whole or not 0 < count < len(y):
         raise ValueError(
             f"split_off: size is {size!r}; expected a whole number from 1 to {len(y) - 1:,}, or a "
-            "fraction between 0 and 1 that leaves both parts an image"
+            f"fraction between 0 and 1 that leaves both parts {what}"
         )
     held = balanced_pick(y, count, whole("split_off", "seed", seed, 0, 2**32 - 1))
     rest = torch.ones(len(y), dtype=torch.bool)
@@ -235,7 +241,7 @@ class ImageSet:
         -------
             (rest, held out)
         """
-        rest, held = _parts(self.y, size, seed)
+        rest, held = parts_of(self.y, size, seed)
         return _take(self, rest), replace(_take(self, held), split="valid")
 
     def statistics(self) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:  # mean, std

@@ -411,13 +411,13 @@ def test_three_arrangements(recordings):
     assert (
         len(folder) == 8 and folder.classes == ["a", "b"] and folder.y.tolist() == [0] * 4 + [1] * 4
     )
-    pairs = EventDataset([(args[0], label) for args, label in folder.items], small, steps=5)
+    pairs = EventDataset([(args[0], label) for args, label, _ in folder.items], small, steps=5)
     assert all(torch.equal(a, b) and i == j for (a, i), (b, j) in zip(folder, pairs, strict=False))
-    for (path,), _ in folder.items:
+    for (path,), *_ in folder.items:
         e = small(path)
         assert (
             torch.equal(
-                folder[folder.items.index(((path,), int(path.parent.name == "b")))][0],
+                folder[folder.items.index(((path,), int(path.parent.name == "b"), None))][0],
                 to_frames(e, steps=5),
             )
             and folder[0][0].sum() == 60
@@ -701,11 +701,11 @@ def test_one_numbering_of_one_set(twelve):
     "The list, the folder and the names of the folders agree, also where a class has lost its last file."
     listed = EventDataset(twelve / "trainlabel.txt")
     folder = EventDataset(twelve / "train")
-    assert {str(args[0]): label for args, label in listed.items} == {
-        str(args[0]): label for args, label in folder.items
+    assert {str(args[0]): label for args, label, _ in listed.items} == {
+        str(args[0]): label for args, label, _ in folder.items
     }
     assert (
-        all(args[0].parent.name == f"class{label}" for args, label in folder.items)
+        all(args[0].parent.name == f"class{label}" for args, label, _ in folder.items)
         and len(folder) == 11
     )
     assert listed.classes == folder.classes == [f"kind{c}" for c in range(12)], (
@@ -734,7 +734,7 @@ def test_spikingjellys_loader_reads_what_is_converted(tmp_path):
         found = theirs.ESImageNet(str(tmp_path), train=train, data_type="event")
         ours = {
             args[0].name: (args[0], label)
-            for args, label in EventDataset(twelve / f"{split}label.txt").items
+            for args, label, _ in EventDataset(twelve / f"{split}label.txt").items
         }
         assert len(found.samples) == len(ours)
         for path, label in found.samples:
@@ -763,10 +763,10 @@ def test_labels_of_folders(tmp_path, names, labels):
         (tmp_path / name).mkdir()
         save_es(tmp_path / name / "e.npz", Events([0], [0], [0], [1], 4, 4))
     data = EventDataset(tmp_path)
-    assert {args[0].parent.name: label for args, label in data.items} == dict(
+    assert {args[0].parent.name: label for args, label, _ in data.items} == dict(
         zip(names, labels, strict=True)
     )
-    assert all(data.classes[label] == args[0].parent.name for args, label in data.items)
+    assert all(data.classes[label] == args[0].parent.name for args, label, _ in data.items)
 
 
 def test_two_pictures_of_one_stem_are_both_kept(tmp_path):

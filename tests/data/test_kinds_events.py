@@ -293,7 +293,7 @@ def test_a_converted_set_of_clips_keeps_its_labels(tmp_path):
     data = EventDataset(tmp_path / "out", read=load_ucf)
     expected = {row.file: row.label for row in table.itertuples() if row.status == "made"}
     assert (
-        {args[0].relative_to(tmp_path / "out").as_posix(): label for args, label in data.items}
+        {args[0].relative_to(tmp_path / "out").as_posix(): label for args, label, _ in data.items}
         == expected
         == {"class4/a.npz": 1, "class12/a.npz": 2}
     )

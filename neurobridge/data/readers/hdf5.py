@@ -9,7 +9,7 @@ __all__ = []
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -20,7 +20,10 @@ from ...core.files import over_budget
 from ..manifest import DataError
 from .records import BLOCK, Parts, Sensor
 from neurobridge.data.readers.units import (
+    Columns,
     Normaliser,
+    agreed_unit,
+    array_columns,
     as_microseconds,
     one_number,
     stated_unit,
@@ -28,28 +31,46 @@ from neurobridge.data.readers.units import (
 
 
 # %% ../../../nbs/data/readers/09_hdf5.ipynb #cell-040
-def decode_hdf5(file: BinaryIO, sensor: Sensor, budget: int) -> tuple[Sensor, Parts]:
+def decode_hdf5(
+    file: BinaryIO,
+    sensor: Sensor,
+    budget: int,
+    unit: str | None = None,
+    columns: Columns = None,
+    group: str | None = None,
+) -> tuple[Sensor, Parts]:
     "Return the sensor, if the file states it, and its events, by slices of whole chunks."
     try:
         import h5py
     except ImportError as error:
         raise ImportError(needs("reading HDF5 files", "h5py")) from error
     book = h5py.File(file.name, "r")
-    places: Iterator[Any] = (hdf5_part(book, name) for name in ("CD/events", "events", "CD", "/"))
-    for group in places:
-        is_group = isinstance(group, h5py.Group)
-        names: Any = getattr(getattr(group, "dtype", None), "names", None)
-        if not names:
-            names = list(group) if is_group else ()
-        for four in ("txyp", ("ts", "xs", "ys", "ps")):
-            if set(four) <= set(names):
-                sets = [hdf5_part(group, name) for name in four] if is_group else [group]
-                _check_filters(sets)
-                _check_columns(sets, budget)
-                return _hdf5_sensor(book, budget), _hdf5_parts(book, sets, four, budget)
+    sets, names = _found(book, columns, group)
+    _check_filters(sets)
+    _check_columns(sets, budget)
+    return _hdf5_sensor(book, budget), _hdf5_parts(book, sets, names, unit, budget)
+
+
+def _found(book: Any, columns: Columns, group: str | None) -> tuple[list, Columns]:
+    "Return the data sets, four columns or one of records, with the names or the order of columns."
+    own = tuple(columns.get(n, n) for n in "txyp") if isinstance(columns, Mapping) else None
+    for name in ("CD/events", "events", "CD", "/") if group is None else (group,):
+        part: Any = hdf5_part(book, name)
+        is_group = hasattr(part, "keys")
+        if isinstance(columns, str) and getattr(part, "ndim", 0) == 2:
+            return [part], columns
+        there: Any = getattr(getattr(part, "dtype", None), "names", None)
+        if not there:
+            there = list(part) if is_group else ()
+        for four in (own,) if own else (tuple("txyp"), ("ts", "xs", "ys", "ps")):
+            if set(four) <= set(there):
+                sets = [hdf5_part(part, name) for name in four] if is_group else [part]
+                return sets, dict(zip("txyp", four, strict=True))
+    at = f"at {group} " if group else ""
     raise DataError(
-        "it has none of the known layouts (events/t,x,y,p; events/ts,xs,ys,ps; t,x,y,p; "
-        f"CD/events); it has {', '.join(map(str, book)) or 'nothing'}"
+        f"it has none of the known layouts {at}(events/t,x,y,p; events/ts,xs,ys,ps; t,x,y,p; "
+        f"CD/events); it has {', '.join(map(str, book)) or 'nothing'}; group= gives another place, "
+        "columns= other names, or the order in a table"
     )
 
 
@@ -104,7 +125,8 @@ def _rows_at_once(sets: list, budget: int) -> int:  # whole chunks, since HDF5 u
 
 def _check_lengths(book: Any, sets: list) -> int:  # their common length
     shapes = [list(column.shape) for column in sets]
-    if shapes.count(shapes[0]) < len(shapes) or len(shapes[0]) != 1:
+    axes = 1 if len(sets) == 4 or sets[0].dtype.names else 2
+    if shapes.count(shapes[0]) < len(shapes) or len(shapes[0]) != axes:
         raise DataError(f"t, x, y, p have shapes {shapes}; expected four lists of one length")
     claimed = sum(column.nbytes for column in sets)
     if claimed > 1032 * os.path.getsize(book.filename):
@@ -115,11 +137,15 @@ def _check_lengths(book: Any, sets: list) -> int:  # their common length
     return shapes[0][0]
 
 
-def _hdf5_parts(book: Any, sets: list, names: str | tuple[str, ...], budget: int) -> Parts:
+def _hdf5_parts(
+    book: Any, sets: list, names: Columns, unit: str | None, budget: int
+) -> Parts:  # names: of t, x, y, p; or the order of a table's columns
     rows = _rows_at_once(sets, budget)
     count = _check_lengths(book, sets)
-    unit = stated_unit(*(_units_of(place, budget) for place in (sets[0], sets[0].parent)))
-    seconds = unit is None and names[0] == "ts" and sets[0].dtype.kind == "f"
+    stated = stated_unit(*(_units_of(place, budget) for place in (sets[0], sets[0].parent)))
+    unit = agreed_unit(unit, stated)
+    by_name = isinstance(names, Mapping) and names["t"] == "ts"
+    seconds = unit is None and by_name and sets[0].dtype.kind == "f"
     normal = Normaliser("s" if seconds else unit)
     offset = as_microseconds(np.array([_offset(book)]), normal.unit)[0]
     for start in range(0, count, rows):
@@ -129,11 +155,11 @@ def _hdf5_parts(book: Any, sets: list, names: str | tuple[str, ...], budget: int
             raise DataError(
                 f"HDF5 can't read its events ({error}): the file is cut off or damaged"
             ) from error
-        t, x, y, p = blocks if len(blocks) == 4 else (blocks[0][name] for name in names)
+        t, x, y, p = blocks if len(blocks) == 4 else array_columns(blocks[0], names)
         if seconds and (t == np.rint(t)).all() and (t != t[0]).any():
             raise DataError(
                 "its ts are floating-point numbers without fractions, so they are hardly seconds; "
-                "set the attribute 'unit' of ts to 's', 'ms', 'us' or 'ns'"
+                "set the attribute 'unit' of ts to 's', 'ms', 'us' or 'ns', or give unit="
             )
         t, x, y, p = normal(t, x, y, p)
         yield t + offset, x, y, p

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core.checks import shown
+from ...core.checks import choice, instance, shown
 from ..manifest import DataError
 
 # %% ../../../nbs/data/readers/08_units.ipynb #units
@@ -30,6 +30,7 @@ _UNITS = {
     "nanoseconds": 10**9,
 }  # per second
 _GREATEST = 2**63 - 1  # largest integer of microseconds
+_UNLIKELY = 10**17  # microseconds; more than 3,000 years
 
 
 def as_microseconds(
@@ -50,7 +51,12 @@ def as_microseconds(
     if kind not in "iuf" or (kind == "f" and unit is None):
         raise DataError(
             f"its times are of type {t.dtype}, and their unit is not stated; expected whole "
-            "numbers of microseconds: convert them and save it again"
+            "numbers of microseconds, or unit='s', 'ms', 'us' or 'ns'"
+        )
+    if unit is None and len(t) and not -_UNLIKELY < t.min() <= t.max() < _UNLIKELY:
+        raise DataError(
+            f"its times reach {t.max()}, which would be more than 3,000 years of microseconds; "
+            "give their unit, such as unit='ns'"
         )
     per_second = _UNITS[unit or "us"]
     fits = t.dtype != np.uint64 or t.max() <= _GREATEST
@@ -81,6 +87,16 @@ def stated_unit(
     if stated is None:
         return None
     return (stated.decode() if isinstance(stated, bytes) else str(stated)).strip().lower()
+
+
+def agreed_unit(
+    said: str | None,  # by the caller
+    stated: str | None,  # by the file
+) -> str | None:
+    "Return the unit of the times; raise `DataError` where caller and file contradict each other."
+    if said is not None and stated is not None and _UNITS.get(stated) != _UNITS[said]:
+        raise DataError(f"it states {stated!r} as the unit of its times; unit is {said!r}")
+    return said or stated
 
 
 # %% ../../../nbs/data/readers/08_units.ipynb #normal
@@ -114,3 +130,78 @@ def one_number(name: str, given: Any) -> int:
     if value.size != 1 or value.dtype.kind not in "iu":
         raise DataError(f"its {name} is {shown(value)}; expected one whole number")
     return int(value.item())
+
+
+# %% ../../../nbs/data/readers/08_units.ipynb #200c27b4
+UNITS = ("s", "ms", "us", "ns")
+Columns = str | Mapping[str, str] | None
+
+
+def check_told(who: str, unit: Any, columns: Any) -> dict[str, Any]:  # those that were given
+    "Check what a caller says about a file; raise `TypeError` and `ValueError`."
+    told = {"unit": unit, "columns": columns}
+    if unit is not None:
+        choice(who, "unit", unit, UNITS)
+    if isinstance(columns, str):
+        if sorted(columns.replace("_", "")) != ["p", "t", "x", "y"]:
+            raise ValueError(
+                f"{who}: columns is {shown(columns)}; expected the letters t, x, y and p in the "
+                "order of the columns, with _ for a column to leave out"
+            )
+    elif columns is not None:
+        instance(who, "columns", columns, Mapping, "such as {'p': 'polarity'}, or an order 'txyp'")
+        if not set(columns) <= set("txyp") or not all(isinstance(v, str) for v in columns.values()):
+            raise ValueError(
+                f"{who}: columns is {shown(dict(columns))}; expected names for t, x, y or p, such "
+                "as {'p': 'polarity'}"
+            )
+    return {name: value for name, value in told.items() if value is not None}
+
+
+# %% ../../../nbs/data/readers/08_units.ipynb #864feb4d
+def ordered(
+    columns: str,  # such as "xytp"
+    fields: int,  # columns that are there
+) -> list[int]:  # where t, x, y and p are
+    "Return the places of the columns; raise `DataError` where there are fewer."
+    if len(columns) > fields:
+        raise DataError(
+            f"it has {fields} columns, and columns={columns!r} names {len(columns)}; expected at "
+            "most as many letters as columns"
+        )
+    return [columns.index(name) for name in "txyp"]
+
+
+def whole_values(name: str, values: np.ndarray) -> np.ndarray:
+    "Return whole numbers as integers, where they are stored as floating-point numbers."
+    if values.dtype.kind != "f":
+        return values
+    if not (np.abs(values) < 2**31).all() or (np.rint(values) != values).any():
+        raise DataError(
+            f"its {name} is of type {values.dtype} with fractions; expected whole numbers"
+        )
+    return values.astype(np.int64)
+
+
+def array_columns(
+    array: np.ndarray,  # records with names, or a table
+    columns: Columns = None,
+) -> list[np.ndarray]:  # t, x, y, p as they are stored
+    "Take an array apart; raise `DataError` where its columns are not known."
+    names = array.dtype.names
+    if array.ndim == 2 and names is None and array.dtype.kind in "fiu":
+        if not isinstance(columns, str):
+            raise DataError(
+                f"it is a table of {array.shape[1]} columns without names; give their order, such "
+                "as columns='txyp'"
+            )
+        t, x, y, p = (array[:, at] for at in ordered(columns, array.shape[1]))
+        return [t, *(whole_values(n, a) for n, a in zip("xyp", (x, y, p), strict=True))]
+    called = [columns.get(n, n) if isinstance(columns, Mapping) else n for n in "txyp"]
+    if array.ndim != 1 or names is None or not set(called) <= set(names):
+        what = ", ".join(names) if names else f"shape {list(array.shape)} of {array.dtype}"
+        raise DataError(
+            f"it has {what}; expected records with {', '.join(called)}, or a table and the order "
+            "of its columns; columns={'p': 'polarity'} gives a name that is unusual"
+        )
+    return [array[name] for name in called]
