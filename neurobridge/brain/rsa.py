@@ -454,8 +454,8 @@ def cka(
     order = rows_in_order("cka", "y", others, "x", names, every=True)
     if len(one) != len(two) or len(one) < 4:
         raise ValueError(
-            f"cka: x has {len(one)} stimuli, y {len(two)}; expected the same stimuli, [stimuli, ...], "
-            "at least 4"
+            f"cka: x has {len(one)} stimuli, y {len(two)}; expected the same stimuli, [stimuli, "
+            "...], at least 4"
         )
     for name, each in (("x", one), ("y", two)):
         if not any_varies(each.reshape(len(each), -1)):

@@ -410,6 +410,7 @@ def _framed(data: "EventDataset", events: Events, clip: Any) -> Tensor:
     return to_frames(events, window=data.window, span=span, binary=data.binary)
 
 
+# %% ../../nbs/data/11_event_dataset.ipynb #counted-1
 def _counted(data: "EventDataset", i: int) -> UInt8[np.ndarray, "T 2 H W"]:
     args, _, clip = data.items[i]
     try:
@@ -562,8 +563,46 @@ def _check_times(span: Any) -> tuple[int, int]:
     return first, last
 
 
+# %% ../../nbs/data/11_event_dataset.ipynb #clips-1
+class _Clips(Dataset):
+    "Frames of recordings with labels, in parts and in batches."
+
+    items: list[Item]
+    y: Tensor
+
+    def split_off(
+        self,
+        size: float,  # how many recordings, or a fraction below 1
+        seed: int = 0,  # of the shuffle
+    ) -> tuple["EventDataset", "EventDataset"]:  # (rest, held out)
+        """Return two disjoint parts with the classes in proportion, the same for the same seed.
+
+        Items of one recording stay together, so that no part knows a recording of the other.
+        """
+        names = [str(item.args[0]) for item in self.items]
+        first = {name: i for i, name in reversed(list(enumerate(names)))}
+        files = list(dict.fromkeys(names))
+        _, held = parts_of(self.y[[first[name] for name in files]], size, seed, "a recording")
+        out = {files[i] for i in held.tolist()}
+        kept = [i for i, name in enumerate(names) if name not in out]
+        data: Any = self
+        return _part(data, kept), _part(data, [i for i, name in enumerate(names) if name in out])
+
+    @staticmethod
+    def collate(
+        items: list[tuple[Tensor, int]],  # frames and label of each recording
+    ) -> tuple[Float[Tensor, "T n 2 H W"], Int64[Tensor, " n"]]:  # a batch, and its labels
+        "Combine recordings into a batch, time first: `DataLoader(…, collate_fn=data.collate)`."
+        labels = [label for _, label in items]
+        return torch.stack([frames for frames, _ in items], 1), torch.tensor(labels)
+
+    def tensors(self) -> Sequences:  # frames `x` [N, T, 2, H, W], labels `y` [N], for `fit`
+        "Read everything into memory; batches of the result have time first."
+        return Sequences(torch.stack([self[i][0] for i in range(len(self.items))]), self.y)
+
+
 # %% ../../nbs/data/11_event_dataset.ipynb #2852ea0b
-class EventDataset(Dataset):
+class EventDataset(_Clips):
     """A set of recordings as frames `[T, 2, H, W]` with their labels.
 
     Without `read`, a list of labels is read as ES-ImageNet's authors do (t from 1 to 8), other
@@ -680,61 +719,6 @@ class EventDataset(Dataset):
         frames = None if self._cache is None else self._cache.get(self._places[i])
         frames = _counted(self, i) if frames is None else frames
         return torch.from_numpy(frames).float(), self.items[i].label
-
-    def split_off(
-        self,
-        size: float,  # how many recordings, or a fraction below 1
-        seed: int = 0,  # of the shuffle
-    ) -> tuple["EventDataset", "EventDataset"]:  # (rest, held out)
-        """Return two disjoint parts with the classes in proportion, the same for the same seed.
-
-        Items of one recording stay together, so that no part knows a recording of the other.
-
-        Parameters
-        ----------
-        size :
-            how many recordings, or a fraction below 1
-        seed :
-            of the shuffle
-
-        Returns
-        -------
-            (rest, held out)
-        """
-        names = [str(item.args[0]) for item in self.items]
-        first = {name: i for i, name in reversed(list(enumerate(names)))}
-        files = list(dict.fromkeys(names))
-        _, held = parts_of(self.y[[first[name] for name in files]], size, seed, "a recording")
-        out = {files[i] for i in held.tolist()}
-        kept = [i for i, name in enumerate(names) if name not in out]
-        return _part(self, kept), _part(self, [i for i, name in enumerate(names) if name in out])
-
-    @staticmethod
-    def collate(
-        items: list[tuple[Tensor, int]],  # frames and label of each recording
-    ) -> tuple[Float[Tensor, "T n 2 H W"], Int64[Tensor, " n"]]:  # a batch, and its labels
-        """Combine recordings into a batch, time first: `DataLoader(…, collate_fn=data.collate)`.
-
-        Parameters
-        ----------
-        items :
-            frames and label of each recording
-
-        Returns
-        -------
-            a batch, and its labels
-        """
-        labels = [label for _, label in items]
-        return torch.stack([frames for frames, _ in items], 1), torch.tensor(labels)
-
-    def tensors(self) -> Sequences:  # frames `x` [N, T, 2, H, W], labels `y` [N], for `fit`
-        """Read everything into memory; batches of the result have time first.
-
-        Returns
-        -------
-            frames `x` [N, T, 2, H, W], labels `y` [N], for `fit`
-        """
-        return Sequences(torch.stack([self[i][0] for i in range(len(self))]), self.y)
 
 
 # %% ../../nbs/data/11_event_dataset.ipynb #6f3a3e91

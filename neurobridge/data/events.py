@@ -24,9 +24,56 @@ from .readers.units import Normaliser, array_columns, check_told
 COLUMNS = {"t": np.int64, "x": np.int16, "y": np.int16, "p": np.int8}  # as `Events` keeps them
 
 
+# %% ../../nbs/data/03_events.ipynb #stretch-1
+class _Stretch:
+    "Events in order of time, of which parts can be taken."
+
+    t: Integer[np.ndarray, " n"]
+    x: Integer[np.ndarray, " n"]
+    y: Integer[np.ndarray, " n"]
+    p: Integer[np.ndarray, " n"]
+    height: int
+    width: int
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+    def __getitem__(self, chosen: Any) -> "Events":  # a slice, a mask or a list of indices
+        chosen = chosen if isinstance(chosen, slice) else _chosen(chosen, len(self))
+        return Events(
+            self.t[chosen], self.x[chosen], self.y[chosen], self.p[chosen], self.height, self.width
+        )
+
+    def between(
+        self,
+        start: int,  # first time
+        end: int,  # the one after the last
+    ) -> "Events":  # of the same sensor; times stay as they are
+        "Return the events of a stretch of time; found by bisection, so that it costs no search."
+        start = whole("Events.between", "start", start, -(2**62), 2**62)
+        end = whole("Events.between", "end", end, start, 2**62)
+        first, last = np.searchsorted(self.t, [start, end])
+        return self[int(first) : int(last)]
+
+    def slices(
+        self,
+        window: int,  # duration of a slice (in the unit of t)
+        step: int | None = None,  # from one beginning to the next; default: `window`
+    ) -> list["Events"]:  # an incomplete one at the end is left out
+        "Cut a recording into slices of equal duration, from its first event on."
+        return [self.between(start, start + window) for start in slice_starts(self, window, step)]
+
+    def to_array(self) -> np.ndarray:  # records with t (int64), x, y (int16) and p (int8)
+        "Return one array of records, as tonic keeps recordings; `np.save` writes it."
+        array = np.empty(len(self), list(COLUMNS.items()))
+        for name in COLUMNS:
+            array[name] = getattr(self, name)
+        return array
+
+
 # %% ../../nbs/data/03_events.ipynb #cell-007
 @dataclass(frozen=True, eq=False)
-class Events:
+class Events(_Stretch):
     """A recording: events in order of time, and the size of the sensor.
 
     Raises `ValueError` for columns of unequal length, unsorted times, and places off the sensor.
@@ -62,70 +109,6 @@ class Events:
             raise ValueError(f"Events: {problem}")
         for name, kind in COLUMNS.items():
             object.__setattr__(self, name, parts[name].astype(kind))
-
-    def __len__(self) -> int:
-        return len(self.t)
-
-    def __getitem__(self, chosen: Any) -> "Events":  # a slice, a mask or a list of indices
-        chosen = chosen if isinstance(chosen, slice) else _chosen(chosen, len(self))
-        return Events(
-            self.t[chosen], self.x[chosen], self.y[chosen], self.p[chosen], self.height, self.width
-        )
-
-    def between(
-        self,
-        start: int,  # first time
-        end: int,  # the one after the last
-    ) -> "Events":  # of the same sensor; times stay as they are
-        """Return the events of a stretch of time; found by bisection, so that it costs no search.
-
-        Parameters
-        ----------
-        start :
-            first time
-        end :
-            the one after the last
-
-        Returns
-        -------
-            of the same sensor; times stay as they are
-        """
-        start = whole("Events.between", "start", start, -(2**62), 2**62)
-        end = whole("Events.between", "end", end, start, 2**62)
-        first, last = np.searchsorted(self.t, [start, end])
-        return self[int(first) : int(last)]
-
-    def slices(
-        self,
-        window: int,  # duration of a slice (in the unit of t)
-        step: int | None = None,  # from one beginning to the next; default: `window`
-    ) -> list["Events"]:  # an incomplete one at the end is left out
-        """Cut a recording into slices of equal duration, from its first event on.
-
-        Parameters
-        ----------
-        window :
-            duration of a slice (in the unit of t)
-        step :
-            from one beginning to the next; default: `window`
-
-        Returns
-        -------
-            an incomplete one at the end is left out
-        """
-        return [self.between(start, start + window) for start in slice_starts(self, window, step)]
-
-    def to_array(self) -> np.ndarray:  # records with t (int64), x, y (int16) and p (int8)
-        """Return one array of records, as tonic keeps recordings; `np.save` writes it.
-
-        Returns
-        -------
-            records with t (int64), x, y (int16) and p (int8)
-        """
-        array = np.empty(len(self), list(COLUMNS.items()))
-        for name in COLUMNS:
-            array[name] = getattr(self, name)
-        return array
 
     @classmethod
     def from_array(
@@ -228,7 +211,7 @@ _SLICES = 1 << 24  # more than any recording is cut into
 
 
 def slice_starts(
-    events: Events,
+    events: _Stretch,
     window: int,  # duration of a slice
     step: int | None = None,  # from one beginning to the next; None: `window`
 ) -> range:  # when each slice begins

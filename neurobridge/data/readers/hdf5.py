@@ -165,6 +165,7 @@ def _hdf5_parts(
         yield t + offset, x, y, p
 
 
+# %% ../../../nbs/data/readers/09_hdf5.ipynb #units-of-1
 def _units_of(place: Any, budget: int) -> dict[str, Any]:
     return {
         name: hdf5_attribute(place, name, budget)

@@ -226,6 +226,7 @@ def _check_taken(decoder: Any, told: dict[str, Any]) -> None:
             )
 
 
+# %% ../../../nbs/data/readers/11_read.ipynb #read-checks
 def _check_group(who: str, told: dict[str, Any], group: str | None) -> dict[str, Any]:
     if group is None:
         return told

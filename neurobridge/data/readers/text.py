@@ -37,6 +37,7 @@ class TextForm:
     unit: str | None  # of time, from a header
 
 
+# %% ../../../nbs/data/readers/13_text.ipynb #text-split
 def _split(line: str) -> tuple[str, list[str]]:
     found = next((mark for mark in ",;" if mark in line), None)
     parts = line.split(found) if found else line.split()
