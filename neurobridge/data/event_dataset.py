@@ -570,6 +570,24 @@ class _Clips(Dataset):
     items: list[Item]
     y: Tensor
 
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @classmethod
+    def official(
+        cls,
+        name: str,  # "n_mnist", "n_caltech101", "n_cars", "cifar10_dvs" or "dvs128_gesture"
+        split: str = "train",  # "train", "test" or "all", as far as the set has it
+        root: str | Path | None = None,  # data root; default: `data_root()`
+        **options: Any,  # of `EventDataset`, such as steps, cache and downsample
+    ) -> "EventDataset":
+        """Return an official event set from its published folder, with its split and labels.
+
+        Raises `DataError` where the folder is missing or not the published one.
+        """
+        made: Any = cls
+        return made(official_set(name, split, root), **options)
+
     def split_off(
         self,
         size: float,  # how many recordings, or a fraction below 1
@@ -683,34 +701,6 @@ class EventDataset(_Clips):
         self._places = list(range(len(self.items)))  # in the cache
         if folder is not None:
             self._cache = _open_cache(self, folder, workers)
-
-    @classmethod
-    def official(
-        cls,
-        name: str,  # "n_mnist", "n_caltech101", "n_cars", "cifar10_dvs" or "dvs128_gesture"
-        split: str = "train",  # "train", "test" or "all", as far as the set has it
-        root: str | Path | None = None,  # data root; default: `data_root()`
-        **options: Any,  # of `EventDataset`, such as steps, cache and downsample
-    ) -> "EventDataset":
-        """Return an official event set from its published folder, with its split and labels.
-
-        Raises `DataError` where the folder is missing or not the published one.
-
-        Parameters
-        ----------
-        name :
-            "n_mnist", "n_caltech101", "n_cars", "cifar10_dvs" or "dvs128_gesture"
-        split :
-            "train", "test" or "all", as far as the set has it
-        root :
-            data root; default: `data_root()`
-        **options :
-            of `EventDataset`, such as steps, cache and downsample
-        """
-        return cls(official_set(name, split, root), **options)  # type: ignore[arg-type]
-
-    def __len__(self) -> int:
-        return len(self.items)
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_last": None}

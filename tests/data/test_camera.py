@@ -207,7 +207,7 @@ def test_what_is_a_recording():
             e[index]
     with pytest.raises(TypeError, match="zip"):
         list(e)
-    with pytest.raises(TypeError, match="np.stack"):
+    with pytest.raises(TypeError, match="to_array"):
         np.asarray(e)
 
 
