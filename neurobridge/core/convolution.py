@@ -74,7 +74,11 @@ def _weights_gradient(x: Tensor, g: Tensor, kernel: int, stride: int) -> Tensor:
     found = x.new_zeros(g.shape[3], kernel**2 * x.shape[3], dtype=wide)
     images = max(1, _ROWS // (g.shape[1] * g.shape[2]))
     for some, rows in zip(x.split(images), g.split(images), strict=True):
-        found += rows.reshape(-1, g.shape[3]).T @ _columns(some, kernel, stride)
+        turned, columns = rows.reshape(-1, g.shape[3]).T, _columns(some, kernel, stride)
+        if wide == g.dtype:
+            found.addmm_(turned, columns)
+        else:
+            found += turned @ columns
     return found.to(g.dtype)
 
 
@@ -92,7 +96,8 @@ class _Product(torch.autograd.Function):
         (x, weight), kernel, stride = ctx.saved_tensors, ctx.kernel, ctx.stride
         need_x, need_weight, *_ = ctx.needs_input_grad
         to_x = to_weight = None
-        if need_x and stride == 1:
+        many = g.shape[:3].numel() >= weight.shape[0]  # outputs: turning the weights pays
+        if need_x and stride == 1 and many:
             to_x = _convolve(g, _turned(weight, kernel), kernel, 1)
         elif need_x:
             to_x = _spread(g, weight, x.shape, kernel, stride)
@@ -167,7 +172,7 @@ def emulates_bfloat16() -> bool:
     return "avx2" in words and not words & {"avx512_bf16", "avx_ne_convert", "amx_bf16"}
 
 
-def _wide_pay(dtype: torch.dtype, channels: int, stride: int = 1) -> bool:
+def wide_pay(dtype: torch.dtype, channels: int, stride: int = 1) -> bool:
     "Return whether products of this type and so many channels beat torch's own convolutions."
     words = _processor_words()
     if dtype not in (torch.float32, torch.float64):
@@ -181,11 +186,13 @@ def convolve(
     x: Float[Tensor, "N H W C"],  # channels last, on a CPU
     weight: Float[Tensor, "O C k k"],  # k odd; the border is k // 2 zeros
     stride: int = 1,  # 1 or more
+    flat: Float[Tensor, "O k_k_C"] | None = None,  # from `flat_weights`, where steps share them
 ) -> Float[Tensor, "N h w O"]:  # channels last
     "Convolve in the way that is faster here; differentiable."
     kernel = weight.shape[3]
-    if _wide_pay(x.dtype, x.shape[3], stride):
-        return _Product.apply(x, flat_weights(weight), kernel, stride)
+    if wide_pay(x.dtype, x.shape[3], stride):
+        flat = flat_weights(weight) if flat is None else flat
+        return _Product.apply(x, flat, kernel, stride)
     return F.conv2d(x.permute(0, 3, 1, 2), weight, None, stride, kernel // 2).permute(0, 2, 3, 1)
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core.checks import instance, shown, tensor, whole
-from ..core.convolution import convolve
+from ..core.convolution import convolve, flat_weights, wide_pay
 from .blocks import AreaS, StemS, check_times
 from .models import CORnet
 
@@ -193,14 +193,16 @@ class AreaFast(AreaS):
         skip = F.linear(x[:, ::2, ::2], _compose(self.skip, self.conv_input))
         state = _last(self.norm_skip, skip)
         w1, w3 = self.conv1.weight.flatten(1), self.conv3.weight.flatten(1)
-        tiled = None
+        w2, tiled, flat = self.conv2.weight, None, None
         if self.times > 1 and min(state.shape[1:3]) >= _LARGE:
-            tiled = _winograd_weights(self.conv2.weight, 4)
+            tiled = _winograd_weights(w2, 4)
+        if wide_pay(x.dtype, w2.shape[1], stride=2):  # that of the first step
+            flat = flat_weights(w2)
         for t in range(self.times):
             norms = [self.get_submodule(f"norm{i}_{t}") for i in (1, 2, 3)]
             y = _last(norms[0], first if t == 0 else F.linear(state, w1)).relu_()
             if t == 0 or tiled is None:
-                y = convolve(y, self.conv2.weight, 2 if t == 0 else 1)
+                y = convolve(y, w2, 2 if t == 0 else 1, flat)
             else:
                 y = _Winograd.apply(y, tiled, 4)
             y = _last(norms[2], F.linear(_last(norms[1], y).relu_(), w3))
