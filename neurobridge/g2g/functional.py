@@ -389,7 +389,7 @@ def functional_graph(
     if surrogate != "rotate":
         _check_draws(shifts, level, "a lower threshold" if fdr is None else "a larger fdr")
     elif fdr is None:
-        _check_frames(*x.shape, threshold, level)
+        _check_frames(len(x), x.shape[1], threshold, level)
     draw = torch.Generator().manual_seed(int(seed))
     drawn = surrogate_spikes(x, surrogate, window, shifts, draw)
     found, z, reached = _reached(x, dt, directed, drawn, shifts)
