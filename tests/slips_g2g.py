@@ -160,7 +160,11 @@ CALLS = {
             "b": spikes(20, 2).float(),
             "dt": 1,
             "directed": True,
+            "given": spikes(20, 1)[:, 0].float(),
         }
+    ),
+    "g2g.binned_spikes": Call(
+        lambda folder: {"times": [[0.1, 0.25], [0.3]], "frame": 0.1, "start": 0.0, "stop": 0.5}
     ),
     "g2g.functional_graph": Call(
         lambda folder: {
@@ -171,6 +175,9 @@ CALLS = {
             "directed": True,
             "seed": 1,
             "min_spikes": 5,
+            "surrogate": "jitter",
+            "window": 20,
+            "fdr": 0.2,
         }
     ),
     "g2g.first_order_groups": Call(lambda folder: {"graph": graph()}),

@@ -23,6 +23,7 @@ from .rewire import PRESETS as PRESETS
 from .rewire import Rewirer as Rewirer
 from .rewire import Rewiring as Rewiring
 from .sparsity_table import sparsity as sparsity
+from .surrogates import binned_spikes as binned_spikes
 from .wire_model import wire as wire
 from .wiring import density as density
 from .wiring import ensemble_edges as ensemble_edges

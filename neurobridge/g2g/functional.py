@@ -14,7 +14,7 @@ __all__ = [
 
 # %% ../../nbs/g2g/10_functional.ipynb #cell-003
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,8 +25,10 @@ from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from ..core.checks import as_array, choice, flag, instance, number, shown, tensor, whole
+from .surrogates import KINDS, surrogate_spikes
 
 if TYPE_CHECKING:
+    import networkx
     import pandas as pd
 
 
@@ -177,11 +179,14 @@ def sttc(
     b: Bool[Tensor, "T M"] | Num[Tensor, "T M"],  # [T] or [T, M], of neurons that may follow
     dt: int = 0,  # how near is near (frames)
     directed: bool = True,  # a before or with b, or either way
+    *,
+    given: Bool[Tensor, " T"] | Num[Tensor, " T"] | None = None,  # [T], a third neuron
 ) -> Float[Tensor, "N M"]:  # [N, M], -1 to 1; NaN for silent neurons
     """Compute the spike time tiling coefficient of all pairs (Cutts and Eglen 2014).
 
-    Spikes are a tensor, array or table, time first. Raises `ValueError` for anything else, and for
-    unequal lengths.
+    Spikes are a tensor, array or table, time first. With `given`, only those spikes
+    of a count that have one of the third neuron within dt: at them or after, or either way. Raises
+    `ValueError` for anything else, and for unequal lengths.
 
     Parameters
     ----------
@@ -193,6 +198,8 @@ def sttc(
         how near is near (frames)
     directed :
         a before or with b, or either way
+    given :
+        [T], a third neuron
 
     Returns
     -------
@@ -205,6 +212,13 @@ def sttc(
         raise ValueError(
             f"sttc: a has {len(a)} frames, b has {len(b)}; expected equal lengths, time first"
         )
+    if given is not None:
+        third = _spikes("sttc", "given", given, "[T]")
+        if third.shape != (len(a), 1):
+            raise ValueError(
+                f"sttc: given is {list(third.shape)}; expected one neuron of {len(a)} frames"
+            )
+        a = a * _near(third, 0 if directed else dt, dt)
     return _tiling(a, b, dt, directed)
 
 
@@ -215,23 +229,30 @@ class FunctionalGraph:
 
     edges: Bool[Tensor, "N N"]  # [N, N], never on the diagonal
     sttc: Float[Tensor, "N N"]  # [N, N], NaN for silent neurons
-    z: Float[Tensor, "N N"]  # [N, N], in standard deviations of random rotations, from their mean
-    p: Float[Tensor, "N N"]  # [N, N], share of (where small: all) rotations that reach the STTC
+    z: Float[Tensor, "N N"]  # [N, N], in standard deviations of surrogates, from their mean
+    p: Float[Tensor, "N N"]  # [N, N], share of surrogates (rotations: all) that reach the STTC
+    directed: bool = True  # whether i → j and j → i are different questions
+
+    def to_networkx(self) -> "networkx.Graph":  # a DiGraph where directed
+        "Return the graph for networkx: all neurons, and edges with their `sttc`, `z` and `p`."
+        import networkx
+
+        graph = networkx.DiGraph() if self.directed else networkx.Graph()
+        graph.add_nodes_from(range(len(self.edges)))
+        for i, j in self.edges.nonzero().tolist():
+            values = {name: getattr(self, name)[i, j].item() for name in ("sttc", "z", "p")}
+            graph.add_edge(i, j, **values)
+        return graph
 
 
-def _rotations(
-    x: Tensor, dt: int, directed: bool, shifts: int, seed: int
+def _reached(
+    x: Tensor, dt: int, directed: bool, surrogates: Iterable[Tensor], shifts: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    "Return the coefficients, z, and how many rotations reach them."
-    draw, (frames, n) = torch.Generator().manual_seed(int(seed)), x.shape
-    found, twice = _tiling(x, x, dt, directed), x.t().repeat(1, 2)
+    "Return the coefficients, z, and how many surrogates reach them."
+    found, n = _tiling(x, x, dt, directed), x.shape[1]
     total, squares, reached = torch.zeros(3, n, n, dtype=torch.double, device=x.device)
-    # all neurons turn, so that i against j is the reverse of j against i
-    for offset in torch.randint(frames, (shifts, n), generator=draw):
-        rotated = torch.stack(
-            [row[o : o + frames] for row, o in zip(twice, offset.tolist(), strict=True)]
-        ).t()
-        value = _tiling(rotated, rotated, dt, directed)
+    for other in surrogates:  # all neurons change, so that i, j is the reverse of j, i
+        value = _tiling(other, other, dt, directed)
         total = total + value
         squares = squares + value.square()
         reached = reached + (value >= found - 1e-12)
@@ -286,21 +307,45 @@ def _check_frames(frames: int, neurons: int, threshold: float, level: float) -> 
     )
 
 
+def _check_draws(shifts: int, level: float, instead: str) -> None:
+    if (shifts + 1) * level < 1:
+        raise ValueError(
+            f"functional_graph: shifts is {shifts}, and so many surrogates cannot show a p below "
+            f"1 / {shifts + 1}; expected at least {math.ceil(1 / level) - 1}, or {instead}"
+        )
+
+
+def _edges_of(p: Tensor, tested: Tensor, level: float, fdr: bool) -> Bool[Tensor, "N N"]:
+    "Return pairs beyond chance, with p corrected for their number where asked."
+    if not fdr or not tested.any():
+        return tested & (p <= level)
+    from scipy.stats import false_discovery_control
+
+    edges = torch.zeros_like(tested)
+    corrected = false_discovery_control(p[tested].cpu().numpy().clip(0, 1))
+    edges[tested] = torch.from_numpy(corrected <= level).to(edges.device)
+    return edges
+
+
+# %% ../../nbs/g2g/10_functional.ipynb #functional-main
 def functional_graph(
     raster: Bool[Tensor, "T N"] | Num[Tensor, "T N"],  # [T, N], spikes, 0 or 1
     dt: int = 0,  # how near is near (frames); less than T
-    shifts: int = 50,  # random rotations that come first, at least 2; z refers to them
+    shifts: int = 50,  # random rotations that come first, or surrogates, at least 2; for z, too
     threshold: float = 3.0,  # of an edge, in standard deviations of a normal distribution
     *,
     directed: bool = True,  # as in `sttc`
-    seed: int = 0,  # of the random rotations
+    seed: int = 0,  # of the surrogates
     min_spikes: int = 5,  # neurons with fewer have no edges, and NaN for z and p
+    surrogate: str = "rotate",  # or "shuffle", "jitter", "dither": `shifts` of them
+    window: int = 20,  # of jitter and dither (frames)
+    fdr: float | None = None,  # share of false edges among all, instead of the threshold
 ) -> FunctionalGraph:
     """Return the graph of all pairs whose STTC is beyond chance.
 
-    The tail of a normal distribution beyond `threshold` is the largest p of an edge. Spikes are a
-    tensor, array or table, time first. Raises `ValueError` for anything else and for too few
-    frames.
+    The tail of a normal distribution beyond `threshold` is the largest p of an edge; `fdr` corrects
+    p for the number of pairs instead (Benjamini-Hochberg). Spikes are a tensor, array or table,
+    time first. Raises `ValueError` for anything else, and for too few frames or surrogates.
 
     Parameters
     ----------
@@ -309,15 +354,21 @@ def functional_graph(
     dt :
         how near is near (frames); less than T
     shifts :
-        random rotations that come first, at least 2; z refers to them
+        random rotations that come first, or surrogates, at least 2; for z, too
     threshold :
         of an edge, in standard deviations of a normal distribution
     directed :
         as in `sttc`
     seed :
-        of the random rotations
+        of the surrogates
     min_spikes :
         neurons with fewer have no edges, and NaN for z and p
+    surrogate :
+        or "shuffle", "jitter", "dither": `shifts` of them
+    window :
+        of jitter and dither (frames)
+    fdr :
+        share of false edges among all, instead of the threshold
     """
     from scipy.stats import binom, norm
 
@@ -327,23 +378,30 @@ def functional_graph(
         ("shifts", shifts, 2),
         ("seed", seed, 0),
         ("min_spikes", min_spikes, 1),
+        ("window", window, 1),
     ):
         whole("functional_graph", name, value, low)
     flag("functional_graph", "directed", directed)
+    choice("functional_graph", "surrogate", surrogate, KINDS)
     level = float(norm.sf(number("functional_graph", "threshold", threshold, 0, 8)))
-    frames, neurons = x.shape
-    _check_frames(frames, neurons, threshold, level)
-    found, z, reached = _rotations(x, dt, directed, shifts, seed)
+    if fdr is not None:
+        level = number("functional_graph", "fdr", fdr, above=0, below=1)
+    if surrogate != "rotate":
+        _check_draws(shifts, level, "a lower threshold" if fdr is None else "a larger fdr")
+    elif fdr is None:
+        _check_frames(len(x), x.shape[1], threshold, level)
+    draw = torch.Generator().manual_seed(int(seed))
+    drawn = surrogate_spikes(x, surrogate, window, shifts, draw)
+    found, z, reached = _reached(x, dt, directed, drawn, shifts)
     p = (reached + 1) / (shifts + 1)
     enough = (x.sum(0) >= min_spikes) & ~x.all(0)
     tested = (enough[:, None] & enough).fill_diagonal_(False)
-    pairs = (tested & (reached <= binom.isf(1e-4, shifts, level))).nonzero()
-    p[pairs[:, 0], pairs[:, 1]] = _all_rotations(x, pairs, dt, directed)
-    edges = torch.zeros_like(tested)
-    edges[pairs[:, 0], pairs[:, 1]] = p[pairs[:, 0], pairs[:, 1]] <= level
-    return FunctionalGraph(
-        edges, found, z.masked_fill(~tested, torch.nan), p.masked_fill(~tested, torch.nan)
-    )
+    if surrogate == "rotate":
+        pairs = (tested & (reached <= binom.isf(1e-4, shifts, level))).nonzero()
+        p[pairs[:, 0], pairs[:, 1]] = _all_rotations(x, pairs, dt, directed)
+    edges = _edges_of(p, tested, level, fdr is not None)
+    z, p = (each.masked_fill(~tested, torch.nan) for each in (z, p))
+    return FunctionalGraph(edges, found, z, p, directed)
 
 
 # %% ../../nbs/g2g/10_functional.ipynb #cell-026
