@@ -51,7 +51,7 @@ def _means(table: Any, x: str, y: str, by: list[str]) -> tuple[Any, Any]:
         groups = kept.groupby(by, sort=False, dropna=False)
         means = groups.first().assign(**groups[numbers].mean())
         names = {name: means.index.get_level_values(name) for name in by}
-        return means.assign(**names), groups[numbers].std(ddof=1)
+        return means.copy().assign(**names), groups[numbers].std(ddof=1)  # a copy is in one piece
     kept = kept if kept.index.is_unique else kept.reset_index(drop=True)
     return kept, kept[numbers] * np.nan
 

@@ -2,6 +2,7 @@
 
 import copy
 import time
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -550,3 +551,12 @@ def test_features_of_one_step_are_the_state():
     state = np.random.default_rng(0).normal(size=(1, 5, 3, 2))
     for kind in ("mean", "side_by_side"):
         np.testing.assert_array_equal(features_of(state, kind), state[0].reshape(5, -1))
+
+
+def test_a_table_of_many_columns_is_averaged_without_a_warning():
+    table = pd.DataFrame({f"score_{k}": [1.0, 2.0, 3.0] for k in range(120)})
+    table = table.assign(energy=[1.0, 2.0, 4.0], accuracy=[0.5, 0.6, 0.7], arm=["a", "a", "b"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ax = pareto(table, by=["arm"], colour=None)
+    assert ax.has_data()

@@ -46,3 +46,22 @@ def test_the_design_takes_what_the_tuning_chose():
     assert all(sweep["parameters"][name] == tuned[name] for name in alike)
     # tuned in bfloat16; recorded in float32, which every processor computes at full speed
     assert sweep["parameters"]["mixed_precision"] == "no"
+
+
+def test_what_is_recorded_belongs_to_the_design():
+    "Each run once, with the settings of its arm, by one version of the modules; the page says how far it is."
+    runs = pd.read_csv(ROOT / "results/three_ideas.csv")
+    sweep = read_sweep("three_ideas.yaml")
+    arms = {
+        tuple(arm[name] for name in FACTORS): (arm["lr"], arm["start"]) for arm in sweep["list"]
+    }
+    assert not runs.duplicated([*FACTORS, "seed"]).any() and set(runs.seed) <= set(range(5))
+    for row in runs.itertuples():
+        assert (row.lr, row.start) == arms[row.loops, row.neuron, row.wiring]
+    for name in ("dataset", "limit", "test_limit", "width", "groups", "epochs", "brain", "threads"):
+        assert set(runs[name]) == {sweep["parameters"][name]}, name
+    assert set(runs.precision) == {"no"} and runs.commit.nunique() == 1
+    assert pd.read_csv(ROOT / "results/three_ideas.versions.csv").version_hash.nunique() == 1
+    whole = (runs.groupby("seed").size() == len(arms)).sum()
+    page = (ROOT / "nbs/experiments/three_ideas.ipynb").read_text(encoding="utf-8")
+    assert ("no seed is whole" in page) == (whole == 0)
