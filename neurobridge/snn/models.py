@@ -43,7 +43,9 @@ def _pixels_last(x: Tensor) -> Tensor:
     "Lay maps out with channels last on a CPU, where convolutions need no other order."
     # gradients in this order, put into the buckets of several processes, end torch's backward pass
     several = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if several or x.device.type != "cpu":
+    # and with few channels, oneDNN's backward pass of 1×1 convolutions with a stride writes beyond
+    # its memory on processors without AVX512 (torch 2.14)
+    if several or x.device.type != "cpu" or x.shape[1] < 8:
         return x
     return x.contiguous(memory_format=torch.channels_last)
 
