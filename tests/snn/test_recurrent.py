@@ -268,8 +268,13 @@ def test_after_a_norm_and_in_other_places():
     layer, conv = RecurrentLIF(nn.Conv2d(16, 16, 3, padding=1)), conv_norm(3, 16).eval()
     x = torch.rand(4, 2, 3, 8, 8)
     torch.testing.assert_close(fire(x, conv, layer), layer(over_time(conv, x)))
-    with pytest.raises(ValueError, match="RecurrentLIF.*forward of its own"):
-        to_nir(nn.Sequential(RecurrentLIF(nn.Linear(4, 4))), torch.rand(5, 2, 4))
+    graph = to_nir(nn.Sequential(RecurrentLIF(nn.Linear(4, 4))), torch.rand(5, 2, 4))
+    back = [
+        name for name in graph.nodes if name.endswith("_feedback")
+    ]  # neurons, synapses, neurons
+    assert len(back) == 1 and {a for a, b in graph.edges if b == back[0]} == {
+        b for a, b in graph.edges if a == back[0]
+    }
     with pytest.raises(ValueError, match="layer of neurons already"):
         spikify(nn.Sequential(nn.Conv2d(1, 1, 1), RecurrentLIF(nn.Conv2d(1, 1, 1)), nn.ReLU()))
 
