@@ -365,11 +365,20 @@ def _memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def check_memory(who: str, what: str, wanted: int, instead: str) -> None:
+    "Raise `ValueError` for a result of more bytes than this machine has."
+    there = _memory()
+    if wanted > there:
+        raise ValueError(
+            f"{who}: {what} take {wanted / 1e9:,.1f} GB, and this machine has {there / 1e9:,.1f} "
+            f"GB; expected {instead}"
+        )
+
+
 def _check_memory(events: Events, frames: int, way: str) -> None:
     wanted = 8 * frames * events.height * events.width
-    there = _memory()
-    if wanted <= there:
-        return
+    if wanted <= _memory():
+        return  # the gaps are looked at where they explain something
     where = ""
     gaps = np.diff(events.t)
     if way != "count" and len(gaps):
@@ -378,11 +387,12 @@ def _check_memory(events: Events, frames: int, way: str) -> None:
             f"; event {at:,} comes {gaps[at - 1]:,} after the one before it: leave it out if it is "
             "a stray one"
         )
-    raise ValueError(
-        f"to_frames: {frames:,} frames of 2×{events.height}×{events.width} take "
-        f"{wanted / 1e9:,.1f} GB, and this machine has {there / 1e9:,.1f} GB; "
-        f"expected {'fewer steps' if way == 'steps' else f'a larger {way}'}, or iter_frames with a "
-        f"window{where}"
+    check_memory(
+        "to_frames",
+        f"{frames:,} frames of 2×{events.height}×{events.width}",
+        wanted,
+        f"{'fewer steps' if way == 'steps' else f'a larger {way}'}, or iter_frames with a "
+        f"window{where}",
     )
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.checks import instance, number, whole
-from .events import Events
+from .events import Events, check_memory, slice_starts
 
 
 # %% ../../nbs/data/16_representations.ipynb #149a0c21
@@ -38,6 +38,8 @@ def to_voxel_grid(
     instance("to_voxel_grid", "events", events, Events)
     bins = whole("to_voxel_grid", "bins", bins, 2)
     pixels = events.height * events.width
+    sizes = f"{bins:,} bins of {events.height}×{events.width}"
+    check_memory("to_voxel_grid", sizes, 12 * bins * pixels, "fewer bins")
     grid = np.zeros(bins * pixels)
     if len(events):
         duration = max(1, int(events.t[-1]) - int(events.t[0]))
@@ -75,8 +77,13 @@ def to_time_surface(
         0 to 1; channel 0 is ON (polarity 1), channel 1 is OFF
     """
     instance("to_time_surface", "events", events, Events)
-    parts = events.slices(window)
+    window = whole("to_time_surface", "window", window, 1)
     tau = number("to_time_surface", "tau", tau, above=0)
+    count = len(slice_starts(events, window))
+    sizes = f"{count:,} surfaces of 2×{events.height}×{events.width}"
+    needs = 8 * count * events.height * events.width
+    check_memory("to_time_surface", sizes, needs, "a larger window")
+    parts = events.slices(window)
     if not parts:
         raise ValueError(
             f"to_time_surface: window is {window}, and events is {events!r}; expected a window of "

@@ -16,9 +16,9 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from ..core.checks import flag, number, tensor
 from .kernels.operator import state_dtype, values_known
-from .layers import state_part, state_parts, view_of
+from .layers import view_of
 from .neuron import LIF, lif
-from .recurrent import check_steady, check_synapses, feedback_current
+from .recurrent import check_steady, check_synapses, feedback_current, start_of
 from .surrogate import Surrogate, rectangle
 
 
@@ -54,20 +54,13 @@ def _spread(name: str, value: float | Tensor, x: Tensor) -> Tensor:
 # %% ../../nbs/snn/18_adaptive.ipynb #alif-011
 def _start(layer: "AdaptiveLIF", x: Tensor, state: Any) -> dict[str, Tensor]:
     "Return the state at the start, after a check."
-    meta = all(weight.is_meta for weight in (*layer.parameters(), *layer.buffers()))
-    tensor("AdaptiveLIF", "x", x, "[T, N, ...]", meta=meta, instead="time first, then batch")
     types = {"membrane": state_dtype(x.dtype), "rise": state_dtype(x.dtype)}
     if layer.synapses is not None:
         types["output"] = x.dtype
-    parts = state_parts("AdaptiveLIF", state, *types)
+    parts = start_of(layer, x, state, types)
     if parts is None:
         return {name: torch.zeros_like(x[0], dtype=dtype) for name, dtype in types.items()}
-    return {
-        name: state_part(
-            "AdaptiveLIF", f"state[{name!r}]", parts[name], x.shape[1:], dtype, x.device
-        )
-        for name, dtype in types.items()
-    }
+    return parts
 
 
 def _steps(
@@ -127,13 +120,14 @@ class _Adaptation(LIF):
 
     def _adapt(self, rise: Any, rise_decay: Any, learn: bool) -> None:
         "Keep the constants of the threshold, or their parameters."
-        who, most = _constant("rise", rise, torch.inf), _constant("rise_decay", rise_decay, 1.0)
-        if flag("AdaptiveLIF", "learn_rise", learn) and values_known(most) and (most == 1).any():
+        added = _constant("rise", rise, torch.inf)
+        kept = _constant("rise_decay", rise_decay, 1.0)
+        if flag("AdaptiveLIF", "learn_rise", learn) and values_known(kept) and (kept == 1).any():
             raise ValueError("AdaptiveLIF: rise_decay is 1; a learned one starts below 1")
-        self.rise_log = nn.Parameter(torch.log(who)) if learn else None
-        self.rise_decay_logit = nn.Parameter(torch.logit(most)) if learn else None
-        self.register_buffer("_rise", None if learn else who)
-        self.register_buffer("_rise_decay", None if learn else most)
+        self.rise_log = nn.Parameter(torch.log(added)) if learn else None
+        self.rise_decay_logit = nn.Parameter(torch.logit(kept)) if learn else None
+        self.register_buffer("_rise", None if learn else added)
+        self.register_buffer("_rise_decay", None if learn else kept)
 
     def settings_now(self) -> dict[str, Any]:
         kind = "fixed" if self.rise_log is None else "learned"

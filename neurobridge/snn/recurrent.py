@@ -60,18 +60,30 @@ def check_steady(who: str, synapses: nn.Module) -> None:
 
 
 # %% ../../nbs/snn/13_recurrent.ipynb #cell-120
-def _start(layer: nn.Module, x: Tensor, state: Any) -> tuple[Tensor, Tensor | None]:
-    meta = all(weight.is_meta for weight in layer.parameters())
-    tensor("RecurrentLIF", "x", x, "[T, N, ...]", meta=meta, instead="time first, then batch")
-    parts = state_parts("RecurrentLIF", state, "membrane", "output")
+def start_of(
+    layer: nn.Module,
+    x: Tensor,  # [T, N, ...]
+    state: Any,  # as a call got it
+    types: dict[str, torch.dtype],  # of its parts
+) -> dict[str, Tensor] | None:  # a tensor [N, ...] for each part; None: rest
+    "Check the input and the state of a call, and return the state."
+    who = type(layer).__name__
+    meta = all(weight.is_meta for weight in (*layer.parameters(), *layer.buffers()))
+    tensor(who, "x", x, "[T, N, ...]", meta=meta, instead="time first, then batch")
+    parts = state_parts(who, state, *types)
     if parts is None:
-        return torch.zeros_like(x[0]), None
-    types = {"membrane": state_dtype(x.dtype), "output": x.dtype}
-    v, output = (
-        state_part("RecurrentLIF", f"state[{name!r}]", parts[name], x.shape[1:], dtype, x.device)
+        return None
+    return {
+        name: state_part(who, f"state[{name!r}]", parts[name], x.shape[1:], dtype, x.device)
         for name, dtype in types.items()
-    )
-    return output, v
+    }
+
+
+def _start(layer: nn.Module, x: Tensor, state: Any) -> tuple[Tensor, Tensor | None]:
+    "Return the output and the membrane at the start."
+    types = {"output": x.dtype, "membrane": state_dtype(x.dtype)}
+    parts = start_of(layer, x, state, types)
+    return (torch.zeros_like(x[0]), None) if parts is None else (parts["output"], parts["membrane"])
 
 
 def _again(layer: Any, x: Tensor, outputs: Tensor, state: Any) -> Tensor:

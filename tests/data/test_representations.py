@@ -260,3 +260,13 @@ def test_filters_want_a_rule():
     with pytest.raises(ValueError, match="got no rule"):
         denoise(some())
     assert len(denoise(Events([], [], [], [], 3, 3), hot=1.0, refractory=5, neighbours=5)) == 0
+
+
+def test_more_than_the_machine_has_is_refused_before_it_is_made():
+    events = Events([0, 10**12], [0, 1], [0, 1], [0, 1], 480, 640)
+    with pytest.raises(ValueError, match="to_voxel_grid: 1,000,000,000 bins .* fewer bins"):
+        to_voxel_grid(events, 10**9)
+    with pytest.raises(ValueError, match="to_time_surface: .* surfaces of .* a larger window"):
+        to_time_surface(events, window=10**5, tau=1.0)
+    with pytest.raises(ValueError, match="to_time_surface: window"):
+        to_time_surface(events, window=0, tau=1.0)

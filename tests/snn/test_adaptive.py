@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from backends import BACKENDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -24,15 +25,9 @@ from neurobridge.snn import (
     synops,
     to_nir,
     to_onnx,
-    which_backend,
 )
 
 pytestmark = pytest.mark.usefixtures("same_numbers", "one_thread")
-BACKENDS = [
-    name
-    for name in ("auto", "reference", "torch", "fused")
-    if name != "fused" or which_backend(torch.rand(2, 2)) == "fused"
-]
 
 
 def in_numpy(x, weight, decay, v_th, rise, kept, reset):

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from backends import BACKENDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -23,16 +24,10 @@ from neurobridge.snn import (
     spikify,
     synops,
     to_nir,
-    which_backend,
 )
 from neurobridge.snn.layers import conv_norm
 
 pytestmark = pytest.mark.usefixtures("same_numbers", "one_thread")
-BACKENDS = [
-    name
-    for name in ("auto", "reference", "torch", "fused")
-    if name != "fused" or which_backend(torch.rand(2, 2)) == "fused"
-]
 
 
 def in_numpy(x, weight, bias, decay, v_th, reset, output):

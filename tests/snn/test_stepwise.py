@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 import torch
+from backends import BACKENDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -34,16 +35,10 @@ from neurobridge.snn import (
     spiking_vgg,
     streaming,
     to_nir,
-    which_backend,
 )
 from neurobridge.transfer import IF, SharpenedReLU, convert
 
 pytestmark = pytest.mark.usefixtures("same_numbers", "one_thread")
-BACKENDS = [
-    name
-    for name in ("auto", "reference", "torch", "fused")
-    if name != "fused" or which_backend(torch.rand(2, 2)) == "fused"
-]
 
 
 def in_chunks(stream, x, sizes, state=None):

@@ -24,6 +24,7 @@ from neurobridge.data.readers.units import (
     Normaliser,
     agreed_unit,
     array_columns,
+    called_names,
     as_microseconds,
     one_number,
     stated_unit,
@@ -53,7 +54,7 @@ def decode_hdf5(
 
 def _found(book: Any, columns: Columns, group: str | None) -> tuple[list, Columns]:
     "Return the data sets, four columns or one of records, with the names or the order of columns."
-    own = tuple(columns.get(n, n) for n in "txyp") if isinstance(columns, Mapping) else None
+    own = tuple(called_names(columns)) if isinstance(columns, Mapping) else None
     for name in ("CD/events", "events", "CD", "/") if group is None else (group,):
         part: Any = hdf5_part(book, name)
         is_group = hasattr(part, "keys")

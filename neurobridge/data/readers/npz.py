@@ -7,7 +7,6 @@ __all__ = []
 
 # %% ../../../nbs/data/readers/10_npz.ipynb #npz-imports
 import zipfile
-from collections.abc import Mapping
 from typing import BinaryIO
 
 from ...core.archives import npy_array, npz_arrays
@@ -20,6 +19,7 @@ from neurobridge.data.readers.units import (
     Normaliser,
     agreed_unit,
     array_columns,
+    called_names,
     one_number,
     stated_unit,
 )
@@ -38,7 +38,7 @@ def decode_npz(
     if {"pos", "neg"} <= names:
         e = load_es(file.name, max_bytes=budget)
         return (e.height, e.width), iter([(e.t, e.x, e.y, e.p)])
-    called = [columns.get(n, n) if isinstance(columns, Mapping) else n for n in "txyp"]
+    called = called_names(columns)
     if not set(called) <= names or isinstance(columns, str):
         raise DataError(
             f"it contains {', '.join(sorted(names)) or 'nothing'}; expected {', '.join(called)} "

@@ -183,6 +183,11 @@ def whole_values(name: str, values: np.ndarray) -> np.ndarray:
     return values.astype(np.int64)
 
 
+def called_names(columns: Columns) -> list[str]:
+    "Return the names of t, x, y and p in a file."
+    return [columns.get(n, n) if isinstance(columns, Mapping) else n for n in "txyp"]
+
+
 def array_columns(
     array: np.ndarray,  # records with names, or a table
     columns: Columns = None,
@@ -197,7 +202,7 @@ def array_columns(
             )
         t, x, y, p = (array[:, at] for at in ordered(columns, array.shape[1]))
         return [t, *(whole_values(n, a) for n, a in zip("xyp", (x, y, p), strict=True))]
-    called = [columns.get(n, n) if isinstance(columns, Mapping) else n for n in "txyp"]
+    called = called_names(columns)
     if array.ndim != 1 or names is None or not set(called) <= set(names):
         what = ", ".join(names) if names else f"shape {list(array.shape)} of {array.dtype}"
         raise DataError(

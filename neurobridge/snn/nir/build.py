@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ...core.archives import check_hdf5
 from ...core.checks import as_path, instance, number, shown, tensor
-from ...core.files import byte_budget, open_regular, over_budget
+from ...core.files import byte_budget, open_regular
 from ...core.evaluation import evaluating
 from ..layers import carriers, over_time
 from ..neuron import LIF
@@ -326,8 +326,12 @@ def from_nir(
 
 
 def _check_memory(what: str, numbers: int) -> None:
-    if problem := over_budget(4 * numbers, byte_budget("from_nir")):
-        raise ValueError(f"from_nir: the {what}; one item of it needs too much: {problem}")
+    needs, budget = 4 * numbers, byte_budget("from_nir")
+    if needs > budget:
+        raise ValueError(
+            f"from_nir: the {what}; one item of it needs too much: {needs:,} bytes, more than "
+            f"{budget:,}; if you trust the graph, set NEUROBRIDGE_MAX_BYTES={needs}"
+        )
 
 
 def _time_step(graph: "nir.NIRGraph", dt: float | None) -> float:
