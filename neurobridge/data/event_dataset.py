@@ -373,7 +373,7 @@ def _recording(data: "EventDataset", args: tuple) -> Events:
     advice = "a reader returns a recording, such as read_events(path)"
     events = instance("EventDataset", "read's answer", read, Events, advice)
     events = events if data.downsample == 1 else downsample(events, data.downsample)
-    if any(item.clip is not None for item in data.items[:1]):
+    if data.items[0].clip is not None:
         data._last = args, events
     return events
 
@@ -624,8 +624,9 @@ class EventDataset(_Clips):
     """A set of recordings as frames `[T, 2, H, W]` with their labels.
 
     Without `read`, a list of labels is read as ES-ImageNet's authors do (t from 1 to 8), other
-    files by `read_events`. Raises `DataError` for damaged files and recordings of different
-    sensors, `ValueError` for ways to cut that exclude each other.
+    files by `read_events`. With `window` or `count` the first `steps` frames are taken, and a
+    shorter recording ends in empty ones. Raises `DataError` for damaged files and recordings of
+    different sensors, `ValueError` for ways to cut that exclude each other.
 
     Parameters
     ----------
