@@ -54,12 +54,11 @@ def _spread(name: str, value: float | Tensor, x: Tensor) -> Tensor:
 # %% ../../nbs/snn/18_adaptive.ipynb #alif-011
 def _start(layer: "AdaptiveLIF", x: Tensor, state: Any) -> dict[str, Tensor]:
     "Return the state at the start, after a check."
-    types = {"membrane": state_dtype(x.dtype), "rise": state_dtype(x.dtype)}
-    if layer.synapses is not None:
-        types["output"] = x.dtype
-    parts = start_of(layer, x, state, types)
+    names = ["membrane", "rise"] + ([] if layer.synapses is None else ["output"])
+    parts = start_of(layer, x, state, names)
     if parts is None:
-        return {name: torch.zeros_like(x[0], dtype=dtype) for name, dtype in types.items()}
+        rest = torch.zeros_like(x[0], dtype=state_dtype(x.dtype))
+        return {name: rest.to(x.dtype) if name == "output" else rest for name in names}
     return parts
 
 

@@ -6,7 +6,7 @@
 __all__ = ["RecurrentLIF"]
 
 # %% ../../nbs/snn/13_recurrent.ipynb #cell-006
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -64,15 +64,16 @@ def start_of(
     layer: nn.Module,
     x: Tensor,  # [T, N, ...]
     state: Any,  # as a call got it
-    types: dict[str, torch.dtype],  # of its parts
+    names: Sequence[str],  # of its parts; "output" is in the precision of x
 ) -> dict[str, Tensor] | None:  # a tensor [N, ...] for each part; None: rest
     "Check the input and the state of a call, and return the state."
     who = type(layer).__name__
     meta = all(weight.is_meta for weight in (*layer.parameters(), *layer.buffers()))
     tensor(who, "x", x, "[T, N, ...]", meta=meta, instead="time first, then batch")
-    parts = state_parts(who, state, *types)
+    parts = state_parts(who, state, *names)
     if parts is None:
         return None
+    types = {name: x.dtype if name == "output" else state_dtype(x.dtype) for name in names}
     return {
         name: state_part(who, f"state[{name!r}]", parts[name], x.shape[1:], dtype, x.device)
         for name, dtype in types.items()
@@ -81,8 +82,7 @@ def start_of(
 
 def _start(layer: nn.Module, x: Tensor, state: Any) -> tuple[Tensor, Tensor | None]:
     "Return the output and the membrane at the start."
-    types = {"output": x.dtype, "membrane": state_dtype(x.dtype)}
-    parts = start_of(layer, x, state, types)
+    parts = start_of(layer, x, state, ["output", "membrane"])
     return (torch.zeros_like(x[0]), None) if parts is None else (parts["output"], parts["membrane"])
 
 

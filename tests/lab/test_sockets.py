@@ -412,7 +412,7 @@ def started(root, certificates):
     processes = [subprocess.Popen([*module[:2], *command], **quiet) for command in (dask, work)]
     try:
         until = time.monotonic() + 120
-        while not (root / "s.json").exists():
+        while not (root / "s.json").exists() or not (root / "s.json").stat().st_size:
             assert time.monotonic() < until
             time.sleep(0.05)
         yield read_json(root / "s.json")["address"]

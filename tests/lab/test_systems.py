@@ -29,7 +29,9 @@ def without(name, globals=None, *rest, **more):
     return found(name, globals, *rest, **more)
 builtins.__import__ = without
 """
-NEEDS_THEM = ["neurobridge.data.convert_folders", "neurobridge.data.event_dataset"]
+NEEDS_THEM = [
+    f"neurobridge.data.{name}" for name in ("convert_folders", "event_dataset", "event_sets")
+]
 "Data sets are converted under a lock; all else does without."
 
 

@@ -316,12 +316,13 @@ def from_nir(
             "from_nir: the graph's input has no shape; expected nir.Input with the shape of one "
             "item at one time step"
         )
-    _check_memory(f"graph's input has the shape {tuple(shape)}", math.prod(int(n) for n in shape))
+    item = tuple(int(n) for n in shape)
+    _check_memory(f"graph's input has the shape {item}", math.prod(item))
     for name, module in modules.items():
         if isinstance(module, Synapse) and module.max_delay:
             held = (module.max_delay + 1) * nodes[name].delay.size
             _check_memory(f"node {name!r} delays by up to {module.max_delay} steps", held)
-    net = GraphNet(modules, sources, tuple(int(n) for n in shape), readouts)
+    net = GraphNet(modules, sources, item, readouts)
     return _fitting(net, nodes)
 
 
