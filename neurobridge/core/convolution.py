@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/core/16_convolution.ipynb #conv0003
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -144,8 +145,9 @@ def one_product(
 
 
 # %% ../../nbs/core/16_convolution.ipynb #conv0016
-_WIDE = 512  # channels from which float32 products are worth copying the rows, with AVX512
-_WIDE_AVX2 = 1024  # and without; half as many where the stride leaves a quarter of the rows
+_WIDE = 512  # channels from which float32 products are worth copying the rows: Intel, AVX512
+_WIDER = 1024  # elsewhere; with AVX2 half as many where the stride leaves a quarter of the rows
+_FEW = 256  # rows up to which they are on AMD's processors with AVX512
 _SMALL = 8  # pixels a side up to which bfloat16 products are
 
 
@@ -172,14 +174,16 @@ def emulates_bfloat16() -> bool:
     return "avx2" in words and not words & {"avx512_bf16", "avx_ne_convert", "amx_bf16"}
 
 
-def wide_pay(dtype: torch.dtype, channels: int, stride: int = 1) -> bool:
-    "Return whether products of this type and so many channels beat torch's own convolutions."
+def wide_pay(dtype: torch.dtype, channels: int, rows: int, stride: int = 1) -> bool:
+    "Return whether products of so many channels and rows beat torch's own convolutions."
     words = _processor_words()
     if dtype not in (torch.float32, torch.float64):
         return False
-    if "avx512f" in words:
-        return "GenuineIntel" in words and channels >= _WIDE
-    return "avx2" in words and channels * stride >= _WIDE_AVX2
+    if "avx512f" not in words:
+        return "avx2" in words and channels * stride >= _WIDER
+    if "GenuineIntel" in words:
+        return channels >= _WIDE
+    return channels >= _WIDER and rows <= _FEW
 
 
 def convolve(
@@ -189,11 +193,15 @@ def convolve(
     flat: Float[Tensor, "O k_k_C"] | None = None,  # from `flat_weights`, where steps share them
 ) -> Float[Tensor, "N h w O"]:  # channels last
     "Convolve in the way that is faster here; differentiable."
-    kernel = weight.shape[3]
-    if wide_pay(x.dtype, x.shape[3], stride):
+    kernel, channels = weight.shape[3], x.shape[3]
+    rows = len(x) * math.prod((n - 1) // stride + 1 for n in x.shape[1:3])
+    if wide_pay(x.dtype, channels, rows, stride):
         flat = flat_weights(weight) if flat is None else flat
         return _Product.apply(x, flat, kernel, stride)
-    return F.conv2d(x.permute(0, 3, 1, 2), weight, None, stride, kernel // 2).permute(0, 2, 3, 1)
+    images = x.permute(0, 3, 1, 2)
+    if channels >= _WIDER and weight.is_contiguous():
+        images = images.contiguous()  # else torch copies the weights, which are larger
+    return F.conv2d(images, weight, None, stride, kernel // 2).permute(0, 2, 3, 1)
 
 
 # %% ../../nbs/core/16_convolution.ipynb #conv0023

@@ -196,7 +196,8 @@ class AreaFast(AreaS):
         w2, tiled, flat = self.conv2.weight, None, None
         if self.times > 1 and min(state.shape[1:3]) >= _LARGE:
             tiled = _winograd_weights(w2, 4)
-        if wide_pay(x.dtype, w2.shape[1], stride=2):  # that of the first step
+        rows = state.shape[:3].numel()
+        if wide_pay(x.dtype, w2.shape[1], rows, stride=2):  # that of the first step
             flat = flat_weights(w2)
         for t in range(self.times):
             norms = [self.get_submodule(f"norm{i}_{t}") for i in (1, 2, 3)]
