@@ -76,25 +76,35 @@ def _say(message: Any, err: bool = False) -> None:
     typer.echo(plain_text(without_passwords(str(message))), err=err)
 
 
-def _print_table(frame: "pd.DataFrame", caption: str = "") -> None:
+def _fitting(columns: list[list[str]], room: int, keep: Sequence[str]) -> list[list[str]]:
+    "Return the columns that fit into a line: the first, those to keep, and others from the left."
+    needs = [3 + min(16, max(map(len, column))) for column in columns]  # longer texts are folded
+    taken = {i for i, column in enumerate(columns) if i == 0 or column[0] in keep}
+    room -= sum(needs[i] for i in taken)
+    for i in range(len(columns)):
+        room -= 0 if i in taken else needs[i]
+        if room < 0:
+            break
+        taken.add(i)
+    return [columns[i] for i in sorted(taken)]
+
+
+def _print_table(frame: "pd.DataFrame", keep: Sequence[str] = ()) -> None:
     "Print a table, its first column to the left and numbers to the right."
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        caption=plain_text(caption) or None,
-        caption_justify="left",
-        caption_style="dim",
-        show_edge=False,
-        pad_edge=False,
-    )
-    for i, name in enumerate(frame.columns):
-        table.add_column(
-            plain_text(str(name)), justify="left" if i == 0 else "right", overflow="fold"
-        )
-    exact = frame.attrs.get("params", [])
-    for row in frame.itertuples(index=False, name=None):
-        cells = [_cell(value, name in exact) for name, value in zip(frame, row, strict=True)]
+    console, exact = _console(), frame.attrs.get("params", [])
+    columns = [
+        [plain_text(str(name)), *(_cell(value, name in exact) for value in column)]
+        for name, column in frame.items()
+    ]
+    shown = _fitting(columns, console.width, keep) if console.is_terminal else columns
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for i, (name, *_) in enumerate(shown):
+        table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
+    for cells in list(zip(*shown, strict=True))[1:]:
         table.add_row(*cells)
-    _console().print(table)
+    console.print(table)
+    if left := len(columns) - len(shown):
+        _say(f"and {left} more columns, which neurobridge table --to csv writes")
 
 
 def _print_texts(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -771,7 +781,7 @@ def _tell_sweep(batch: Any, found: "pd.DataFrame", left: list[bool] | None = Non
     shown = _for_the_screen(found if left is None else found[left])
     shown.attrs["params"] = params
     if 0 < len(shown) <= 60:
-        _print_table(shown[[name for name in params if name not in dull] + rest])
+        _print_table(shown[[name for name in params if name not in dull] + rest], ["error"])
     stand = ", ".join(
         f"{count} {status}" for status, count in found["status"].value_counts().items()
     )
@@ -921,7 +931,8 @@ def table(
         else:
             shown = whole.iloc[rows]
             shown = _for_the_screen(shown.drop(columns=["folder", *_dull(shown)]))
-        _print_table(shown)
+        ordered = [name.lstrip("+-") for name in _names(by or sort)]
+        _print_table(shown, [*ordered, "status", "error"])
         part = f"{len(rows)} of {len(whole)} rows; " * (len(rows) < len(whole))
         _say(f"\n{part}{told}\n{runs_root()}")
 

@@ -643,3 +643,20 @@ def test_runs_are_not_committed(root):
 def test_figures_count_in_a_notebook_of_outputs():
     assert engine._text_of(new_output("display_data", {"text/plain": "<Figure>"})) == "<Figure>\n"
     assert engine._text_of(new_output("display_data", {})) == ""
+
+
+def test_a_terminal_shows_the_columns_that_fit(root, on_a_terminal):
+    names = [f"metric_{i:02}" for i in range(60)]
+    cell = f"record({{name: n / 7 for name in {names}}} | {{'last': n}})"
+    make_page(root / "wide.ipynb", cell)
+    (root / "wide.yaml").write_text("notebook: wide.ipynb\ngrid: {n: [1, 2, 3]}")
+    in_a_log = shell("sweep", root / "wide.yaml", "--workers", "1")
+    assert in_a_log.exit_code == 0 and all(name in in_a_log.stdout for name in names)
+    for more, wanted in ([], "metric_00"), (["--best", "2", "--by", "+last"], "last"):
+        code, _, shown = on_a_terminal(["table", "wide", *more], root)
+        lines = re.sub(r"\x1b\[[0-9;]*m|\r", "", shown).splitlines()
+        assert code == 0 and max(map(len, lines[:3])) <= 100, shown
+        head = lines[0].split()
+        assert wanted in head and "status" in head and "metric_59" not in head, shown
+        left = int(re.search(r"and (\d+) more columns", shown)[1])
+        assert left + len(head) >= 61 and len(lines[2].split()) >= len(head), shown
