@@ -5,6 +5,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+_WORD = r"[A-Z][^\W\d_]++"  # a + after a count: what is taken is not given back
+_NAME = rf"{_WORD}(?:(?:-| (?:de|der|la|van|von) ){_WORD})*+"
+_NAMES = rf"{_NAME}(?:(?:, | and | & ){_NAME})*+(?: et al\.| and colleagues)?+"
+
 
 def references(
     nbs: Path,  # the folder of all pages
@@ -13,12 +17,10 @@ def references(
     page = nbs / "bibliography.ipynb"
     cells = json.loads(page.read_text(encoding="utf-8"))["cells"] if page.is_file() else []
     text = "\n".join("".join(cell["source"]) for cell in cells)
-    entries = re.findall(r'<span id="([^"]+)"></span>\*\*([^\W\d_]+).*?(\d{4})\.\*\*', text)
+    entries = re.findall(rf'<span id="([^"]+)"></span>\*\*({_NAME}).*?(\d{{4}})\.\*\*', text)
     return {(author, year): anchor for anchor, author, year in entries}
 
 
-_NAME = r"[A-Z][^\W\d_]+"
-_NAMES = rf"{_NAME}+(?:(?:, | and | & ){_NAME}+)*+(?: et al\.| and colleagues)?+"  # a + after a count: what is taken is not given back
 _YEAR = r",? (?:\((?P<year>\d{4})\)|(?P<plain>\d{4}))(?!\d)"
 _CITATION = re.compile(
     rf"(?P<names>{_NAMES})(?:{_YEAR})?"
