@@ -444,8 +444,10 @@ def test_image_folder_faults(photos):
 def test_photographs_of_16_bits_and_turned_ones(photos):
     folder = photos / "imagenet" / "train" / "n00000000"
     levels = np.arange(48, dtype=np.uint16).reshape(6, 8) * 1300
-    for name in ("deep.png", "deep.tiff", "deep.pgm"):
+    (folder / "deep.pgm").write_bytes(b"P5 8 6 65535\n" + levels.astype(">u2").tobytes())
+    for name in ("deep.png", "deep.tiff"):
         Image.fromarray(levels).save(folder / name)
+    for name in ("deep.png", "deep.tiff", "deep.pgm"):
         np.testing.assert_array_equal(
             np.asarray(images.read_photo(str(folder / name)))[..., 0], levels >> 8
         )

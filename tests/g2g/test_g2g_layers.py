@@ -509,7 +509,7 @@ def test_few_inputs_are_computed_as_many(grouping, bias, dtype):
 def test_what_traces_a_layer_gets_one_way_for_every_number_of_inputs():
     layer = EnsembleLinear(24, 16, 4, p_inter=1 / 3).eval()
     few, many = torch.randn(3, 24), torch.randn(40, 24)
-    dynamic = {"x": {0: torch.export.Dim("n", min=1)}}
+    dynamic = {"x": {0: torch.export.Dim.DYNAMIC}}
     for made in (
         torch.jit.trace(layer, few),
         torch.export.export(layer, (few,), dynamic_shapes=dynamic).module(),
