@@ -76,6 +76,7 @@ def _say(message: Any, err: bool = False) -> None:
     typer.echo(plain_text(without_passwords(str(message))), err=err)
 
 
+# %% ../../nbs/lab/01_cli.ipynb #table-code
 def _fitting(columns: list[list[str]], room: int, keep: Sequence[str]) -> list[list[str]]:
     "Return the columns that fit into a line: the first, those to keep, and others from the left."
     needs = [3 + min(16, max(map(len, column))) for column in columns]  # longer texts are folded
