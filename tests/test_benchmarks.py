@@ -181,7 +181,7 @@ def test_the_recorded_neurons_are_whole():
         "neurobridge fused",
         "neurobridge torch",
         "neurobridge reference",
-    } == set(table.implementation)
+    } == set(table.implementation) - {"jax"}
 
 
 def test_the_recorded_trainings_are_whole():
