@@ -10,7 +10,7 @@ Ways take turns within a round, so that a busy moment of the machine hits all of
 Each (allocator, neuron, shape, reset) runs in a process of its own. On a busy machine several threads wait for each other and say nothing;
 --clock cpu with --threads 1 counts processor time instead, which only the shared caches and memory can disturb. "tuned" is
 `neurobridge.snn.kernels.cpu.tune_cpu()`, for all ways alike. Peak memory is that of forward + backward beyond x and the gradient
-handed in, in tensors of x's size (default allocator).
+handed in, in tensors of x's size (default allocator; not for JAX, whose allocator keeps what earlier runs took).
 
 Neurons, all with decay 0.5, threshold 1 and the arctangent surrogate:
 
@@ -259,7 +259,7 @@ def jax_ways(neuron, reset, steps):
 
 
 def jax_process(neuron, reset, folder, threads, clock):
-    "Answer lines from the standard input: 'check', 'peak', or a pass to time."
+    "Answer lines from the standard input: 'check', or a loop and a pass to time."
     now, folder = CLOCKS[clock], Path(folder)
     import jax
 
@@ -277,9 +277,6 @@ def jax_process(neuron, reset, folder, threads, clock):
             other, _ = made["unrolled"]["forward+backward"](x, g, matrix)
             np.save(folder / "out.npy", out), np.save(folder / "grad.npy", grads[0])
             answer = {"first": first, "loops": float((np.array(out) != np.array(other)).mean())}
-        elif asked[0] == "peak":
-            run = made[asked[1]]["forward+backward"]
-            answer = peak(lambda: jax.block_until_ready(run(x, g, matrix)), x.nbytes)  # noqa: B023
         else:
             start = now()
             result = jax.block_until_ready(made[asked[0]][asked[1]](x, g, matrix))
@@ -434,14 +431,14 @@ def measure(neuron, shape, reset, tuned, compiled, rounds, threads, clock):
             jax = Jax(neuron, reset, str(folder), threads, clock)
             seconds = jax_checked(jax, made["neurobridge reference"], x, g, folder, what)
         times = timed(runs, jax, rounds, CLOCKS[clock])
-        taken = [name for name, kind in runs if kind != "forward"]
+        taken = [] if tuned else [name for name, kind in runs if kind != "forward"]
         memory = {name: peak(runs[name, "forward+backward"], x.nbytes) for name in taken}
         median = {key: 1000 * statistics.median(values) for key, values in times.items()}
         if jax:
             for kind in ("forward", "forward+backward"):
                 loop = min(("rolled", "unrolled"), key=lambda each: median[f"jax {each}", kind])
                 median["jax", kind] = median[f"jax {loop}", kind]
-                first["jax"], memory["jax"] = seconds[loop], jax.ask("peak", loop)
+                first["jax"] = seconds[loop]
             for key in [key for key in median if key[0].startswith("jax ")]:
                 del median[key]
             jax.close()
@@ -456,7 +453,7 @@ def measure(neuron, shape, reset, tuned, compiled, rounds, threads, clock):
             "median_ms": round(value, 3),
             "times_floor": round(value / median["floor", kind], 2),
             "first_call_s": round(first[name], 2),
-            "peak_tensors": "" if tuned or kind == "forward" else round(memory[name], 2),
+            "peak_tensors": round(memory[name], 2) if name in memory and kind != "forward" else "",
         }
         for (name, kind), value in median.items()
     ]
