@@ -213,3 +213,39 @@ def test_data_sets_pass_it_on(tmp_path):
     with pytest.warns(UserWarning, match="39 events were salvaged"):
         frames, _ = EventDataset(tmp_path, {"salvage": True}, steps=4)[1]
     assert frames.sum() == 39
+
+
+@pytest.mark.parametrize("name", [*SIZES, *PACKETS])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_damage_and_a_cut_end_in_events_or_in_one_error(name, tmp_path, data):
+    write, sensor, _ = WRITERS[name]
+    path = tmp_path / name
+    write(path, some(40, sensor))
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(0, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content[: data.draw(st.integers(1, len(content)))])
+    with contextlib.suppress(DataError):
+        found, _ = salvaged(path)
+        assert isinstance(found, Events)
+
+
+@pytest.mark.parametrize(
+    "said, message",
+    [
+        ("height 0, width 5", "the sensor is 0×5"),
+        ("height 99999, width 99999", "larger than any camera's"),
+        ("height 3, width 2", "x lies in"),
+    ],
+)
+def test_a_comment_about_the_sensor_is_not_trusted(said, message, tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(f"# sensor: {said}\nt_us,x,y,p\n10,3,1,1\n")
+    with pytest.raises(DataError, match=message):
+        read_events(path)
+    assert len(read_events(path, sensor=(4, 4))) == 1  # what the caller says counts
+    path.write_text("# sensor: height 1234567, width 5\nt_us,x,y,p\n10,3,1,1\n")
+    assert read_events(path).width == 4  # no size that is read
