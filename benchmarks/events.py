@@ -21,6 +21,7 @@ import json
 import os
 import platform
 import re
+import struct
 import subprocess
 import sys
 import tempfile
@@ -40,7 +41,7 @@ COLUMNS = (
     "megabytes",
     "bytes_per_event",
 )
-PEERS = ("tonic", "expelliarmus", "faery")
+PEERS = ("tonic", "expelliarmus", "faery", "aedat")
 SENSOR = (480, 640)
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -154,6 +155,30 @@ def frame_rows(args):
 # ---- reading
 
 
+def aedat4(t, x, y, p, packet=4096):
+    "An AEDAT 4 file without a table of contents: one stream of packets, packed with LZ4 as DV does."
+    import lz4.frame
+
+    kind = [("t", "<i8"), ("x", "<i2"), ("y", "<i2"), ("p", "u1"), ("", "V3")]
+    records = np.zeros(len(t), kind)
+    for name, values in zip("txyp", (t, x, y, p), strict=True):
+        records[name] = values
+    size = f'<attr key="sizeX">{SENSOR[1]}</attr><attr key="sizeY">{SENSOR[0]}</attr>'
+    stream = f'<attr key="typeIdentifier">EVTS</attr><node name="info">{size}</node>'
+    text = f'<dv version="2.0"><node name="outInfo"><node name="0">{stream}</node></node></dv>'
+    text = text.encode()
+    # flatbuffers: root and mark, layout of the fields, the fields, a vector
+    head = struct.pack("<I4s5H", 18, b"IOHE", 10, 28, 8, 16, 24)
+    head += struct.pack("<i4xi4xqI", 10, 1, -1, 4) + struct.pack("<I", len(text)) + text
+    out = [b"#!AER-DAT4.0\r\n" + struct.pack("<I", len(head)) + head]
+    for at in range(0, len(t), packet):
+        part = records[at : at + packet]
+        data = struct.pack("<I4s3H2xiII", 16, b"EVTS", 6, 8, 4, 8, 4, len(part)) + part.tobytes()
+        data = lz4.frame.compress(struct.pack("<I", len(data)) + data)
+        out.append(struct.pack("<ii", 0, len(data)) + data)
+    return b"".join(out)
+
+
 def write_files(folder, n):
     "The same events in several formats, written with numpy; name -> path."
     t, x, y, p = random_events(n, longest=4 * n)
@@ -176,6 +201,7 @@ def write_files(folder, n):
     content = {
         "N-MNIST .bin": ("a.bin", small.tobytes()), "DAT": ("a.dat", sides + bytes([12, 8]) + u4(np.stack([t, x | y << 14 | p << 28], 1))),
         "AEDAT 2": ("a.aedat", b"#!AER-DAT2.0\r\n# AEChip: Davis640\r\n" + np.stack([(479 - y) << 22 | (639 - x) << 12 | p << 11, t], 1).astype(">u4").tobytes()),
+        "AEDAT 4": ("a.aedat4", aedat4(t, x, y, p)),
         "EVT 2": ("a2.raw", b"% evt 2.0\n% format EVT2;" + geometry + u4(evt2)), "EVT 3": ("a3.raw", b"% evt 3.0\n% format EVT3;" + geometry + evt3.astype("<u2").tobytes()),
     }  # fmt: skip
     for file, data in content.values():
@@ -211,11 +237,22 @@ def tonic_reader(path, name):
     return lambda: read_mnist_file(path, kinds)
 
 
+def aedat_reader(path, name):
+    import aedat
+
+    def read():
+        packets = [packet["events"] for packet in aedat.Decoder(path) if "events" in packet]
+        return np.concatenate(packets)
+
+    return read
+
+
 READERS = {  # library: its reader, and the formats that it knows
     "neurobridge": (neurobridge_reader, None),
     "expelliarmus": (expelliarmus_reader, ("DAT", "EVT 2", "EVT 3")),
     "faery": (faery_reader, ("DAT", "EVT 2", "EVT 3")),
     "tonic": (tonic_reader, ("N-MNIST .bin",)),
+    "aedat": (aedat_reader, ("AEDAT 4",)),
 }
 
 

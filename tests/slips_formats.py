@@ -70,11 +70,12 @@ def flat(*_):
 RNG = np.random.default_rng
 SET = ImageSet(images(), labels(), ["a", "b"])
 CALLS = {
-    "data.read_events": Call(lambda folder: {"path": a_file(folder), "sensor": (20, 30), "sort": False, "max_bytes": 10**6}),
+    "data.read_events": Call(lambda folder: {"path": a_file(folder), "sensor": (20, 30), "sort": False, "salvage": False, "max_bytes": 10**6}),
+    "data.write_events": Call(lambda folder: {"path": folder / "a.csv", "events": recording()}),
     "data.read_events.text": Call(lambda folder: {"path": a_text(folder), "sensor": (20, 30), "unit": "us", "columns": "xytp"}),
     "data.read_events.hdf5": Call(lambda folder: {"path": a_book(folder), "unit": "us", "columns": {"p": "on"}, "group": "left"}),
     "data.iter_events.text": Call(lambda folder: {"path": a_text(folder), "sensor": (20, 30), "unit": "us", "columns": "xytp"}),
-    "data.iter_events": Call(lambda folder: {"path": a_file(folder), "chunk": 4, "sensor": (20, 30), "max_bytes": 10**6}),
+    "data.iter_events": Call(lambda folder: {"path": a_file(folder), "chunk": 4, "sensor": (20, 30), "salvage": False, "max_bytes": 10**6}),
     "data.Events": Call(lambda folder: {"t": np.arange(3), "x": np.arange(3), "y": np.arange(3), "p": np.array([0, 1, 1]), "height": 4, "width": 5}),
     "data.to_frames": Call(lambda folder: {"events": recording(), "steps": 3, "span": (0, 50), "binary": False}),
     "data.to_frames.by": Call(lambda folder: {"events": recording(), "steps": 3, "by": "count"}),

@@ -9,6 +9,7 @@ from neurobridge.snn import (
     LIF,
     AdaptiveLIF,
     RecurrentLIF,
+    SpikingAttention,
     Surrogate,
     Synapse,
     layers,
@@ -130,6 +131,12 @@ CALLS = {
             "return_state": True,
         },
         AdaptiveLIF().forward,
+    ),
+    "snn.SpikingAttention": Call(
+        lambda folder: {"features": 4, "heads": 2, "neuron": LIF, "scale": 0.125}
+    ),
+    "snn.SpikingAttention.forward": Call(
+        lambda folder: {"x": torch.rand(3, 2, 5, 4)}, SpikingAttention(4, 2).eval().forward
     ),
     "snn.Synapse": Call(
         lambda folder: {

@@ -72,6 +72,17 @@ TRAINING = dict(epochs=1, lr=0.01)
 FIT = "epochs, lr, train and valid are fit's, and checked there"
 
 CALLS = {
+    "transfer.trade_off": Call(
+        lambda folder: {
+            "net": converted(),
+            "data": data(),
+            "steps": (1, 2),
+            "ann": net().eval(),
+            "counted": 4,
+            "mac": 4.6,
+            "ac": 0.9,
+        }
+    ),
     "transfer.sharpened_relu": Call(
         lambda folder: {"x": torch.rand(3, 2), "low": 0.25, "high": 0.75}
     ),

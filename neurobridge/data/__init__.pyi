@@ -36,6 +36,7 @@ from .odg_events import odg as odg
 from .odg_events import odg_frames as odg_frames
 from .readers.read import iter_events as iter_events
 from .readers.read import read_events as read_events
+from .readers.write import write_events as write_events
 from .recordings import Recording as Recording
 from .recordings import from_assembly as from_assembly
 from .recordings import load_rdm92 as load_rdm92

@@ -539,7 +539,7 @@ def _reader(read: Any, default: Callable, max_bytes: int | None) -> Callable:
     if callable(read):
         return read
     options = dict(read or {}) | ({} if max_bytes is None else {"max_bytes": max_bytes})
-    known = ("sensor", "sort", "unit", "columns", "group")
+    known = ("sensor", "sort", "unit", "columns", "group", "salvage")
     if read and (default is authors_view or not set(read) <= set(known)):
         raise ValueError(
             f"EventDataset: read is {shown(read)}; expected a function, or for recordings without "

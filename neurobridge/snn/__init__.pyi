@@ -1,4 +1,5 @@
 from .adaptive import AdaptiveLIF as AdaptiveLIF
+from .attention import SpikingAttention as SpikingAttention
 from .checkpointing import recompute_blocks as recompute_blocks
 from .checkpointing import recompute_steps as recompute_steps
 from .cost import synops as synops

@@ -7,6 +7,7 @@ from .conversion import activations as activations
 from .conversion import convert as convert
 from .conversion import neurons as neurons
 from .conversion import use_qcfs as use_qcfs
+from .cost_curves import trade_off as trade_off
 from .event_pipeline import EVENT_PRESETS as EVENT_PRESETS
 from .event_pipeline import EventPreset as EventPreset
 from .event_pipeline import LIAF as LIAF

@@ -1229,7 +1229,7 @@ def test_errors_of_the_system_are_no_damage(tmp_path, monkeypatch):
     def refused(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("builtins.open", refused)
+    monkeypatch.setattr(read, "_at_once", refused)
     with pytest.raises(DataError, match=r"a\.raw can't be read .Permission denied.$"):
         read_events(tmp_path / "a.raw")
     monkeypatch.undo()

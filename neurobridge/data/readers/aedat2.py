@@ -14,8 +14,10 @@ import numpy as np
 from ..manifest import DataError
 from neurobridge.data.readers.records import (
     Clock,
+    Counted,
     Parts,
     Sensor,
+    bytes_left,
     comment_lines,
     read_records,
 )
@@ -112,7 +114,8 @@ def decode_aedat2(file: BinaryIO, sensor: Sensor, budget: int) -> tuple[Sensor, 
         layout = _layout(file, layouts) if len(layouts) > 1 else layouts[0]
     never = layout if layout != "davis" or not chip else None
     advice = "" if sensor else f", or of another chip; {_GIVE}"
-    return found, _aedat2_parts(file, layout, never, found, advice)
+    parts = _aedat2_parts(file, layout, never, found, advice)
+    return found, Counted(parts, lambda: bytes_left(file) // 8)
 
 
 def _aedat2_parts(

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..manifest import DataError
 from .aedat2 import CHIPS, named_chip
-from .records import Parts, Sensor, bytes_left, comment_lines
+from .records import Parts, Sensor, bytes_left, comment_lines, cut_off
 
 
 # %% ../../../nbs/data/readers/05_aedat3.ipynb #cell-031
@@ -45,22 +45,21 @@ class _Packet(NamedTuple):
     valid: int
 
 
-def _packet(file: BinaryIO, left: int) -> _Packet:
+def _packet(file: BinaryIO, left: int) -> _Packet | None:  # None: not whole
     head = struct.unpack("<hhiiiiii", file.read(28).ljust(28, b"\xff"))
     packet = _Packet(*head[:3], *head[4:])
     kind, _, size, overflow, capacity, number, valid = packet
-    if not (
-        kind >= 0
-        and size > 0
-        and 0 <= valid <= number <= capacity
-        and overflow >= 0
-        and 28 + size * capacity <= left
-    ):
-        raise DataError(
-            f"{left:,} bytes before its end a packet claims {capacity} places of {size} bytes, "
-            f"{number} used, {valid} valid: the file was cut off, or is damaged"
-        )
-    return packet
+    possible = kind >= 0 and size > 0 and 0 <= valid <= number <= capacity and overflow >= 0
+    if possible and 28 + size * capacity <= left:
+        return packet
+    problem = (
+        f"{left:,} bytes before its end a packet claims {capacity} places of {size} bytes, "
+        f"{number} used, {valid} valid: the file was cut off, or is damaged"
+    )
+    if left >= 28 and not possible:
+        raise DataError(problem)
+    cut_off(file, problem if left >= 28 else f"its last {left} bytes are no packet: it was cut off")
+    return None
 
 
 # %% ../../../nbs/data/readers/05_aedat3.ipynb #cell-031-b
@@ -80,7 +79,8 @@ def _aedat3_parts(file: BinaryIO) -> Parts:
     count, turns = 0, 0
     camera: int | None = None
     while left := bytes_left(file):
-        packet = _packet(file, left)
+        if (packet := _packet(file, left)) is None:
+            return
         start = file.tell()
         payload = packet.size * packet.capacity
         special = packet.kind == 0 and packet.size == 8

@@ -15,7 +15,7 @@ import numpy as np
 
 from ...core.checks import needs
 from ..manifest import DataError
-from .records import Parts, Sensor, bytes_left
+from .records import Parts, Sensor, bytes_left, cut_off
 
 # %% ../../../nbs/data/readers/06_aedat4.ipynb #cell-033
 _UNFOLDED = 1 << 27  # bytes; more than eight million events in one packet
@@ -125,20 +125,19 @@ def decode_aedat4(file: BinaryIO, sensor: Sensor, budget: int) -> tuple[Sensor, 
 def _aedat4_parts(file: BinaryIO, cameras: list[int], method: int, end: int, budget: int) -> Parts:
     stream = cameras[0]
     size = os.fstat(file.fileno()).st_size
-    if not (end == -1 or file.tell() <= end < size) or method not in range(5):
-        raise DataError(
-            f"its table is said to begin at byte {end:,} of {size:,}, its compression to be of "
-            f"kind {method}: the file was cut off, or is damaged"
-        )
+    end = _end_of_packets(file, method, end, size)
     found = []
-    end = size if end == -1 else end
     while file.tell() < end:
         name, length = struct.unpack("<ii", file.read(8).ljust(8, b"\xff"))
-        if not 0 <= length <= end - file.tell():
-            raise DataError(
-                f"a packet claims {length:,} bytes where {end - file.tell():,} are left: the file "
-                "was cut off, or is damaged"
+        left = end - file.tell()
+        if not 0 <= length <= left:
+            problem = (
+                f"a packet claims {length:,} bytes where {left:,} are left: the file was cut off, "
+                "or is damaged"
             )
+            if end < size or (length < 0 and left):
+                raise DataError(problem)
+            return cut_off(file, problem)
         if name in cameras[1:]:
             raise DataError(
                 f"it contains events of two streams ({stream} and {name}); expected one: save "
@@ -150,10 +149,36 @@ def _aedat4_parts(file: BinaryIO, cameras: list[int], method: int, end: int, bud
         part = _packet_events(_unfold(file.read(length), method, budget))
         found.append(len(part))
         yield part["t"], part["x"], part["y"], part["p"]
-    if end < size:
-        _check_contents(_promised(_unfold(file.read(), method, budget), stream), found)
+    if end < size and (promised := _table(file, method, budget, stream)) is not None:
+        _check_contents(promised, found)
 
 
+# %% ../../../nbs/data/readers/06_aedat4.ipynb #a4-ends
+def _end_of_packets(file: BinaryIO, method: int, end: int, size: int) -> int:
+    "Return where the table begins, or the file's size where it has none."
+    if end == -1 and method in range(5):
+        return size
+    problem = (
+        f"its table is said to begin at byte {end:,} of {size:,}, its compression to be of "
+        f"kind {method}: the file was cut off, or is damaged"
+    )
+    if end < file.tell() or method not in range(5):
+        raise DataError(problem)
+    if end >= size:
+        cut_off(file, problem)
+    return min(end, size)
+
+
+def _table(file: BinaryIO, method: int, budget: int, stream: int) -> list[int | None] | None:
+    "Return what the table promises; None where it was cut off."
+    try:
+        return _promised(_unfold(file.read(), method, budget), stream)
+    except DataError as error:
+        cut_off(file, str(error))
+        return None
+
+
+# %% ../../../nbs/data/readers/06_aedat4.ipynb #a4-packet
 def _packet_events(data: bytes) -> np.ndarray:
     if data[4:8] != b"EVTS":
         raise DataError(

@@ -7,10 +7,12 @@ __all__ = ["read_events", "iter_events"]
 
 # %% ../../../nbs/data/readers/11_read.ipynb #cell-003
 import contextlib
+import io
 import os
 import stat
 import struct
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -32,7 +34,7 @@ from .evt import decode_evt, evt_version, other_format
 from .hdf5 import decode_hdf5
 from .nmnist import decode_nmnist
 from .npz import decode_npy, decode_npz
-from .records import Counted, Parts, Sensor, comment_lines
+from .records import Counted, Parts, Recording, Sensor, comment_lines
 from .text import HEAD, decode_text, text_form
 from .units import check_told
 
@@ -106,16 +108,17 @@ def _at_once(path: str, flags: int) -> int:  # opening a pipe would wait for a w
 
 @contextlib.contextmanager
 def _opened(
-    path: str | Path, sensor: Sensor, budget: int, told: dict[str, Any]
-) -> Iterator[tuple[Sensor, Parts]]:
+    path: str | Path, sensor: Sensor, budget: int, told: dict[str, Any], salvage: bool
+) -> Iterator[tuple[Sensor, Parts, Recording]]:
     "Open and decode a file; errors inside become `DataError` with its path."
     try:
-        with open(path, "rb", opener=_at_once) as file:
+        with Recording(io.FileIO(os.fspath(path), opener=_at_once)) as file:
+            file.salvage = salvage
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise DataError("it is a pipe or a device; expected a file")
             decoder = decoder_of(file)
             _check_taken(decoder, told)
-            yield decoder(file, sensor, budget, **told)
+            yield *decoder(file, sensor, budget, **told), file
     except (DataError, ClaimError) as error:
         raise DataError(
             str(error) if str(error).startswith(str(path)) else f"{path}: {error}"
@@ -246,7 +249,23 @@ def _check_reading(who: str, path: str | Path, sensor: Sensor) -> Sensor:
 
 
 # %% ../../../nbs/data/readers/11_read.ipynb #read-gather
-def _gathered(parts: Parts, budget: int) -> tuple[np.ndarray, ...]:
+def _inside(part: tuple, sensor: tuple[int, int]) -> tuple:
+    "Return the events that lie on the sensor."
+    x, y = part[1:3]
+    here = (x >= 0) & (x < sensor[1]) & (y >= 0) & (y < sensor[0])
+    return part if here.all() else tuple(column[here] for column in part)
+
+
+def _warn_of_loss(path: str | Path, read: int, kept: int, file: Recording) -> None:
+    "Say what was lost of a file that was salvaged."
+    lost = [file.lost] if file.lost else []
+    if kept < read:
+        lost.append(f"{read - kept:,} events off the sensor were left out")
+    if lost:
+        warnings.warn(f"{path}: {kept:,} events were salvaged; {'; '.join(lost)}", stacklevel=3)
+
+
+def _gathered(parts: Parts, budget: int, file: Recording) -> tuple[np.ndarray, ...]:
     "Put the parts of a recording together; raise `DataError` for none, and beyond the budget."
     most = parts.most() if isinstance(parts, Counted) else None
     if most is not None and most * _EVENT > budget:
@@ -264,7 +283,7 @@ def _gathered(parts: Parts, budget: int) -> tuple[np.ndarray, ...]:
         for column, values in zip(columns, part, strict=True) if len(part[0]) else ():
             column.add(values)
     if not taken:
-        raise DataError("it contains no events")
+        raise DataError(f"it contains no events{f'; {file.lost}' if file.lost else ''}")
     return tuple(column.joined() for column in columns)
 
 
@@ -279,6 +298,7 @@ def read_events(
     | None = None,  # of times, where the file does not state it
     columns: str | Mapping[str, str] | None = None,  # "xytp", or {"p": "polarity"}; default: usual
     group: str | None = None,  # where events are in an HDF5 file; default: the usual places
+    salvage: bool = False,  # take what is whole of a file that was cut off, and warn of the rest
     max_bytes: int | None = None,  # memory limit; None: NEUROBRIDGE_MAX_BYTES or 2 GiB
 ) -> Events:  # time in microseconds
     """Read a recording in any of twelve formats.
@@ -286,7 +306,8 @@ def read_events(
     Raises `DataError` for a file that is missing, empty, cut off, damaged, too large or of another
     sensor, `TypeError` and `ValueError` for wrong arguments before the file is opened, and
     `ImportError` where HDF5, one of its filters, LZ4 or Zstandard is needed and not installed
-    (`pip install h5py hdf5plugin lz4 zstandard`).
+    (`pip install h5py hdf5plugin lz4 zstandard`). With `salvage`, events off the sensor are left
+    out, too; HDF5 and npz keep their contents at the end, so nothing of a cut one can be read.
 
     Parameters
     ----------
@@ -302,6 +323,8 @@ def read_events(
         "xytp", or {"p": "polarity"}; default: usual
     group :
         where events are in an HDF5 file; default: the usual places
+    salvage :
+        take what is whole of a file that was cut off, and warn of the rest
     max_bytes :
         memory limit; None: NEUROBRIDGE_MAX_BYTES or 2 GiB
 
@@ -312,16 +335,19 @@ def read_events(
     sensor = _check_reading("read_events", path, sensor)
     sort = flag("read_events", "sort", sort)
     told = _check_group("read_events", check_told("read_events", unit, columns), group)
+    salvage = flag("read_events", "salvage", salvage)
     budget = byte_budget("read_events", max_bytes)
-    with _opened(path, sensor, budget, told) as (found, parts):
-        part = _gathered(parts, budget)
+    with _opened(path, sensor, budget, told, salvage) as (found, parts, file):
+        part = _gathered(parts, budget, file)
         if sort and 0 < _lateness(part[0]) <= _DISORDER:
             order = np.argsort(part[0], kind="stable")
             part = tuple(column[order] for column in part)
         if sensor is None:
             smallest = int(part[2].max()) + 1, int(part[1].max()) + 1
             sensor = _likely(found or smallest)
-        return _checked(part, sensor, 0)
+        kept = _inside(part, sensor) if salvage else part
+        _warn_of_loss(path, len(part[0]), len(kept[0]), file)
+        return _checked(kept, sensor, 0)
 
 
 # %% ../../../nbs/data/readers/11_read.ipynb #cell-051
@@ -334,6 +360,7 @@ def iter_events(
     | None = None,  # of times, where the file does not state it
     columns: str | Mapping[str, str] | None = None,  # "xytp", or {"p": "polarity"}; default: usual
     group: str | None = None,  # where events are in an HDF5 file; default: the usual places
+    salvage: bool = False,  # take what is whole of a file that was cut off, and warn of the rest
     max_bytes: int | None = None,  # memory limit of a piece; None: NEUROBRIDGE_MAX_BYTES or 2 GiB
 ) -> Iterator[Events]:  # in order of time
     """Read a recording piece by piece, in memory that does not grow with the file.
@@ -356,6 +383,8 @@ def iter_events(
         "xytp", or {"p": "polarity"}; default: usual
     group :
         where events are in an HDF5 file; default: the usual places
+    salvage :
+        take what is whole of a file that was cut off, and warn of the rest
     max_bytes :
         memory limit of a piece; None: NEUROBRIDGE_MAX_BYTES or 2 GiB
 
@@ -366,28 +395,33 @@ def iter_events(
     sensor = _check_reading("iter_events", path, sensor)
     chunk = whole("iter_events", "chunk", chunk, 1)
     told = _check_group("iter_events", check_told("iter_events", unit, columns), group)
-    return _iter_events(path, chunk, sensor, byte_budget("iter_events", max_bytes), told)
+    salvage = flag("iter_events", "salvage", salvage)
+    return _iter_events(path, chunk, sensor, byte_budget("iter_events", max_bytes), told, salvage)
 
 
 # %% ../../../nbs/data/readers/11_read.ipynb #read-pieces
 def _iter_events(
-    path: str | Path, chunk: int, sensor: Sensor, budget: int, told: dict[str, Any]
+    path: str | Path, chunk: int, sensor: Sensor, budget: int, told: dict[str, Any], salvage: bool
 ) -> Iterator[Events]:
-    with _opened(path, sensor, budget, told) as (found, parts):
+    with _opened(path, sensor, budget, told, salvage) as (found, parts, file):
         if sensor is None and found is None:
             raise DataError(
                 "it does not state its sensor, and pieces can't wait for its last event: give "
                 "sensor=(height, width)"
             )
         size = sensor or _likely(found)  # type: ignore[arg-type]  # one of the two is there
-        good, last = 0, 0
+        good, last, read = 0, 0, 0
         for part in _pieces(parts, chunk, budget):
+            read += len(part[0])
+            if salvage and not len((part := _inside(part, size))[0]):
+                continue
             events = _checked(part, size, good)
             if good and events.t[0] < last:
                 raise DataError(_disorder(np.array([last, events.t[0]]), good - 1))
             good += len(events)
             last = events.t[-1]
             yield events
+        _warn_of_loss(path, read, good, file)
         if not good:
             raise DataError("it contains no events")
 

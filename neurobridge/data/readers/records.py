@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../../nbs/data/readers/01_records.ipynb #rec-imports
+import io
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +25,20 @@ Sensor = tuple[int, int] | None  # height, width
 def bytes_left(file: BinaryIO) -> int:
     "Return the number of bytes after the present place."
     return os.fstat(file.fileno()).st_size - file.tell()
+
+
+class Recording(io.BufferedReader):
+    "An open file of events, and whether what is whole in it is wanted where it was cut off."
+
+    salvage = False
+    lost = ""  # what is missing at the end
+
+
+def cut_off(file: BinaryIO, problem: str) -> None:
+    "Note that a recording ends too early; raise `DataError` unless what is whole is wanted."
+    if not isinstance(file, Recording) or not file.salvage:
+        raise DataError(problem)
+    file.lost = file.lost or problem
 
 
 class Counted:
@@ -49,9 +64,10 @@ def read_records(
     "Yield blocks of records; raise `DataError` where the file ends inside a record."
     kind = np.dtype(kind)
     if odd := bytes_left(file) % kind.itemsize:
-        raise DataError(
+        cut_off(
+            file,
             f"it ends {odd} bytes into a record of {kind.itemsize} bytes: the file was cut off, or "
-            "is of another format"
+            "is of another format",
         )
     block = np.fromfile(file, kind, most)
     while len(block):

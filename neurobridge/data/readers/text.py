@@ -6,17 +6,20 @@
 __all__ = []
 
 # %% ../../../nbs/data/readers/13_text.ipynb #1288116b
+import os
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from ..manifest import DataError
-from .records import BLOCK, Parts, Sensor
+from .records import BLOCK, Parts, Recording, Sensor, cut_off
 from .units import Columns, Normaliser, agreed_unit, ordered, whole_values
 
 # %% ../../../nbs/data/readers/13_text.ipynb #084e307e
 HEAD = 1 << 12  # bytes in which the first events must be
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|true|false", re.IGNORECASE)
+_SENSOR = re.compile(r"# *sensor\W+height\W+(\d{1,5})\W+width\W+(\d{1,5})\b", re.IGNORECASE)
 _NAMED_UNIT = re.compile(r"(.+?)[ _]*[ _(\[](s|ms|us|µs|μs|ns)[)\]]?")
 _CALLED = {
     "t": ("t", "ts", "time", "timestamp", "timestamps"),
@@ -35,6 +38,7 @@ class TextForm:
     fields: int  # of a line
     names: list[str] | None  # of the columns, from a header
     unit: str | None  # of time, from a header
+    sensor: Sensor = None  # from a comment
 
 
 # %% ../../../nbs/data/readers/13_text.ipynb #text-split
@@ -60,11 +64,13 @@ def text_form(head: bytes) -> TextForm | None:
     if b"\0" in head:
         return None
     names: list[str] | None = None
-    unit = None
+    unit, sensor = None, None
     for place, line in enumerate(head.decode("utf-8", "replace").splitlines()):
         separator, parts = _split(line.lstrip("# "))
         numeric = all(_NUMBER.fullmatch(part) for part in parts)
         if line.startswith("#") or not line.strip():
+            if size := _SENSOR.match(line):
+                sensor = int(size[1]), int(size[2])
             found, stated = _header(parts)
             if all(set(called) & set(found) for called in _CALLED.values()):
                 names, unit = found, stated
@@ -72,7 +78,7 @@ def text_form(head: bytes) -> TextForm | None:
             return None
         elif numeric:
             names = names if names is not None and len(names) == len(parts) else None
-            return TextForm(separator, place, len(parts), names, unit if names else None)
+            return TextForm(separator, place, len(parts), names, unit if names else None, sensor)
         else:
             names, unit = _header(parts)
     return None
@@ -109,7 +115,7 @@ def decode_text(
     unit: str | None = None,
     columns: Columns = None,
 ) -> tuple[Sensor, Parts]:
-    "Return no sensor, which a text does not state, and the events block by block."
+    "Return the sensor, where a comment states it, and the events block by block."
     form = text_form(file.read(HEAD))
     file.seek(0)
     assert form is not None  # only such files come here
@@ -118,23 +124,52 @@ def decode_text(
         raise DataError(
             "it does not state the unit of its times; give unit='s', 'ms', 'us' or 'ns'"
         )
-    return None, _text_parts(file, form, _places(form, columns), unit)
+    return form.sensor, _text_parts(file, form, _places(form, columns), unit)
 
 
+# %% ../../../nbs/data/readers/13_text.ipynb #text-cut
+def _unfinished(file: BinaryIO) -> bool:
+    "Return whether a file that is to be salvaged ends within a line."
+    if not isinstance(file, Recording) or not file.salvage:
+        return False
+    file.seek(-1, os.SEEK_END)
+    last = file.read(1)
+    file.seek(0)
+    return last not in b"\r\n"
+
+
+def _without_last(file: BinaryIO, blocks: Iterable[Any]) -> Iterator[Any]:
+    "Leave out the last line, which may be a part of one."
+    import pandas as pd
+
+    def numbers(column: Any) -> Any:  # a word in the last line makes words of a whole column
+        return column if column.dtype.kind in "iufb" else pd.to_numeric(column, errors="coerce")
+
+    held: Any = None
+    for block in blocks:
+        if held is not None:
+            yield held
+        held = block
+    yield held.iloc[:-1].apply(numbers)
+    cut_off(file, "its last line has no end, and was left out")
+
+
+# %% ../../../nbs/data/readers/13_text.ipynb #text-parts
 def _text_parts(file: BinaryIO, form: TextForm, places: list[int], unit: str) -> Parts:
     import pandas as pd
 
     normal = Normaliser(unit)
-    good = 0
+    good, unfinished = 0, _unfinished(file)
     try:
-        for block in pd.read_csv(
+        blocks: Any = pd.read_csv(
             file,
             sep=form.separator,
             header=None,
             skiprows=form.skipped,
             comment="#",
             chunksize=BLOCK,
-        ):
+        )
+        for block in _without_last(file, blocks) if unfinished else blocks:
             columns = [block[place] for place in places]
             for name, column in zip("txyp", columns, strict=True):
                 _check_numbers(pd, name, column, good)

@@ -1,0 +1,94 @@
+"transfer.trade_off against the single calls, for networks of every kind that has steps."
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from neurobridge.core import Sequences, evaluate
+from neurobridge.snn import spikify, spiking_convnet, synops
+from neurobridge.transfer import convert, trade_off
+
+pytestmark = pytest.mark.usefixtures("same_numbers", "one_thread")
+
+
+def cnn():
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 5)
+    ).eval()
+
+
+IMAGES, LABELS = torch.rand(40, 1, 8, 8), torch.randint(5, (40,))
+NETS = {
+    "converted": lambda: convert(cnn(), IMAGES, T=9),
+    "spikified": lambda: spikify(cnn(), T=9),
+    "of this library": lambda: spiking_convnet(T=9, width=4, classes=5).eval(),
+}
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_it_returns_what_the_single_calls_return(kind):
+    net = NETS[kind]()
+    table = trade_off(net, (IMAGES, LABELS), steps=(3, 1), counted=10, mac=2.0, ac=0.5)
+    assert net.T == 9 and list(table.index) == ["T = 3", "T = 1"]
+    for T in (3, 1):
+        net.T = T
+        row, single = table.loc[f"T = {T}"], synops(net, IMAGES[:10], mac=2.0, ac=0.5)
+        assert row["T"] == T and row.accuracy == evaluate(net, (IMAGES, LABELS))["accuracy"]
+        for name in ("energy", "AC", "MAC", "spikes_out"):
+            assert row[name] == pytest.approx(single[name].sum())
+
+
+def test_the_ann_is_one_pass_of_multiplications():
+    model = cnn()
+    table = trade_off(convert(model, IMAGES), (IMAGES, LABELS), steps=[2], ann=model)
+    row = table.loc["ANN"]
+    assert (row["T"], row.MAC, row.AC) == (1, 36 * 4 * 9 + 36 * 5, 0)
+    assert isinstance(table, pd.DataFrame) and table["T"].dtype.kind == "i"
+
+
+@pytest.mark.parametrize("kind", ["dataset", "subset", "loader"])
+def test_data_of_every_kind_that_evaluate_takes(kind):
+    whole = TensorDataset(IMAGES, LABELS)
+    data = {
+        "dataset": whole,
+        "subset": torch.utils.data.Subset(whole, range(40)),
+        "loader": DataLoader(whole, batch_size=16),
+    }[kind]
+    net = NETS["converted"]()
+    pd.testing.assert_frame_equal(
+        trade_off(net, data, steps=(1, 4), counted=16),
+        trade_off(net, (IMAGES, LABELS), steps=(1, 4), counted=16),
+    )
+
+
+def test_event_frames_are_refused():
+    frames = Sequences(torch.rand(4, 3, 1, 8, 8), LABELS[:4])
+    with pytest.raises(ValueError, match="trade_off: data is .* bring their number of steps"):
+        trade_off(NETS["converted"](), frames, steps=(1,))
+
+
+def test_its_own_steps_are_put_back_where_something_fails():
+    net = NETS["converted"]()
+    with pytest.raises((TypeError, ValueError)):
+        trade_off(net, (IMAGES, LABELS + 100), steps=(2,))
+    assert net.T == 9
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"net": cnn()}, "net is .* no number of steps T"),
+        ({"data": IMAGES}, "data is"),
+        ({"data": (IMAGES, torch.rand(40))}, "y of data is"),
+        ({"steps": 4}, "steps is"),
+        ({"steps": (4, 0)}, "steps is 0"),
+        ({"counted": 0}, "counted is 0"),
+        ({"ann": "cnn"}, "ann is"),
+    ],
+)
+def test_arguments(wrong, message):
+    given = {"net": NETS["converted"](), "data": (IMAGES, LABELS), "steps": (1,)} | wrong
+    with pytest.raises((TypeError, ValueError), match=f"trade_off: {message}"):
+        trade_off(**given)
