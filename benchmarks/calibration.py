@@ -3,7 +3,7 @@
     python benchmarks/calibration.py                       # 2,000 studies per row
     python benchmarks/calibration.py --only rdms           # rows with this word
 
-Rows that are in the file already, of as many studies, stay as they are: an interrupted run goes on where it ended.
+Rows that are in the file already, of at least as many studies, stay as they are: an interrupted run goes on where it ended.
 
 A study draws some things anew ("anew": units or people, stimuli, or both) and keeps the others; noise is always new. Intervals and tests draw units,
 stimuli or both again ("drawn"). Where the two agree, 95 and 5 % should come out; rows where they differ show what a wrong choice costs. Two models (four for
@@ -207,7 +207,7 @@ def main():
             if given.out.exists()
             else pd.DataFrame(columns=[*KEY, "studies"])
         )
-        same = (done[KEY[:4]] == list(labels)).all(axis=1) & (done.studies == given.count)
+        same = (done[KEY[:4]] == list(labels)).all(axis=1) & (done.studies >= given.count)
         if same.any() or not all(word in labels for word in given.only):
             continue
         start = time.perf_counter()

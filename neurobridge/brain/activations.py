@@ -329,6 +329,7 @@ def _averaged(
     return {name: (each / trials).astype(np.float32) for name, each in total.items()}
 
 
+# %% ../../nbs/brain/09_activations.ipynb #a-fields
 def _layer_ways(subject: "Recorded") -> dict[str, str]:
     "Return how each layer is pooled; raise `ValueError` for a layer that is pooled in two ways."
     who = type(subject).__name__
@@ -429,6 +430,7 @@ def _answer(subject: Any, values: np.ndarray, dims: tuple[str, str], labels: dic
     return subject.assembly(found) if subject.assembly else found
 
 
+# %% ../../nbs/brain/09_activations.ipynb #a-tasks
 def _probabilities(subject: Any, stimuli: Any, trials: int, require_variance: bool) -> Any:
     "Apply the readout of a task and label the result."
     features, labels = _rows(subject, stimuli, trials, require_variance)
@@ -453,6 +455,7 @@ def _named_labels(subject: Any, stimuli: Any, trials: int, require_variance: boo
     return _answer(subject, answers[None], ("choice", "presentation"), names)
 
 
+# %% ../../nbs/brain/09_activations.ipynb #a-odd
 def _odd(subject: Any, stimuli: Any, trials: int, require_variance: bool) -> Any:
     "Return the image of every three that is the odd one."
     labels, sources = _images_of(stimuli)
@@ -606,6 +609,18 @@ def _objects(labels: Mapping[str, np.ndarray]) -> np.ndarray:
 TASKS = ("passive", *ANSWERS)
 
 
+def _task_layers(subject: Any) -> list[str]:
+    "Return the layers that tasks read, and check the classes."
+    check_classes("BrainModel", subject.classes)
+    expected = "the name of one layer, as in model.named_modules()"
+    found = {name: getattr(subject, name) for name in ("behavior", "logits")}
+    return [
+        instance("BrainModel", name, layer, str, expected)
+        for name, layer in found.items()
+        if layer is not None
+    ]
+
+
 def _layer_of(subject: Any, name: str) -> None:
     "Raise `ValueError` where the layer that a task reads is not known."
     field = "logits" if name == "label" else "behavior"
@@ -623,6 +638,24 @@ def _to_fit(
     "Return features and objects that a readout is fitted on."
     objects = _objects(_named_images(stimuli)[0])
     return _rows(subject, stimuli, trials, require_variance)[0], objects
+
+
+def _begun(
+    subject: Any, task: str, given: tuple[Any, int, bool], how: tuple[str, str]
+) -> tuple[str, Any] | None:
+    "Check a task and return its name and what it needs; None for the passive one."
+    choice("start_task", "task", task, TASKS)
+    (stimuli, trials, require_variance), (aggregation, similarity) = given, how
+    flag("start_task", "require_variance", require_variance)
+    choice("start_task", "aggregation", aggregation, AGGREGATIONS)
+    choice("start_task", "similarity", similarity, SIMILARITIES)
+    _layer_of(subject, task)
+    if task == "probabilities":
+        return task, _to_fit(subject, stimuli, trials, require_variance)
+    if task == "label":
+        named = isinstance(stimuli, str)
+        return task, (label_places(stimuli, subject.classes), aggregation, named)
+    return None if task == "passive" else (task, similarity)
 
 
 # %% ../../nbs/brain/09_activations.ipynb #cell-036
@@ -657,8 +690,7 @@ class BrainModel(Recorded):
     logits :
         layer that returns a score per class, for the task "label"
     classes :
-        names of the classes, one per output; or label -> places of its outputs; default: the
-        tables of the official package
+        names of the outputs, or label -> places; default: the official package's
     """
 
     _: KW_ONLY
@@ -668,13 +700,7 @@ class BrainModel(Recorded):
 
     def __post_init__(self) -> None:
         _check_subject(self)
-        check_classes("BrainModel", self.classes)
-        layers = list(self.areas.values())
-        for name in ("behavior", "logits"):
-            if (layer := getattr(self, name)) is not None:
-                expected = "the name of one layer, as in model.named_modules()"
-                layers.append(instance("BrainModel", name, layer, str, expected))
-        check_layers(self.model, layers)
+        check_layers(self.model, [*self.areas.values(), *_task_layers(self)])
 
     def start_task(
         self,
@@ -686,10 +712,7 @@ class BrainModel(Recorded):
         aggregation: str = "mean",  # of a label's classes; or "max"
         similarity: str = "dot",  # of images, for the odd one; or "cosine"
     ) -> None:
-        """Choose a task.
-
-        Raises `ValueError` for other tasks, for images without labels, labels without classes, and
-        where the layer that the task reads was not given.
+        """Choose a task; raise `ValueError` for others, and for missing images, labels or layers.
 
         Parameters
         ----------
@@ -706,16 +729,6 @@ class BrainModel(Recorded):
         similarity :
             of images, for the odd one; or "cosine"
         """
-        name = choice("start_task", "task", _word(task), TASKS)
-        flag("start_task", "require_variance", require_variance)
-        choice("start_task", "aggregation", aggregation, AGGREGATIONS)
-        choice("start_task", "similarity", similarity, SIMILARITIES)
-        _layer_of(self, name)
-        needed: Any = similarity
-        if name == "probabilities":
-            needed = _to_fit(self, fitting_stimuli, number_of_trials, require_variance)
-        elif name == "label":
-            places = label_places(fitting_stimuli, self.classes)
-            needed = places, aggregation, isinstance(fitting_stimuli, str)
-        self.task = None if name == "passive" else (name, needed)
+        given = fitting_stimuli, number_of_trials, require_variance
+        self.task = _begun(self, _word(task), given, (aggregation, similarity))
         self.variance = require_variance

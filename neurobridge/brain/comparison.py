@@ -179,14 +179,16 @@ def _tables(
     t = float(student.ppf((1 + level) / 2, freedom))
     unit = np.eye(len(names))
     samples = next(len(one) for one in draws if one is not None)
+    alone = sum(one is not None for one in draws) == 1
+    scale = least / (least - 1) if alone else 1.0  # draws of n vary by (n - 1) / n of the variance
     rows = [
-        {"score": value} | _row(value, np.sqrt(corrected_variance(draws, own)), t)
+        {"score": value} | _row(value, np.sqrt(scale * corrected_variance(draws, own)), t)
         for value, own in zip(values, unit, strict=True)
     ]
     pairs = []
     for i, j in combinations(range(len(names)), 2):
         value = values[i] - values[j]
-        error = float(np.sqrt(corrected_variance(draws, unit[i] - unit[j])))
+        error = float(np.sqrt(scale * corrected_variance(draws, unit[i] - unit[j])))
         with np.errstate(divide="ignore", invalid="ignore"):
             p = float(2 * student.sf(np.abs(value) / error, freedom)) if error else 1.0
         if test == "permutation":

@@ -13,8 +13,9 @@ import numpy as np
 
 from .linear import Gram
 from .regression import Split, as_fit, neural_predictivity
-from .rsa import compare_rdms, rdm
+from .rsa import METHODS, METRICS, compare_rdms, rdm
 from ..core.checks import as_array, choice, shown, whole
+from ..data.matching import labelled_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +46,7 @@ def score_over_time(
     seed: int = 1,  # of the splits
     tolerance: float = 1e-6,  # where the published estimator stops; 0 solves exactly
     penalties: Sequence[float] | None = None,  # ridge instead of PLS; 0 is least squares
-    metric: str = "correlation",  # of RDMs, as in `rdm`
+    metric: str = "correlation",  # of RDMs; or "cosine", "euclidean", "sqeuclidean"
     method: str = "spearman",  # of their comparison, as in `compare_rdms`
 ) -> "pd.DataFrame":  # a row per time bin, a column per step (ms; 0 for a static network)
     """Score every step of a network against every time bin of a recording.
@@ -77,7 +78,7 @@ def score_over_time(
     penalties :
         ridge instead of PLS; 0 is least squares
     metric :
-        of RDMs, as in `rdm`
+        of RDMs; or "cosine", "euclidean", "sqeuclidean"
     method :
         of their comparison, as in `compare_rdms`
 
@@ -89,10 +90,14 @@ def score_over_time(
 
     who = "score_over_time"
     choice(who, "measure", measure, MEASURES)
+    choice(who, "metric", metric, METRICS[:4])
+    choice(who, "method", method, METHODS)
     bins = _by_time(who, "responses", responses, "start of each bin (ms) -> responses")
     what = "start of each step (ms) -> features"
     static = not isinstance(states, Mapping)
     steps = {0.0: states} if static else _by_time(who, "states", states, what)
+    for each in steps.values():
+        labelled_rows(who, "states", each)  # raises an error for what is no features
     as_fit(who, components, tolerance, penalties)
     whole(who, "seed", seed, 0, 2**32 - 1)
     if measure == "rsa":
@@ -102,7 +107,8 @@ def score_over_time(
             for y in bins.values()
         ]
     else:
-        pairs = splits if isinstance(splits, int) else list(splits)
+        listed = isinstance(splits, Iterable) and not isinstance(splits, str)
+        pairs: Any = list(splits) if listed else splits  # a generator is read once
         given: Any = dict(components=components, tolerance=tolerance, penalties=penalties)
         given |= dict(splits=pairs, train=train, seed=seed, groups=groups)
         grams = [Gram(each) for each in steps.values()]

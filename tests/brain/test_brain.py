@@ -483,7 +483,9 @@ def test_the_readout_minimises_the_penalised_softmax(objects):
         return -1e-3 * chosen.sum() + (w**2).sum() / 2 + 1e-9 * (b**2).sum()
 
     best = minimize(cost, np.zeros(5 * objects), tol=1e-12).x
-    expected = softmax(other @ best[: 4 * objects].reshape(4, objects) + best[4 * objects :], axis=1)
+    expected = softmax(
+        other @ best[: 4 * objects].reshape(4, objects) + best[4 * objects :], axis=1
+    )
     np.testing.assert_allclose(fit_readout(x, labels, new), expected, atol=2e-4)
 
 
