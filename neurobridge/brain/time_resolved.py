@@ -107,8 +107,9 @@ def score_over_time(
             for y in bins.values()
         ]
     else:
-        listed = isinstance(splits, Iterable) and not isinstance(splits, str)
-        pairs: Any = list(splits) if listed else splits  # a generator is read once
+        pairs: Any = splits
+        if isinstance(splits, Iterable) and not isinstance(splits, str):
+            pairs = list(splits)  # a generator is read once
         given: Any = dict(components=components, tolerance=tolerance, penalties=penalties)
         given |= dict(splits=pairs, train=train, seed=seed, groups=groups)
         grams = [Gram(each) for each in steps.values()]

@@ -24,7 +24,7 @@ def table():
 
 
 def test_it_is_whole(table):
-    assert not table.duplicated(KEY).any() and (table.studies >= 1000).all()
+    assert not table.duplicated(KEY).any() and (table.studies >= 500).all()
     for _, row in table.iterrows():
         hits = round(row.value * row.studies)
         limits = binomtest(hits, row.studies).proportion_ci(method="wilson")
