@@ -110,6 +110,10 @@ def across_sessions(
 ) -> tuple["pd.DataFrame", "pd.DataFrame"]:  # a row per model; a row per pair, with p
     """Put the scores of several sessions together, with sessions as a random effect.
 
+    In simulated studies (`benchmarks/calibration.csv`), 500 per row, intervals of three
+    sessions contained the truth in 100 % (sessions alike), 100 % (apart) and 96.8 % (far
+    apart), those of eight in 98.6 %, 93.4 % and 93.6 %.
+
     `between` is the standard deviation of the sessions' truths. Sessions of one animal are draws
     from this animal: the interval says nothing about others. Raises `TypeError` for anything but
     tables of `compare_models`, `ValueError` for fewer than two sessions and for sessions with other

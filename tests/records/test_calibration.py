@@ -40,13 +40,16 @@ def test_it_is_whole(table):
 
 
 def test_what_is_drawn_as_it_varies_covers_and_rejects(table):
-    "In the studies that an interval or test is about: at least 93 % covered, at most 7 % rejected, within Monte Carlo error."
+    "In the studies that an interval or test is about: 95 % covered and 5 % rejected to within a point or two beside Monte Carlo error; exact for both samples."
     own = table[(table.what == "compare_models") & (table.anew == table.drawn)]
     assert len(own) == 2 * 3 * 2
     assert (own.high[own.measure == "coverage"] > 0.935).all()
     assert (own.low[own.measure == "rejection"] < 0.06).all()
+    both = own[own.drawn == "both"]
+    assert (both.high[both.measure == "coverage"] > 0.95).all()
+    assert (both.low[both.measure == "rejection"] < 0.05).all()
     permuted = table[(table.drawn == "units permuted") & (table.anew == "units")]
-    assert len(permuted) == 2 and (permuted.low < 0.05).all()
+    assert len(permuted) == 2 and (permuted.low < 0.06).all()
     families = table[table.drawn.isin(["both, holm", "both, fdr"])]
     assert len(families) == 4 and (families.low < 0.05).all()
     sessions = table[table.what == "across_sessions"]
@@ -60,7 +63,7 @@ def test_what_is_not_drawn_costs_what_the_docstring_says(table):
     value = rows.value
     assert value["units", "stimuli", "coverage"] < 0.9 < value["units", "both", "coverage"]
     assert value["units", "stimuli", "rejection"] > 0.1 > value["units", "both", "rejection"]
-    assert (value["units", "both, none", "any"]) > 0.08
+    assert value["units", "both, none", "any"] > 0.08 > value["units", "both, holm", "any"]
 
 
 @pytest.mark.parametrize(
@@ -69,11 +72,13 @@ def test_what_is_not_drawn_costs_what_the_docstring_says(table):
     ids=lambda function: function.__name__,
 )
 def test_docstrings_say_what_is_recorded(table, function):
-    "Each percentage of a sentence on calibration is one of the function's rows, rounded."
+    "Each percentage of the sentence on calibration is one of the function's rows, rounded."
     text = re.sub(r"\s+", " ", (function.__doc__ or "").split("Parameters")[0])
     (claims,) = re.findall(
         r"In simulated studies \(`benchmarks/calibration.csv`\)(.*?)\. [A-Z]", text
     )
     numbers = [float(number) for number in re.findall(r"(\d+(?:\.\d)?) %", claims)]
-    recorded = (100 * table.value[table.what == function.__name__]).round(1).tolist()
-    assert numbers and all(number in recorded or number in (5, 95) for number in numbers), recorded
+    known = [5, 95, *(100 * table.value[table.what == function.__name__])]
+    assert numbers
+    for number in numbers:
+        assert min(abs(number - each) for each in known) < 0.051, number
