@@ -27,6 +27,10 @@ FALSE = np.where(np.arange(3) == LABELS[:, None], np.nan, RNG.uniform(0.1, 0.9, 
 RDMS = np.stack(
     [np.abs(a - a.T) + np.abs(a + a.T) * (1 - np.eye(6)) for a in RNG.normal(size=(3, 6, 6))]
 )
+DAYS = {
+    day: compare_models({"a": X, "b": X[:, :3]}, Y, samples=3, components=2, splits=2, train=0.6)
+    for day in ("Monday", "Tuesday")
+}
 SCORE = Score(0.5, 0.1, 0.5, None, np.array([0.4, 0.6]))
 OF_UNITS = Score(0.5, 0.1, 0.5, None, np.array([0.4, 0.6]), np.array([[0.3, 0.5], [0.6, 0.6]]))
 ASK_NAN = "NaN means that the value is unknown here"
@@ -262,6 +266,30 @@ CALLS = {
         lambda folder: {"models": {"a": RDMS[0].copy()}, "rdms": RDMS.copy(), "samples": 3},
         compare_models,
     ),
+    "brain.across_sessions": Call(
+        lambda folder: {
+            "tables": {name: (table.copy(), pairs.copy()) for name, (table, pairs) in DAYS.items()},
+            "correction": "holm",
+            "level": 0.9,
+        }
+    ),
+    "brain.score_over_time": Call(
+        lambda folder: {
+            "states": {50: X.copy(), 150: X[::-1].copy()},
+            "responses": {60: Y.copy(), 160: Y[::-1].copy()},
+            "measure": "predictivity",
+            "groups": GROUPS,
+            "components": 3,
+            "splits": 2,
+            "train": 0.8,
+            "seed": 1,
+            "tolerance": 1e-6,
+            "penalties": [1.0],
+            "metric": "euclidean",
+            "method": "spearman",
+        },
+        legitimate={"groups: array of text": "one label for all is a group"},
+    ),
     "brain.choose_layer": Call(
         lambda folder: {
             "layers": {"a": X.copy(), "b": X[::-1].copy()},
@@ -322,15 +350,19 @@ CALLS = {
             "layers": ["0"],
             "batch_size": 2,
             "folder": None,
+            "pool": {"0": "maps"},
         }
     ),
     "brain.imagenet_input": Call(
         lambda folder: {"size": 8},
         view=lambda transform: transform(torch.full((3, 4, 4), 9, dtype=torch.uint8)),
     ),
-    "brain.Recorded": Call(lambda folder: subject(), view=lambda made: made.identifier),
+    "brain.Recorded": Call(
+        lambda folder: subject(pool={"V1": "maps"}), view=lambda made: made.identifier
+    ),
     "brain.BrainModel": Call(
-        lambda folder: subject(behavior="1"), view=lambda made: made.identifier
+        lambda folder: subject(behavior="1", logits="1", classes=["a", "b"], pool={"V1": "maps"}),
+        view=lambda made: made.identifier,
     ),
     "data.split_images": Call(
         lambda folder: {
@@ -427,6 +459,6 @@ CALLS = {
 }
 LEFT_OUT = {
     "brain.Score": "contains what the functions of its page computed",
-    "data.load_v4": "its only argument is a folder, checked by core.paths; needs the data",
+    "data.load_v4": "a folder, checked by core.paths, and a session; needs the data",
     "data.load_rdm92": "its only argument is a folder, checked by core.paths; needs the data",
 }

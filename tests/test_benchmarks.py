@@ -96,6 +96,30 @@ def test_brain_runs(tmp_path):
 
 
 @pytest.mark.long
+def test_calibration_runs(tmp_path):
+    "All rows, twice: the second run finds everything done."
+    for _ in range(2):
+        run("calibration.py", "--count", "2", "--out", tmp_path / "out.csv")
+        table = pd.read_csv(tmp_path / "out.csv")
+        assert (table.studies == 2).all() and not table.isna().any(axis=None)
+        recorded = pd.read_csv(BENCHMARKS / "calibration.csv")
+        key = ["what", "data", "anew", "drawn", "measure"]
+        assert set(map(tuple, table[key].values)) == set(map(tuple, recorded[key].values))
+
+
+@pytest.mark.long
+def test_large_runs(tmp_path):
+    "At a small size: the parts and their agreement; memory is in the tests of the brain room."
+    size = ["--stimuli", "120", "--features", "900", "--units", "4", "--part", "60"]
+    run("large.py", *size, "--threads", "1", "--out", tmp_path / "out.csv")
+    table = pd.read_csv(tmp_path / "out.csv", comment="#").set_index("what")
+    assert table.index.tolist() == ["imports", "record", "gram", "score", "part", "scikit-learn"]
+    assert table.agreement["part"] == 0 and table.agreement["scikit-learn"] < 1e-4
+    assert (table.peak_gb.dropna().diff().dropna() >= 0).all()
+    assert len(table.score["score"].split()) == 2  # of two regions
+
+
+@pytest.mark.long
 @pytest.mark.skipif(
     not (data_root() / "FashionMNIST").exists(),
     reason="Fashion-MNIST is not here: set NEUROBRIDGE_DATA",

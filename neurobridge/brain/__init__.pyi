@@ -23,6 +23,8 @@ from .rsa import cka as cka
 from .rsa import compare_rdms as compare_rdms
 from .rsa import noise_ceiling as noise_ceiling
 from .rsa import rdm as rdm
+from .sessions import across_sessions as across_sessions
+from .time_resolved import score_over_time as score_over_time
 from .timing import clock_of as clock_of
 from .timing import object_solution_times as object_solution_times
 from .timing import ost_score as ost_score

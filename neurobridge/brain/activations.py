@@ -18,9 +18,23 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from .behavior import fit_readout
-from .layers import check_layers, one_batch, record_layers, stacked_images
+from neurobridge.brain.layers import (
+    check_layers,
+    layer_pools,
+    one_batch,
+    record_layers,
+    stacked_images,
+)
+from neurobridge.brain.tasks import (
+    AGGREGATIONS,
+    SIMILARITIES,
+    check_classes,
+    label_choices,
+    label_places,
+    odd_ones,
+)
 from .timing import nearest_step
-from ..core.checks import flag, function, instance, needs, number, shown, whole
+from ..core.checks import choice, flag, function, instance, needs, number, shown, whole
 from ..core.files import byte_budget, open_regular
 from ..core.evaluation import evaluating
 from ..cornet.weights import unwrapped
@@ -139,8 +153,8 @@ def _of_recording(recording: Recording) -> tuple[dict[str, np.ndarray], Any]:
 
 
 # %% ../../nbs/brain/09_activations.ipynb #a-kinds-code
-def _named_images(stimuli: Any) -> tuple[dict[str, np.ndarray], Sequence[Any]]:
-    "Return labels of each image, stimulus_id first, and where it is; raise `ValueError` for twins."
+def _images_of(stimuli: Any) -> tuple[dict[str, np.ndarray], Sequence[Any]]:
+    "Return labels of each image, stimulus_id first, and where it is."
     if isinstance(stimuli, str | Path):
         stimuli = _files(Path(stimuli)) if Path(stimuli).is_dir() else [stimuli]
     if isinstance(stimuli, Recording):
@@ -157,6 +171,12 @@ def _named_images(stimuli: Any) -> tuple[dict[str, np.ndarray], Sequence[Any]]:
             "Recording with images, a folder, a list of files, or a StimulusSet with stimulus_id; "
             "for tensors use record_layers"
         )
+    return labels, sources
+
+
+def _named_images(stimuli: Any) -> tuple[dict[str, np.ndarray], Sequence[Any]]:
+    "Return labels and images; raise `ValueError` for an image that comes twice."
+    labels, sources = _images_of(stimuli)
     names, times = np.unique(labels["stimulus_id"], return_counts=True)
     if times.max() > 1:
         raise ValueError(
@@ -284,11 +304,13 @@ def _averaged(
     layers: list[str],
     trials: int,
     require_variance: bool,
+    pool: Mapping[str, str] | None = None,
 ) -> dict[str, Float[np.ndarray, "steps N ..."]]:
     "Record layers, averaged over trials where the network draws random numbers."
     trials = whole("look_at", "number_of_trials", trials)
     images: Any = _Pictures(sources, subject.transform)
-    values = record_layers(subject.model, images, layers, subject.batch_size)
+    given: Any = (subject.model, images, layers, subject.batch_size)
+    values = record_layers(*given, pool=pool)
     random = False
     if trials > 1 or require_variance:
         first = stacked_images(images, range(min(len(images), subject.batch_size)))
@@ -302,9 +324,24 @@ def _averaged(
         return values
     total = {name: each.astype(np.float64) for name, each in values.items()}
     for _ in range(trials - 1):
-        for name, each in record_layers(subject.model, images, layers, subject.batch_size).items():
+        for name, each in record_layers(*given, pool=pool).items():
             total[name] += each
     return {name: (each / trials).astype(np.float32) for name, each in total.items()}
+
+
+# %% ../../nbs/brain/09_activations.ipynb #a-fields
+def _layer_ways(subject: "Recorded") -> dict[str, str]:
+    "Return how each layer is pooled; raise `ValueError` for a layer that is pooled in two ways."
+    who = type(subject).__name__
+    ways = layer_pools(who, subject.pool, list(subject.areas), "region")
+    found: dict[str, str | None] = {}
+    for region, layer in subject.areas.items():
+        if found.setdefault(layer, ways.get(region)) != ways.get(region):
+            raise ValueError(
+                f"{who}: pool: the layer {layer!r} of {region} is another region's too, with "
+                "another way; expected one way per layer"
+            )
+    return {layer: way for layer, way in found.items() if way is not None}
 
 
 def _check_subject(subject: "Recorded") -> None:
@@ -318,6 +355,7 @@ def _check_subject(subject: "Recorded") -> None:
     if subject.assembly is not None:
         function(who, "assembly", subject.assembly, "assembly(array)")
     number(who, "degrees", subject.degrees, above=0)
+    _layer_ways(subject)
     whole(who, "batch_size", subject.batch_size)
     subject.model = unwrapped(subject.model)
 
@@ -354,7 +392,9 @@ def _activations(subject: "Recorded", stimuli: Any, trials: int, require_varianc
     regions, bins = subject.target
     listed = [regions] if isinstance(regions, str) else regions
     differ = flag("look_at", "require_variance", require_variance) or subject.variance
-    values = _averaged(subject, sources, [subject.areas[each] for each in listed], trials, differ)
+    layers, ways = [subject.areas[each] for each in listed], _layer_ways(subject)
+    pool = {layer: way for layer, way in ways.items() if layer in layers}
+    values = _averaged(subject, sources, layers, trials, differ, pool)
     rows = {name: ("presentation", each) for name, each in labels.items()}
     found: dict[str, Any] = {}
     for region in listed:
@@ -366,30 +406,76 @@ def _activations(subject: "Recorded", stimuli: Any, trials: int, require_varianc
 
 # %% ../../nbs/brain/09_activations.ipynb #a-last
 def _last_step(
+    subject: Any, sources: Sequence[Any], layer: str, trials: int, require_variance: bool
+) -> Float[np.ndarray, "images features"]:
+    "Return the last step of a layer, one row per image."
+    differ = flag("look_at", "require_variance", require_variance) or subject.variance
+    last = _averaged(subject, sources, [layer], trials, differ)[layer][-1]
+    return last.reshape(len(last), -1)
+
+
+def _rows(
     subject: Any, stimuli: Any, trials: int, require_variance: bool
 ) -> tuple["pd.DataFrame", dict[str, np.ndarray]]:
-    "Return the last step of the layer that a readout reads, one row per image, and the labels."
+    "Return what the readout of a task reads, one row per image, and the labels."
     import pandas as pd
 
     labels, sources = _named_images(stimuli)
-    assert subject.behavior is not None
-    layer = subject.behavior
-    last = _averaged(subject, sources, [layer], trials, require_variance)[layer][-1]
-    names = labels["stimulus_id"].astype(str)
-    return pd.DataFrame(last.reshape(len(last), -1), index=names), labels
+    rows = _last_step(subject, sources, subject.behavior, trials, require_variance)
+    return pd.DataFrame(rows, index=labels["stimulus_id"].astype(str)), labels
 
 
-def _choices(subject: Any, stimuli: Any, trials: int, require_variance: bool) -> Any:
+def _answer(subject: Any, values: np.ndarray, dims: tuple[str, str], labels: dict[str, Any]) -> Any:
+    found = _labelled(values, dims, labels)
+    return subject.assembly(found) if subject.assembly else found
+
+
+# %% ../../nbs/brain/09_activations.ipynb #a-tasks
+def _probabilities(subject: Any, stimuli: Any, trials: int, require_variance: bool) -> Any:
     "Apply the readout of a task and label the result."
-    assert subject.fitted is not None
-    differ = flag("look_at", "require_variance", require_variance) or subject.variance
-    features, labels = _last_step(subject, stimuli, trials, differ)
-    fitted, objects = subject.fitted
+    features, labels = _rows(subject, stimuli, trials, require_variance)
+    fitted, objects = subject.task[1]
     chances = fit_readout(fitted, objects, features)
     names: dict[str, Any] = {name: ("presentation", each) for name, each in labels.items()}
     names["choice"] = ("choice", list(chances.columns))
-    found = _labelled(chances.to_numpy(), ("presentation", "choice"), names)
-    return subject.assembly(found) if subject.assembly else found
+    return _answer(subject, chances.to_numpy(), ("presentation", "choice"), names)
+
+
+def _named_labels(subject: Any, stimuli: Any, trials: int, require_variance: bool) -> Any:
+    "Return the label of each image."
+    places, aggregation, named = subject.task[1]
+    labels, sources = _named_images(stimuli)
+    scores = _last_step(subject, sources, subject.logits, trials, require_variance)
+    chosen = label_choices(scores, places, aggregation)
+    answers = np.array(list(places))[chosen]
+    names: dict[str, Any] = {name: ("presentation", each) for name, each in labels.items()}
+    names["label"] = ("presentation", answers)
+    if named:  # the network's own classes
+        names |= {"synset": ("presentation", answers), "logit": ("presentation", chosen)}
+    return _answer(subject, answers[None], ("choice", "presentation"), names)
+
+
+# %% ../../nbs/brain/09_activations.ipynb #a-odd
+def _odd(subject: Any, stimuli: Any, trials: int, require_variance: bool) -> Any:
+    "Return the image of every three that is the odd one."
+    labels, sources = _images_of(stimuli)
+    shown_names = labels["stimulus_id"].astype(str)
+    if len(shown_names) % 3:
+        raise ValueError(
+            f"look_at: stimuli are {len(shown_names)} images; expected three per triplet, one "
+            "after the other"
+        )
+    _, first, row = np.unique(shown_names, return_index=True, return_inverse=True)
+    once = [sources[i] for i in first]
+    features = _last_step(subject, once, subject.behavior, trials, require_variance)
+    place = odd_ones(features, row.reshape(-1, 3), subject.task[1])
+    three = shown_names.reshape(-1, 3)
+    names: dict[str, Any] = {"stimulus_id": ("presentation", ["|".join(each) for each in three])}
+    values = three[np.arange(len(three)), place][None]
+    return _answer(subject, values, ("choice", "presentation"), names)
+
+
+ANSWERS = {"probabilities": _probabilities, "label": _named_labels, "odd_one_out": _odd}
 
 
 # %% ../../nbs/brain/09_activations.ipynb #cell-025
@@ -417,12 +503,14 @@ class Recorded:
         images at a time
     assembly :
         applied to results, such as DataAssembly
+    pool :
+        region -> "maps", "tokens" or "first"
     target :
         region, time bins
     variance :
         whether trials must differ
-    fitted :
-        by a task
+    task :
+        its name, what it needs
     """
 
     identifier: str  # name in tables
@@ -434,11 +522,12 @@ class Recorded:
     degrees: float = 8  # visual angle of an image's width
     batch_size: int = 32  # images at a time
     assembly: Callable[[Any], Any] | None = None  # applied to results, such as DataAssembly
+    pool: str | Mapping[str, str] | None = None  # region -> "maps", "tokens" or "first"
     target: tuple[str | list[str], Bins | None] | None = field(
         default=None, init=False
     )  # region, time bins
     variance: bool = field(default=False, init=False)  # whether trials must differ
-    fitted: "tuple[pd.DataFrame, np.ndarray] | None" = field(default=None, init=False)  # by a task
+    task: tuple[str, Any] | None = field(default=None, init=False)  # its name, what it needs
 
     def __post_init__(self) -> None:
         _check_subject(self)
@@ -475,17 +564,15 @@ class Recorded:
         region = _regions(self, recording_target)
         bins = _pairs(time_bins)
         self.variance = flag("start_recording", "require_variance", require_variance)
-        self.target, self.fitted = (region, bins), None
+        self.target, self.task = (region, bins), None
 
     def look_at(
         self,
         stimuli: Any,  # a `Recording` with images, a folder, a list of files, or a StimulusSet
         number_of_trials: int = 1,  # averaged, for a network that draws random numbers
         require_variance: bool = False,  # whether trials must differ
-    ) -> (
-        Any
-    ):  # xarray, presentation × neuroid (× step or time_bin); in a task presentation × choice
-        """Show images and return the activations of the chosen region, or probabilities in a task.
+    ) -> Any:  # xarray, presentation × neuroid (× step or time_bin); in a task with an axis choice
+        """Show images and return the activations of the chosen region, or answers in a task.
 
         Raises `ValueError` for an image that the readout of the task was fitted on.
 
@@ -497,8 +584,12 @@ class Recorded:
             averaged, for a network that draws random numbers
         require_variance :
             whether trials must differ
+
+        Returns
+        -------
+            xarray, presentation × neuroid (× step or time_bin); in a task with an axis choice
         """
-        read = _activations if self.fitted is None else _choices
+        read = _activations if self.task is None else ANSWERS[self.task[0]]
         return read(self, stimuli, number_of_trials, require_variance)
 
 
@@ -515,28 +606,56 @@ def _objects(labels: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 # %% ../../nbs/brain/09_activations.ipynb #a-task
-def _task_name(task: Any) -> str:
-    "Check the name of a task."
-    name = _word(task)
-    if name not in ("passive", "probabilities"):
+TASKS = ("passive", *ANSWERS)
+
+
+def _task_layers(subject: Any) -> list[str]:
+    "Return the layers that tasks read, and check the classes."
+    check_classes("BrainModel", subject.classes)
+    expected = "the name of one layer, as in model.named_modules()"
+    found = {name: getattr(subject, name) for name in ("behavior", "logits")}
+    return [
+        instance("BrainModel", name, layer, str, expected)
+        for name, layer in found.items()
+        if layer is not None
+    ]
+
+
+def _layer_of(subject: Any, name: str) -> None:
+    "Raise `ValueError` where the layer that a task reads is not known."
+    field = "logits" if name == "label" else "behavior"
+    if name != "passive" and getattr(subject, field) is None:
+        what = "layer with a score per class" if name == "label" else "layer for behavior"
         raise ValueError(
-            f"start_task: task is {name!r}; expected 'passive' or 'probabilities', other tasks "
-            "are not supported yet"
+            f"start_task: task: {subject.identifier} has no {what}; give "
+            f"BrainModel(..., {field}='...')"
         )
-    return name
 
 
 def _to_fit(
     subject: Any, stimuli: Any, trials: int, require_variance: bool
 ) -> tuple["pd.DataFrame", np.ndarray]:
     "Return features and objects that a readout is fitted on."
-    if subject.behavior is None:
-        raise ValueError(
-            f"start_task: task: {subject.identifier} has no layer for behavior; give "
-            "BrainModel(..., behavior='...')"
-        )
     objects = _objects(_named_images(stimuli)[0])
-    return _last_step(subject, stimuli, trials, require_variance)[0], objects
+    return _rows(subject, stimuli, trials, require_variance)[0], objects
+
+
+def _begun(
+    subject: Any, task: str, given: tuple[Any, int, bool], how: tuple[str, str]
+) -> tuple[str, Any] | None:
+    "Check a task and return its name and what it needs; None for the passive one."
+    choice("start_task", "task", task, TASKS)
+    (stimuli, trials, require_variance), (aggregation, similarity) = given, how
+    flag("start_task", "require_variance", require_variance)
+    choice("start_task", "aggregation", aggregation, AGGREGATIONS)
+    choice("start_task", "similarity", similarity, SIMILARITIES)
+    _layer_of(subject, task)
+    if task == "probabilities":
+        return task, _to_fit(subject, stimuli, trials, require_variance)
+    if task == "label":
+        named = isinstance(stimuli, str)
+        return task, (label_places(stimuli, subject.classes), aggregation, named)
+    return None if task == "passive" else (task, similarity)
 
 
 # %% ../../nbs/brain/09_activations.ipynb #cell-036
@@ -564,47 +683,52 @@ class BrainModel(Recorded):
         images at a time
     assembly :
         applied to results, such as BrainIO's DataAssembly
+    pool :
+        region -> "maps", "tokens" or "first": average its layer
     behavior :
         layer that the readout of a task reads
+    logits :
+        layer that returns a score per class, for the task "label"
+    classes :
+        names of the outputs, or label -> places; default: the official package's
     """
 
     _: KW_ONLY
     behavior: str | None = None  # layer that the readout of a task reads
+    logits: str | None = None  # layer that returns a score per class, for labels
+    classes: Sequence[str] | Mapping[str, Sequence[int]] | None = None  # names, or label -> places
 
     def __post_init__(self) -> None:
         _check_subject(self)
-        layers = list(self.areas.values())
-        if self.behavior is not None:
-            expected = "the name of one layer, as in model.named_modules()"
-            instance("BrainModel", "behavior", self.behavior, str, expected)
-            layers.append(self.behavior)
-        check_layers(self.model, layers)
+        check_layers(self.model, [*self.areas.values(), *_task_layers(self)])
 
     def start_task(
         self,
-        task: Any,  # "probabilities" or "passive"
-        fitting_stimuli: Any = None,  # labelled images to fit a readout on
+        task: Any,  # "passive", "probabilities", "label" or "odd_one_out"
+        fitting_stimuli: Any = None,  # labelled images to fit on; of "label": "imagenet" or labels
         number_of_trials: int = 1,  # averaged, for a network that draws random numbers
         require_variance: bool = False,  # whether trials must differ
+        *,
+        aggregation: str = "mean",  # of a label's classes; or "max"
+        similarity: str = "dot",  # of images, for the odd one; or "cosine"
     ) -> None:
-        """Choose a task.
-
-        Raises `ValueError` for other tasks, and for images without labels.
+        """Choose a task; raise `ValueError` for others, and for missing images, labels or layers.
 
         Parameters
         ----------
         task :
-            "probabilities" or "passive"
+            "passive", "probabilities", "label" or "odd_one_out"
         fitting_stimuli :
-            labelled images to fit a readout on
+            labelled images to fit on; of "label": "imagenet" or labels
         number_of_trials :
             averaged, for a network that draws random numbers
         require_variance :
             whether trials must differ
+        aggregation :
+            of a label's classes; or "max"
+        similarity :
+            of images, for the odd one; or "cosine"
         """
-        name = _task_name(task)
-        flag("start_task", "require_variance", require_variance)
-        fitted = None
-        if name == "probabilities":
-            fitted = _to_fit(self, fitting_stimuli, number_of_trials, require_variance)
-        self.fitted, self.variance = fitted, require_variance
+        given = fitting_stimuli, number_of_trials, require_variance
+        self.task = _begun(self, _word(task), given, (aggregation, similarity))
+        self.variance = require_variance

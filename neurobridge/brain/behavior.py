@@ -67,7 +67,8 @@ def fit_readout(
             "least two objects"
         )
     _check_disjoint(x, names, new, others)
-    logistic = LogisticRegression(C=1e-3, solver="newton-cg")
+    two = len(set(shows.tolist())) == 2  # softmax penalises the weights of both, here is one
+    logistic = LogisticRegression(C=2e-3 if two else 1e-3, solver="newton-cg")
     model = make_pipeline(StandardScaler(), logistic).fit(x, shows)
     index = None if others is None else pd.Index(others, name="stimulus_id")
     return pd.DataFrame(model.predict_proba(new), columns=model.classes_, index=index)

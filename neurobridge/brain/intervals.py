@@ -112,6 +112,10 @@ def bootstrap_predictivity(
 ) -> Float[np.ndarray, " samples"]:  # score of each draw; quantiles are an interval
     """Draw units and stimuli with replacement and score the held-out predictions of each draw.
 
+    In simulated studies (`benchmarks/calibration.csv`), 500 per row, quantiles as a 95 %
+    interval contained the truth in 98.2 % where both samples were drawn, 94.2 % with units and
+    96.8 % with stimuli alone; `compare_models` corrects what is too wide or too narrow here.
+
     Fits are not repeated. The same seed draws the same stimuli, and of equally many units the same
     ones, for every network, so differences are paired. Raises `ValueError` as `neural_predictivity`
     does, and for test parts of fewer than 10 stimuli.

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..core.checks import as_path, instance, shown, tensor, whole
+from ..core.checks import as_path, choice, instance, shown, tensor, whole
 from ..core.evaluation import evaluating
 from ..cornet.weights import unwrapped
 from ..data.matching import release_pages
@@ -77,6 +77,11 @@ def _layer_names(layers: Any) -> list[str]:
             f"record_layers: layers has {shown(odd[0])}; expected names as in model.named_modules()"
         )
     return names
+
+
+def _bare(name: str) -> str:
+    "Return the name of a layer without the prefixes of wrapped models."
+    return name.removeprefix("module.").removeprefix("_orig_mod.")
 
 
 def check_layers(model: nn.Module, layers: Any) -> list[str]:
@@ -272,6 +277,50 @@ def _check_values(name: str, values: Float[np.ndarray, "steps N ..."]) -> None:
         )
 
 
+# %% ../../nbs/brain/08_layers.ipynb #y-pool-code
+POOLS = ("maps", "tokens", "first")
+
+
+def layer_pools(
+    who: str,  # the function that asks
+    pool: Any,  # one way, or layer -> way
+    names: Sequence[str],  # of the layers
+    what: str = "layer",
+) -> dict[str, str]:
+    "Return the way of each layer that is pooled."
+    if pool is None:
+        return {}
+    if isinstance(pool, str):
+        return dict.fromkeys(names, choice(who, "pool", pool, POOLS))
+    instance(who, "pool", pool, Mapping, f"one of {', '.join(POOLS)}, or {what} -> one of them")
+    if unknown := [name for name in pool if name not in names]:
+        raise ValueError(
+            f"{who}: pool has {shown(unknown[0])}; expected names of {what}s that are recorded: "
+            f"{', '.join(names)}"
+        )
+    return {name: choice(who, f"pool[{name!r}]", way, POOLS) for name, way in pool.items()}
+
+
+def pooled(
+    name: str,  # of the layer
+    values: Float[Tensor, "steps n ..."],
+    way: str | None,  # one of `POOLS`; None: as they are
+) -> Float[Tensor, "steps n features"]:
+    "Average maps over places or tokens over their number; raise `ValueError` for other shapes."
+    if way is None:
+        return values
+    axes = values.ndim - 2
+    if axes < 2 or (way != "maps" and axes > 2):
+        wanted = "maps [C, H, W]" if way == "maps" else "tokens [L, D]"
+        raise ValueError(
+            f"record_layers: pool: layer {name!r} returns {list(values.shape[2:])} per image; "
+            f"expected {wanted} for {way!r}"
+        )
+    if way == "maps":
+        return values.flatten(3).mean(3)
+    return values.mean(2) if way == "tokens" else values[:, :, 0]
+
+
 # %% ../../nbs/brain/08_layers.ipynb #y-record
 def record_layers(
     model: nn.Module,  # images [N, C, H, W] in; its modes and hooks stay as they were
@@ -280,12 +329,13 @@ def record_layers(
     batch_size: int = 32,  # images at a time
     *,
     folder: str | Path | None = None,  # keep activations in files here, mapped; None: in memory
+    pool: str | Mapping[str, str] | None = None,  # "maps", "tokens", "first"; or layer -> one
 ) -> dict[str, Float[np.ndarray, "steps N ..."]]:  # layer -> activations, steps first
     """Record the activations of layers, one entry per step.
 
     Images are converted to the precision of the model. Raises `ValueError` for unknown or unused
-    layers, for NaN, for a layer that responds the same to all images, and where a file of a layer
-    is in the folder already.
+    layers, for NaN, for a layer that responds the same to all images, for shapes that `pool` does
+    not fit, and where a file of a layer is in the folder already.
 
     Parameters
     ----------
@@ -299,6 +349,8 @@ def record_layers(
         images at a time
     folder :
         keep activations in files here, mapped; None: in memory
+    pool :
+        "maps", "tokens", "first"; or layer -> one
 
     Returns
     -------
@@ -308,8 +360,9 @@ def record_layers(
     batch_size = whole("record_layers", "batch_size", batch_size)
     wrapped, model = model, unwrapped(model)
     names = _layer_names(layers)
+    ways = layer_pools("record_layers", pool, names)
     if model is not wrapped:
-        names = [name.removeprefix("module.").removeprefix("_orig_mod.") for name in names]
+        names, ways = [_bare(name) for name in names], {_bare(k): way for k, way in ways.items()}
     names = check_layers(model, names)
     if any(p.is_meta for p in model.parameters()):
         raise ValueError(
@@ -324,7 +377,7 @@ def record_layers(
             for start in range(0, len(images), batch_size):
                 rows = range(start, min(start + batch_size, len(images)))
                 for name, each in one_batch(model, stacked_images(images, rows), names).items():
-                    kept.put(name, each, rows)
+                    kept.put(name, pooled(name, each, ways.get(name)), rows)
         return kept.complete()
     finally:
         kept.remove()

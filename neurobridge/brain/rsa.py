@@ -641,6 +641,10 @@ def bootstrap_rdms(
 ) -> Float[np.ndarray, "samples models"]:  # mean over the subjects drawn
     """Draw stimuli and subjects with replacement and compare the RDMs of each draw.
 
+    In simulated studies (`benchmarks/calibration.csv`), 500 per row, quantiles as a 95 %
+    interval contained the truth in 96.8 % where both samples were drawn, 88.6 % with people and
+    93.8 % with stimuli alone; `compare_models` corrects what is too wide or too narrow here.
+
     Draws of stimuli in which an RDM is constant are left out. Raises `ValueError` where these are
     more than nine in ten.
 

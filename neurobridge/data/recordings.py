@@ -20,8 +20,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from ..core.archives import check_hdf5, npz_arrays
-from ..core.checks import instance, needs, number, shown
+from ..core.archives import check_hdf5, npy_array, npz_arrays, read_within
+from ..core.checks import instance, needs, number, shown, whole
 from ..core.files import BUDGET, byte_budget, open_regular, over_budget
 from ..core.paths import data_root
 from .images import open_image
@@ -450,6 +450,9 @@ V4_OBJECTS = ("bear", "elephant", "face", "car", "dog", "apple", "chair", "plane
 # blocks of 80 images
 
 
+V4_SESSION = 210325  # the one with checksums
+
+
 def _files(name: str, root: str | Path | None) -> list[Path]:
     record = manifest()[name]
     folder = data_root(root)
@@ -460,36 +463,79 @@ def _files(name: str, root: str | Path | None) -> list[Path]:
     ]
 
 
+# %% ../../nbs/data/12_recordings.ipynb #rec-v4-files
+def _session_files(session: int, root: str | Path | None) -> list[Path]:
+    "Return the files of a session; those of one session are compared with their checksums."
+    if session == V4_SESSION:
+        return _files("macaque_v4_210325", root)
+    base = data_root(root)
+    folder = base / f"macaque_v4_{session}"
+    paths = [folder / f"responses_{session}.npy", folder / f"images_{session}.zip"]
+    hint = how_to_get("macaque_v4_210325", base).replace(str(V4_SESSION), str(session))
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"{path} is missing. {hint}")
+    return paths
+
+
+def _zipped_images(path: Path) -> tuple[list[str], UInt8[np.ndarray, "N H W 3"]]:
+    "Return names and images in the order of their numbers; raise `DataError` for damage."
+    try:
+        with open_regular(path, follow=True) as plain, zipfile.ZipFile(plain) as file:
+            known = {  # without folders and what macOS adds
+                Path(info.filename).name: info
+                for info in file.infolist()
+                if not info.is_dir() and not info.filename.startswith("__MACOSX")
+            }
+            if problem := over_budget(sum(info.file_size for info in known.values()), BUDGET):
+                raise DataError(problem)
+            names = sorted(known, key=lambda name: int(re.sub(r"\D", "", name)))
+            opened = (open_image(io.BytesIO(file.read(known[name])), BUDGET) for name in names)
+            images = [np.asarray(image.convert("RGB")) for image in opened]
+    except Exception as error:  # a damaged zip raises nearly anything
+        raise DataError(f"{path} can't be read as images in a zip: {error}") from error
+    sizes = {image.shape for image in images}
+    if len(sizes) != 1:
+        raise DataError(f"{path} has images of {len(sizes)} sizes; expected one")
+    return names, np.stack(images)
+
+
 # %% ../../nbs/data/12_recordings.ipynb #rec-v4
 def load_v4(
     root: str | Path | None = None,  # data root; default: `data_root()`
-) -> Recording:  # 50 units, 640 stimuli, 6 to 10 repeats; groups are the eight objects
-    """Load macaque V4 session 210325 (Cowley et al. 2023).
+    session: int = V4_SESSION,  # date of the session, as the files are named
+) -> Recording:  # of 210325: 50 units, 640 stimuli, 6 to 10 repeats; groups are the eight objects
+    """Load a session of macaque V4 (Cowley et al. 2023).
 
-    Raises `DataError` where a file is missing or not the published one.
+    Only the files of session 210325 are compared with the published checksums. Raises `DataError`
+    where a file is missing or damaged, and where images and responses are not equally many.
 
     Parameters
     ----------
     root :
         data root; default: `data_root()`
+    session :
+        date of the session, as the files are named
 
     Returns
     -------
-        50 units, 640 stimuli, 6 to 10 repeats; groups are the eight objects
+        of 210325: 50 units, 640 stimuli, 6 to 10 repeats; groups are the eight objects
     """
-    responses, pictures = _files("macaque_v4_210325", root)
-    with zipfile.ZipFile(pictures) as file:
-        names = sorted(file.namelist(), key=lambda name: int(re.sub(r"\D", "", name)))
-        opened = (open_image(io.BytesIO(file.read(name)), BUDGET) for name in names)
-        images = np.stack([np.asarray(image.convert("RGB")) for image in opened])
-    return Recording(
-        np.load(responses).transpose(2, 1, 0),
-        names,
-        np.repeat(V4_OBJECTS, 80),
-        None,
-        images,
-        "macaque V4, session 210325",
-    )
+    session = whole("load_v4", "session", session, 1)
+    responses, pictures = _session_files(session, root)
+    try:
+        values = npy_array(read_within(responses, BUDGET), responses.name)
+    except (ValueError, OSError) as error:
+        raise DataError(f"{responses} can't be read as an array: {error}") from error
+    names, images = _zipped_images(pictures)
+    if values.ndim != 3 or values.shape[1] != len(names):
+        raise DataError(
+            f"{responses} has the axes {list(values.shape)}, {pictures.name} {len(names)} images; "
+            "expected responses [units, images, repeats] to these images"
+        )
+    groups = np.repeat(V4_OBJECTS, 80) if session == V4_SESSION else None
+    name = f"macaque V4, session {session}"
+    return Recording(values.transpose(2, 1, 0), names, groups, None, images, name)
 
 
 # %% ../../nbs/data/12_recordings.ipynb #cell-024

@@ -343,6 +343,12 @@ def functional_graph(
 ) -> FunctionalGraph:
     """Return the graph of all pairs whose STTC is beyond chance.
 
+    In simulated studies (`benchmarks/calibration.csv`), 500 per row, a pair of independent
+    neurons had an edge at 5 % in 4.8 %, 6 %, 5.4 % and 5 % (rotations, shuffles, jitter,
+    dither); with slow rates of their own in 5.8 %, 8.4 %, 7 % and 5.8 %, and with one common
+    slow rate in 52.8 %, 62.2 %, 13 % and 18.8 %. A common rate is a dependence, too: what is
+    wanted beyond it needs jitter or dither.
+
     The tail of a normal distribution beyond `threshold` is the largest p of an edge; `fdr` corrects
     p for the number of pairs instead (Benjamini-Hochberg). Spikes are a tensor, array or table,
     time first. Raises `ValueError` for anything else, and for too few frames or surrogates.

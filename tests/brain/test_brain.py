@@ -16,6 +16,7 @@ from neurobridge.brain import (
     ceiled,
     cka,
     compare_rdms,
+    fit_readout,
     i2n,
     neural_predictivity,
     noise_ceiling,
@@ -463,6 +464,29 @@ def test_sensitivity_is_the_formula(seed, objects, each):
         ).min()
         == 5
     )
+
+
+@pytest.mark.parametrize("objects", [2, 3, 5])
+def test_the_readout_minimises_the_penalised_softmax(objects):
+    "Weights of all objects are penalised, with two objects too, as in Brain-Score."
+    from scipy.optimize import minimize
+    from scipy.special import log_softmax, softmax
+
+    rng = np.random.default_rng(objects)
+    x, new = rng.normal(size=(60, 4)), rng.normal(size=(7, 4))
+    labels = np.r_[np.arange(objects), rng.integers(objects, size=60 - objects)]
+    z, other = ((each - x.mean(0)) / x.std(0) for each in (x, new))
+
+    def cost(flat):
+        w, b = flat[: 4 * objects].reshape(4, objects), flat[4 * objects :]
+        chosen = log_softmax(z @ w + b, axis=1)[np.arange(60), labels]
+        return -1e-3 * chosen.sum() + (w**2).sum() / 2 + 1e-9 * (b**2).sum()
+
+    best = minimize(cost, np.zeros(5 * objects), tol=1e-12).x
+    expected = softmax(
+        other @ best[: 4 * objects].reshape(4, objects) + best[4 * objects :], axis=1
+    )
+    np.testing.assert_allclose(fit_readout(x, labels, new), expected, atol=2e-4)
 
 
 def test_i2n_of_an_observer_and_of_chance():

@@ -485,9 +485,9 @@ def test_folders_in_the_order_of_their_numbers(tmp_path):
         model.look_at(tmp_path / "empty")
 
 
-@pytest.mark.parametrize("task", ["label", "odd_one_out", 3, None])
+@pytest.mark.parametrize("task", ["naming", 3, None])
 def test_tasks_that_are_not_supported(task):
-    with pytest.raises(ValueError, match="task is .*expected 'passive' or 'probabilities'"):
+    with pytest.raises(ValueError, match="task is .*expected one of 'passive', 'probabilities'"):
         subject(behavior="2").start_task(task)
 
 

@@ -1,4 +1,10 @@
-"The official Brain-Score, where it is installed (brainscore_vision, in an environment of its own): its benchmark scores our model, ours reads its assembly."
+"""The official Brain-Score, where it is installed: its benchmark scores our model, ours reads its assembly, and tasks have the same answers.
+
+In an environment of its own, from the folder of the project:
+
+    pip install brainscore_core==2.5.0 brainscore_vision==2.4.2 "numpy<2" "pandas<3" "xarray<2022.6" torch torchvision lazy_loader jaxtyping safetensors accelerate pytest hypothesis
+    PYTHONPATH=. python -m pytest tests/brain/test_brain_official.py
+"""
 
 import numpy as np
 import pytest
@@ -96,3 +102,106 @@ def test_the_official_benchmark_scores_our_model(tmp_path):
         and raw > 0.2
         and mine.raw == pytest.approx(raw, abs=0.02)
     )
+
+
+# Tasks: the official implementations read our features, and choose what our subject chooses
+
+CLASSES = 1000
+
+
+def classifier():
+    from brainscore_core.supported_data_standards.brainio.assemblies import BehavioralAssembly
+
+    torch.manual_seed(0)
+    return BrainModel(
+        "net",
+        nn.Sequential(
+            nn.Conv2d(3, 4, 5, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(36, CLASSES)
+        ),
+        {"IT": "2"},
+        transform=lambda x: x.float() / 255,
+        assembly=BehavioralAssembly,
+        behavior="2",
+        logits="3",
+    )
+
+
+def activations_of(model):
+    "What the official implementations ask of a model: activations of a layer for a table of stimuli."
+    from brainscore_core.supported_data_standards.brainio.assemblies import NeuroidAssembly
+
+    places = {"logits": "3", "2": "2"}
+
+    def activations(stimuli, layers, **given):
+        (layer,) = layers
+        reader = BrainModel(
+            "net",
+            model.model,
+            {"IT": places[layer]},
+            transform=model.transform,
+            assembly=NeuroidAssembly,
+        )
+        reader.start_recording("IT")
+        return reader.look_at(stimuli)
+
+    return activations
+
+
+@pytest.mark.parametrize("aggregation", ["mean", "max"])
+def test_labels_are_the_official_ones(tmp_path, aggregation):
+    from brainscore_vision.model_helpers.brain_transformation.behavior import LabelBehavior
+    from brainscore_vision.model_interface import BrainModel as Official
+
+    shown, model = stimuli(tmp_path), classifier()
+    peer = LabelBehavior("net", activations_of(model))
+    for labels in ("imagenet", ["dog", "cat", "knife", "bird", "Sewing Machine"]):
+        model.start_task(Official.Task.label, labels, aggregation=aggregation)
+        peer.start_task(Official.Task.label, labels, aggregation=aggregation)
+        mine, theirs = model.look_at(shown), peer.look_at(shown)
+        assert mine.dims == theirs.dims and len(set(mine.values[0])) > 1
+        np.testing.assert_array_equal(mine.values, theirs.values)
+        np.testing.assert_array_equal(mine["stimulus_id"].values, theirs["stimulus_id"].values)
+        np.testing.assert_array_equal(mine["label"].values, theirs["label"].values)
+    model.start_task(Official.Task.label, "imagenet")
+    peer.start_task(Official.Task.label, "imagenet")
+    for name in ("synset", "logit"):
+        np.testing.assert_array_equal(
+            model.look_at(shown)[name].values, peer.look_at(shown)[name].values
+        )
+
+
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_odd_ones_are_the_official_ones(tmp_path, similarity):
+    from brainscore_vision.model_helpers.brain_transformation.behavior import OddOneOut
+    from brainscore_vision.model_interface import BrainModel as Official
+
+    shown, model = stimuli(tmp_path), classifier()
+    rng = np.random.default_rng(0)
+    rows = np.concatenate([rng.permutation(N)[:3] for _ in range(200)])
+    triplets = shown.iloc[rows]
+    peer = OddOneOut("net", activations_of(model), "2")
+    peer.set_similarity_measure(similarity)
+    peer.start_task(Official.Task.odd_one_out)
+    model.start_task(Official.Task.odd_one_out, similarity=similarity)
+    mine, theirs = model.look_at(triplets, 1), peer.look_at(triplets, 1)
+    assert mine.dims == theirs.dims
+    np.testing.assert_array_equal(mine.values, theirs.values)
+    assert mine["presentation"].values.tolist() == theirs["presentation"].values.tolist()
+    names = [each[0] if isinstance(each, tuple) else each for each in mine["presentation"].values]
+    places = {name.split("|").index(odd) for name, odd in zip(names, mine.values[0], strict=True)}
+    assert places == {0, 1, 2}
+
+
+def test_probabilities_are_the_official_ones(tmp_path):
+    from brainscore_vision.model_helpers.brain_transformation.behavior import ProbabilitiesMapping
+    from brainscore_vision.model_interface import BrainModel as Official
+
+    shown, model = stimuli(tmp_path), classifier()
+    shown["image_label"] = shown["object_name"]
+    fit, new = shown.iloc[:40], shown.iloc[40:]
+    peer = ProbabilitiesMapping("net", activations_of(model), "2")
+    for subject_ in (model, peer):
+        subject_.start_task(Official.Task.probabilities, fit)
+    mine, theirs = model.look_at(new), peer.look_at(new)
+    order = [list(theirs["choice"].values).index(each) for each in mine["choice"].values]
+    np.testing.assert_allclose(mine.values, theirs.values[:, order], atol=1e-3)

@@ -7,7 +7,7 @@ scores, rejection the pairs of two equally good models with p below 5 %.
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_rel
 
 from neurobridge.brain import compare_models, compare_rdms, neural_predictivity, rdm
 from neurobridge.brain.comparison import corrected_p, corrected_variance, permutation_p
@@ -126,12 +126,45 @@ def test_one_unit_or_subject_is_no_sample():
     assert alone[0].equals(alone[1])
 
 
+def test_the_error_over_few_people_is_that_of_their_mean():
+    "The score is a mean over people, whose standard error is known without a draw."
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(12, 6))
+    people = np.stack([rdm(x + rng.normal(size=x.shape) * k / 2, "sqeuclidean") for k in range(5)])
+    models = {"a": rdm(x[:, :3], "sqeuclidean"), "b": rdm(x[:, 3:], "sqeuclidean")}
+    given = dict(rdms=people, method="pearson", stimuli=False, samples=6000)
+    scores, pairs = compare_models(models, **given)
+    each = np.array([[compare_rdms(m, own, "pearson") for m in models.values()] for own in people])
+    exact = each.std(0, ddof=1) / np.sqrt(5)
+    np.testing.assert_allclose(scores.error, exact, rtol=0.04)
+    difference = (each[:, 0] - each[:, 1]).std(ddof=1) / np.sqrt(5)
+    np.testing.assert_allclose(pairs.error, difference, rtol=0.04)
+    paired = ttest_rel(*each.T).pvalue
+    np.testing.assert_allclose(pairs.p.iloc[0], paired, rtol=0.15, atol=1e-3)
+
+
 def test_a_permutation_of_few_is_that_of_all_exchanges():
     one, two = np.array([[0.5, 0.6, 0.7, 0.4, 0.8]]), np.array([[0.3, 0.5, 0.4, 0.45, 0.2]])
     signs = 1 - 2 * ((np.arange(32)[:, None] >> np.arange(5)) & 1)
     exact = np.mean(np.abs((signs * (one - two)).mean(1)) >= (one - two).mean() - 1e-12)
     drawn = permutation_p(one, two, 4000, False, np.random.default_rng(0))
     assert abs(drawn - exact) < 0.025
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_permutation_is_the_plain_loop(missing):
+    rng = np.random.default_rng(0)
+    one, two = rng.normal(size=(2, 3, 9))
+    if missing:
+        one[1, 2] = np.nan
+    swaps = np.random.default_rng(5).random((40, 9)) < 0.5
+    for median, middle in ((True, np.nanmedian), (False, np.nanmean)):
+        found = []
+        for swap in (np.zeros(9, dtype=bool), *swaps):
+            a, b = np.where(swap, two, one), np.where(swap, one, two)
+            found.append(abs((middle(a, axis=1) - middle(b, axis=1)).mean()))
+        expected = (1 + (np.array(found[1:]) >= found[0] - 1e-12).sum()) / 41
+        assert permutation_p(one, two, 40, median, np.random.default_rng(5)) == expected
 
 
 @pytest.mark.long

@@ -308,8 +308,8 @@ def test_the_interface_of_brain_score():
         "neuroid": first.array.sizes["neuroid"],
         "time_bin": 1,
     }
-    with pytest.raises(ValueError, match="'label'; expected 'passive' or 'probabilities'"):
-        model.start_task(task.label)
+    with pytest.raises(ValueError, match="no layer with a score per class"):
+        model.start_task(task.label, ["cat"])
     model.start_task(task.probabilities, fitting_stimuli=shown(12))
     with pytest.raises(ValueError, match="4 of the images"):
         model.look_at(shown(4, seed=1))  # the names of pictures that were fitted

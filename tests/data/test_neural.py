@@ -1,11 +1,14 @@
 "Recordings: what is refused, netCDF as BrainIO writes it, the real sets."
 
+import io
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from neurobridge.core import data_root
 from neurobridge.data import (
@@ -127,6 +130,73 @@ def test_real_v4(tmp_path):
     changed.write_bytes(changed.read_bytes()[:-8] + b"12345678")
     with pytest.raises(DataError, match="responses_210325.npy"):
         load_v4(tmp_path)
+
+
+def write_session(
+    folder, session=190923, units=4, images=12, repeats=3, size=8, name="image{}.jpg"
+):
+    "Files of a session as the authors publish them; the images in the order of their numbers."
+    place = folder / f"macaque_v4_{session}"
+    place.mkdir(parents=True)
+    responses = np.random.default_rng(0).poisson(4.0, (units, images, repeats)).astype(float)
+    responses[:, 2, 1:] = np.nan
+    np.save(place / f"responses_{session}.npy", responses)
+    with zipfile.ZipFile(place / f"images_{session}.zip", "w") as file:
+        for i in range(images, 0, -1):
+            made = io.BytesIO()
+            Image.fromarray(np.full((size, size, 3), 20 * i, dtype=np.uint8)).save(made, "png")
+            file.writestr(name.format(i), made.getvalue())
+    return place, responses
+
+
+def test_another_session(tmp_path):
+    "No checksum is known: axes, the order of images by number, and no object names."
+    _, responses = write_session(tmp_path)
+    found = load_v4(tmp_path, session=190923)
+    assert found.responses.shape == (3, 12, 4) and found.groups is None and "190923" in found.name
+    np.testing.assert_array_equal(found.responses[:, 5, 3], responses[3, 5])
+    assert found.stimuli[[0, 9, 11]].tolist() == ["image1.jpg", "image10.jpg", "image12.jpg"]
+    assert found.images[:, 0, 0, 0].tolist() == [20 * i for i in range(1, 13)]
+    assert found.counts()[2] == 1
+    _, more = write_session(tmp_path, 201025, name="images_201025/image{}.png")  # in a folder
+    np.testing.assert_array_equal(load_v4(tmp_path, 201025).average(), np.nanmean(more, 2).T)
+
+
+def test_a_session_that_is_missing_or_damaged(tmp_path):
+    with pytest.raises(DataError, match="responses_190923.npy is missing.*macaque_v4_190923"):
+        load_v4(tmp_path, session=190923)
+    for wrong in (0, -5, 1.5, "190923", None):
+        with pytest.raises((TypeError, ValueError), match="load_v4: session"):
+            load_v4(tmp_path, session=wrong)
+    place, _ = write_session(tmp_path)
+    numbers, pictures = place / "responses_190923.npy", place / "images_190923.zip"
+    whole = {path: path.read_bytes() for path in (numbers, pictures)}
+    for path, content in whole.items():
+        broken = content[: len(content) // 2], b"", content[:50], bytes(len(content))
+        for part in (*broken, content[:200] + bytes(300) + content[500:]):
+            path.write_bytes(part)
+            if path == numbers and len(part) == len(content) and part[:80] == content[:80]:
+                continue  # numbers that are zero are numbers
+            with pytest.raises(DataError, match=f"{path.name} can't be read"):
+                load_v4(tmp_path, session=190923)
+        path.write_bytes(content)
+    np.save(numbers, np.zeros((4, 11, 3)))
+    with pytest.raises(DataError, match=r"\[4, 11, 3\].*12 images"):
+        load_v4(tmp_path, session=190923)
+    np.save(numbers, np.array([{}]), allow_pickle=True)
+    with pytest.raises(DataError, match="can't be read as an array"):
+        load_v4(tmp_path, session=190923)
+
+
+def test_a_zip_that_unfolds_into_more_than_the_budget(tmp_path, monkeypatch):
+    monkeypatch.setattr("neurobridge.data.recordings.BUDGET", 100_000)
+    write_session(tmp_path, size=8)
+    assert len(load_v4(tmp_path, 190923).stimuli) == 12
+    place, _ = write_session(tmp_path, 201025)
+    with zipfile.ZipFile(place / "images_201025.zip", "a", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("image13.png", bytes(200_000))
+    with pytest.raises(DataError, match="images_201025.zip can't be read"):
+        load_v4(tmp_path, 201025)
 
 
 @pytest.mark.data
