@@ -16,7 +16,7 @@ from urllib.parse import quote
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils.data import DataLoader
 
 from ..core.checks import as_path, choice, instance, shown, tensor, whole
@@ -25,11 +25,38 @@ from ..cornet.weights import unwrapped
 from ..data.matching import release_pages
 
 
+# %% ../../nbs/brain/08_layers.ipynb #y-part-code
+def _split_name(name: str) -> tuple[str, str | None]:
+    "Split a name into a layer and, in brackets, what is taken of its output."
+    layer, bracket, key = name.partition("[")
+    return (layer, key[:-1]) if bracket and key.endswith("]") else (name, None)
+
+
+def _part(name: str, out: Any) -> Any:
+    "Return what is taken of an output; raise `ValueError` for a dictionary whose key is not said."
+    layer, key = _split_name(name)
+    if not isinstance(out, Mapping | tuple | list) or (
+        key is None and not isinstance(out, Mapping)
+    ):
+        if key is not None:
+            raise ValueError(
+                f"record_layers: layers has {name!r}, but {layer or 'the model'} returns "
+                f"{shown(out)}; leave out the brackets"
+            )
+        return out[0] if isinstance(out, tuple) and out else out
+    names = list(map(str, out)) if isinstance(out, Mapping) else list(map(str, range(len(out))))
+    if key not in names:
+        raise ValueError(
+            f"record_layers: {layer or 'the model'} returns {type(out).__name__} of "
+            f"{', '.join(names[:12])}; layers has {name!r}, expected one of them in brackets, such "
+            f"as '{layer}[{names[0] if names else 0}]'"
+        )
+    return list(out.values() if isinstance(out, Mapping) else out)[names.index(key)]
+
+
 # %% ../../nbs/brain/08_layers.ipynb #cell-007
 def _copied(out: Any) -> list[Any]:
-    "Copy the output of a call: a list has one entry per step, of a tuple the first is used."
-    if isinstance(out, tuple) and out:
-        out = out[0]
+    "Copy the output of a call: a list has one entry per step."
     entries = out if isinstance(out, list) else [out]
     return [
         each.detach().to("cpu", torch.float32, copy=True) if torch.is_tensor(each) else each
@@ -66,6 +93,36 @@ def _by_step(name: str, found: list[Any], T: int, n: int) -> Float[Tensor, "step
     return torch.cat(parts)
 
 
+# %% ../../nbs/brain/08_layers.ipynb #y-graph-code
+def _written_by(graph: fx.GraphModule, key: str) -> str | None:
+    "Return the operation of a graph that writes into the memory of one of its outputs."
+    returned: Any = next(node for node in graph.graph.nodes if node.op == "output").args[0]
+    node = returned.get(key) if isinstance(returned, Mapping) else None
+    for user in node.users if isinstance(node, fx.Node) else ():
+        writes = bool(user.kwargs.get("inplace"))
+        if user.op == "call_module":
+            writes = bool(getattr(graph.get_submodule(str(user.target)), "inplace", False))
+        elif user.op == "call_method":
+            writes = str(user.target).endswith("_")
+        if writes:
+            return str(user.target)
+    return None
+
+
+def _check_memory(model: nn.Module, names: list[str]) -> None:
+    "Raise `ValueError` for an operation whose memory another one has written into."
+    for name in names:
+        layer, key = _split_name(name)
+        graph = model.get_submodule(layer)
+        if key is None or not isinstance(graph, fx.GraphModule):
+            continue
+        if writer := _written_by(graph, key):
+            raise ValueError(
+                f"record_layers: layers has {name!r}, but {writer} writes into its memory before "
+                "it is returned; set inplace = False there"
+            )
+
+
 # %% ../../nbs/brain/08_layers.ipynb #cell-008
 def _layer_names(layers: Any) -> list[str]:
     "Return names of layers as a list; raise `TypeError` for anything else."
@@ -89,7 +146,8 @@ def check_layers(model: nn.Module, layers: Any) -> list[str]:
     names = _layer_names(layers)
     known = [name for name, _ in model.named_modules() if name]
     listed = ", ".join(known[:12])
-    if unknown := [name for name in names if name not in known]:
+    parts = [_split_name(name) for name in names]
+    if unknown := [each for each, key in parts if each not in known and not (key and not each)]:
         near = get_close_matches(unknown[0], known, 3)
         hint = f"did you mean {near[0]!r}? " if near else ""
         more = f" and {len(known) - 12} more" if len(known) > 12 else ""
@@ -99,6 +157,7 @@ def check_layers(model: nn.Module, layers: Any) -> list[str]:
         )
     if not names:
         raise ValueError(f"layers: no layers were chosen; {type(model).__name__} has {listed}")
+    _check_memory(model, names)
     return names
 
 
@@ -127,8 +186,8 @@ def one_batch(
     found: dict[str, list[Any]] = {name: [] for name in layers}
     with ExitStack() as stack:  # removes the hooks, also after an error
         for name in found:
-            handle = model.get_submodule(name).register_forward_hook(
-                lambda layer, given, out, name=name: found[name].extend(_copied(out))
+            handle = model.get_submodule(_split_name(name)[0]).register_forward_hook(
+                lambda layer, given, out, name=name: found[name].extend(_copied(_part(name, out)))
             )
             stack.callback(handle.remove)
         batch = batch.to(weights.device, weights.dtype)
@@ -325,7 +384,7 @@ def pooled(
 def record_layers(
     model: nn.Module,  # images [N, C, H, W] in; its modes and hooks stay as they were
     images: Float[Tensor, "N C H W"] | Sequence[Float[Tensor, "C H W"]],  # one tensor, or indexed
-    layers: Iterable[str],  # names as in `model.named_modules()`
+    layers: Iterable[str],  # names in `model.named_modules()`; "layer[key]": a part of an output
     batch_size: int = 32,  # images at a time
     *,
     folder: str | Path | None = None,  # keep activations in files here, mapped; None: in memory
@@ -333,7 +392,8 @@ def record_layers(
 ) -> dict[str, Float[np.ndarray, "steps N ..."]]:  # layer -> activations, steps first
     """Record the activations of layers, one entry per step.
 
-    Images are converted to the precision of the model. Raises `ValueError` for unknown or unused
+    "[key]" is a part of what the model itself returns. Of a tuple without a key the first entry is
+    taken. Images are converted to the precision of the model. Raises `ValueError` for unknown or unused
     layers, for NaN, for a layer that responds the same to all images, for shapes that `pool` does
     not fit, and where a file of a layer is in the folder already.
 
@@ -344,7 +404,7 @@ def record_layers(
     images :
         one tensor, or indexed
     layers :
-        names as in `model.named_modules()`
+        names in `model.named_modules()`; "layer[key]": a part of an output
     batch_size :
         images at a time
     folder :
