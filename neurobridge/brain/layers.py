@@ -384,7 +384,7 @@ def pooled(
 def record_layers(
     model: nn.Module,  # images [N, C, H, W] in; its modes and hooks stay as they were
     images: Float[Tensor, "N C H W"] | Sequence[Float[Tensor, "C H W"]],  # one tensor, or indexed
-    layers: Iterable[str],  # names in `model.named_modules()`; "layer[key]": a part of an output
+    layers: Iterable[str],  # as in `model.named_modules()`; "layer[key]": a part of its output
     batch_size: int = 32,  # images at a time
     *,
     folder: str | Path | None = None,  # keep activations in files here, mapped; None: in memory
@@ -404,7 +404,7 @@ def record_layers(
     images :
         one tensor, or indexed
     layers :
-        names in `model.named_modules()`; "layer[key]": a part of an output
+        as in `model.named_modules()`; "layer[key]": a part of its output
     batch_size :
         images at a time
     folder :
