@@ -392,8 +392,8 @@ def record_layers(
 ) -> dict[str, Float[np.ndarray, "steps N ..."]]:  # layer -> activations, steps first
     """Record the activations of layers, one entry per step.
 
-    "[key]" is a part of what the model itself returns. Of a tuple without a key the first entry is
-    taken. Images are converted to the precision of the model. Raises `ValueError` for unknown or unused
+    "[key]" is a part of what the model itself returns; of a tuple without a key the first entry is
+    taken. Images are converted to the model's precision. Raises `ValueError` for unknown or unused
     layers, for NaN, for a layer that responds the same to all images, for shapes that `pool` does
     not fit, and where a file of a layer is in the folder already.
 
