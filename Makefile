@@ -23,7 +23,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 WORKERS ?= 2
 # pages above ten seconds, which make test-all executes
-SLOW_PAGES := 02_ann_to_snn|03_brain_like_network|04_wiring_by_ensembles|05_the_bridge|06_your_own_batch|your_recordings|your_network|17_segmentation|19_attention|12_cost_curves|13_surrogates|09_event_pipeline|10_conv_lstm|10_functional|your_responses
+SLOW_PAGES := 02_ann_to_snn|03_brain_like_network|04_wiring_by_ensembles|05_the_bridge|06_your_own_batch|your_recordings|your_network|17_segmentation|19_attention|12_cost_curves|13_surrogates|09_event_pipeline|10_conv_lstm|10_functional|your_responses|17_same_seed|07_execute|09_engine|01_cli|10_convert_folders
 NBDEV_TEST := OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers $(WORKERS) --skip_folder_re '^([_.]|experiments)' --do_print --timing
 PAGE ?= tutorials/01_spiking_neuron.ipynb
 LAB_ARGS ?=

@@ -262,6 +262,7 @@ def test_cornet_runs(tmp_path):
     assert (inference.difference[rounded] < 0.05).all() and rounded.sum() == 1
 
 
+@pytest.mark.long
 def test_functional_graphs_run(tmp_path):
     run(
         "functional.py",

@@ -116,6 +116,7 @@ def test_where_nothing_can_be_handed_over(root, uri):
     assert (root / "junk.db").read_text() == "junk" * 1000
 
 
+@pytest.mark.long
 def test_hand_over_to_sqlite(root):
     "Everything arrives; twice is once; what changed is renewed, what died half-way made whole, what is in progress left out."
     pytest.importorskip(
@@ -211,6 +212,7 @@ def test_names_are_paths_that_mlflow_takes(root):
     assert names == ["a/b", "c", "d", "_", "x" * 250]
 
 
+@pytest.mark.long
 def test_a_record_without_a_date_is_named(root):
     "So is a table that is none; and what MLflow has of the run stays there."
     pytest.importorskip(

@@ -645,6 +645,7 @@ def test_figures_count_in_a_notebook_of_outputs():
     assert engine._text_of(new_output("display_data", {})) == ""
 
 
+@pytest.mark.long
 def test_a_terminal_shows_the_columns_that_fit(root, on_a_terminal):
     names = [f"metric_{i:02}" for i in range(60)]
     cell = f"record({{name: n / 7 for name in {names}}} | {{'last': n}})"

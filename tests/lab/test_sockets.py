@@ -230,6 +230,7 @@ def while_it_runs(root, where="None", cwd=None, **env):
 # X1: sweeps
 
 
+@pytest.mark.long
 def test_a_local_sweep_opens_no_port(root):
     with while_it_runs(root) as driver:
         pids = family(driver.pid)
@@ -238,6 +239,7 @@ def test_a_local_sweep_opens_no_port(root):
         assert len(names := unix(pids)) >= 10 and private(names)
 
 
+@pytest.mark.long
 def test_a_local_sweep_needs_no_dask(root):
     (root / "distributed.py").write_text("raise ImportError('not here')")
     (root / "dask.py").write_text("raise ImportError('not here')")

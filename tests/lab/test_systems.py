@@ -80,6 +80,7 @@ def test_every_module_can_be_imported_where_some_of_python_are_absent(lacking):
     assert len(names) > 100 and [name for name, _ in found] == NEEDS_THEM, found
 
 
+@pytest.mark.long
 def test_a_page_runs_where_they_are_absent(lacking, tmp_path):
     first = new_code_cell("n: int = 1", metadata={"tags": ["parameters"]})
     cell = (

@@ -121,6 +121,7 @@ def test_no_escape_reaches_the_terminal(root):
     )
 
 
+@pytest.mark.long
 def test_no_escape_reaches_a_terminal_that_is_one(root, monkeypatch):
     "rich takes out some control characters of its own accord, and not this one."
     keep(root, 1, params={"word": ESCAPE, "[bold]": "[/]"})
