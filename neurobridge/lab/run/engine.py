@@ -57,7 +57,8 @@ def kernel_environment(
     folder: str | Path | None = None,  # the run's, for `run_dir()`
 ) -> dict[str, str]:
     "Return the variables of a page's kernel: those of this process, with absolute paths."
-    env = {"TQDM_DISABLE": "1", **os.environ}
+    # no bars, and no warning by the debugger of ipykernel before 7 at every start
+    env = {"TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", **os.environ}
     env.pop("NEUROBRIDGE_RUN", None)
     if os.path.expanduser("~") == "~":  # a number without a name, as containers have them
         env["HOME"] = "/"  # which Docker gives it; without any, Jupyter does not start
