@@ -57,7 +57,7 @@ def kernel_environment(
     folder: str | Path | None = None,  # the run's, for `run_dir()`
 ) -> dict[str, str]:
     "Return the variables of a page's kernel: those of this process, with absolute paths."
-    # no bars, and no warning by the debugger of ipykernel before 7 at every start
+    # no bars, and no warning by the debugger of older ipykernels at every start
     env = {"TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", **os.environ}
     env.pop("NEUROBRIDGE_RUN", None)
     if os.path.expanduser("~") == "~":  # a number without a name, as containers have them
