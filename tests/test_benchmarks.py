@@ -400,3 +400,15 @@ def test_recorded_pruning_saves_time_at_no_loss():
     for pruner in ("median", "hyperband"):
         assert (seconds[pruner] < seconds["none"]).all()
         assert (best["none"] - best[pruner]).mean() < 0.005
+
+
+@pytest.mark.long
+def test_ensemble_conv_runs(tmp_path):
+    "Both ways of a convolution by ensembles, one of them in use."
+    out = tmp_path / "out.csv"
+    run("ensemble_conv.py", "--shapes", "1", "--seconds", "0", "--least", "1", "--out", out)
+    table = pd.read_csv(out, comment="#")
+    recorded = pd.read_csv(BENCHMARKS / "ensemble_conv.csv", comment="#")
+    assert list(table) == list(recorded) and (table.milliseconds > 0).all()
+    used = recorded[recorded.used].groupby(["what", "n_in", "pixels", "channels"]).size()
+    assert (used == 1).all() and set(recorded.way[recorded.used]) == {"by ensemble", "filled"}

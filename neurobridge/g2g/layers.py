@@ -532,6 +532,26 @@ def _check_pixels(x: Tensor, least: int) -> None:
         )
 
 
+# %% ../../nbs/g2g/03_layers.ipynb #narrow-1
+_NARROW = 128  # source channels below which a convolution by ensembles is slower than a dense one
+
+
+def _are_narrow(x: Tensor, sources: Tensor) -> bool:
+    "Return whether the ensembles are computed as one dense convolution; not where traced."
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return False
+    return x.device.type == "cpu" and sources.shape[1] < _NARROW
+
+
+def _filled(weight: Tensor, sources: Tensor, n_in: int) -> Tensor:
+    "Return kernels [n_out, n_in, k, k] in the order of the ensembles, zero where no edge is."
+    n_out = len(weight)
+    rows = torch.arange(n_out, device=weight.device).unsqueeze(1) * n_in
+    places = (rows + sources.repeat_interleave(n_out // len(sources), 0)).flatten()
+    kernels = weight.new_zeros(n_out * n_in, *weight.shape[2:])
+    return kernels.index_copy(0, places, weight.flatten(0, 1)).unflatten(0, (n_out, n_in))
+
+
 # %% ../../nbs/g2g/03_layers.ipynb #cell-036
 class EnsembleConv2d(_SharedFanIn):
     """Convolution whose channels are wired by ensembles.
@@ -622,10 +642,13 @@ class EnsembleConv2d(_SharedFanIn):
         """
         self._check_input(x)
         _check_pixels(x, self.weight.shape[-1] - 2 * self.padding)
-        read = x.index_select(1, self.sources.flatten())
-        y = F.conv2d(
-            read, self.weight, self.bias, self.stride, self.padding, groups=len(self.sources)
-        )
+        if _are_narrow(x, self.sources):
+            kernels = _filled(self.weight, self.sources, self.in_features)
+            y = F.conv2d(x, kernels, self.bias, self.stride, self.padding)
+        else:
+            read = x.index_select(1, self.sources.flatten())
+            shape = (self.stride, self.padding, 1, len(self.sources))
+            y = F.conv2d(read, self.weight, self.bias, *shape)
         return y if self.place is None else y.index_select(1, self.place)
 
 

@@ -1,6 +1,7 @@
 "Layers wired by ensembles: against masks, loops and finite differences; dead weights under every optimiser; what a state dict must not hide."
 
 import copy
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -290,8 +291,17 @@ def test_convolutions(groups, a, b, grouping, kernel, stride, padding):
     for o, row in enumerate(conv.place.tolist()):
         for j, i in enumerate(conv.sources[row // b].tolist()):
             dense[o, i] = conv.weight[row, j].detach()
-    x = torch.randn(2, a * groups, 5, 6).double()
-    torch.testing.assert_close(conv(x), F.conv2d(x, dense, conv.bias[conv.place], stride, padding))
+    x = torch.randn(2, a * groups, 5, 6).double().requires_grad_()
+    by_hand = F.conv2d(x, dense, conv.bias[conv.place], stride, padding)
+    out = torch.randn_like(by_hand)
+    grads = []
+    for narrow in (0, a * groups + 1):  # ensemble by ensemble, and as one dense convolution
+        with patch("neurobridge.g2g.layers._NARROW", narrow):
+            y = conv(x)
+        torch.testing.assert_close(y, by_hand)
+        grads.append(torch.autograd.grad(y, (x, *conv.parameters()), out))
+    torch.testing.assert_close(*grads)
+    torch.testing.assert_close(grads[0][0], torch.autograd.grad(by_hand, x, out)[0])
 
 
 @pytest.mark.filterwarnings("ignore:Sparse")
