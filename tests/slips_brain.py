@@ -168,11 +168,12 @@ CALLS = {
         },
         legitimate={"labels: array of objects": ANY_LABEL},
     ),
-    "brain.i2n": Call(
+    "brain.behavioral_consistency": Call(
         lambda folder: {
             "probabilities": P.copy(),
             "labels": LABELS,
             "trials": trials(),
+            "metric": "i2n",
             "halvings": 2,
             "seed": 0,
         }

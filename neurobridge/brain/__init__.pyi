@@ -2,8 +2,8 @@ from .activations import BrainModel as BrainModel
 from .activations import Recorded as Recorded
 from .activations import imagenet_input as imagenet_input
 from .banded import banded_predictivity as banded_predictivity
+from .behavior import behavioral_consistency as behavioral_consistency
 from .behavior import fit_readout as fit_readout
-from .behavior import i2n as i2n
 from .ceilings import ceiled as ceiled
 from .ceilings import reliability as reliability
 from .comparison import compare_models as compare_models
