@@ -10,6 +10,7 @@ from .comparison import compare_models as compare_models
 from .composite import brain_score as brain_score
 from .composite import score_table as score_table
 from .corruptions import robustness as robustness
+from .flexible_models import flexible_rsa as flexible_rsa
 from .intervals import bootstrap_predictivity as bootstrap_predictivity
 from .layer_choice import choose_layer as choose_layer
 from .layers import record_layers as record_layers

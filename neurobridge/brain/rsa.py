@@ -614,24 +614,27 @@ def _weighted(
 
 
 # %% ../../nbs/brain/06_rsa.ipynb #s-both
-def _both(
-    models: Any, subjects: Any, method: str
+def models_and_people(
+    who: str,  # the public function that was called
+    models: Any,
+    subjects: Any,
+    method: str,
+    name: str = "subjects",  # of the second argument
 ) -> tuple[Float[np.ndarray, "M pairs"], Float[np.ndarray, "S pairs"], int]:
     "Check models and subjects and bring them into one order; the last value: number of stimuli."
     from scipy.spatial.distance import squareform
 
-    who = "bootstrap_rdms"
     a, names = _stack(who, "models", models)
-    b, others = _stack(who, "subjects", subjects)
+    b, others = _stack(who, name, subjects)
     if a.shape[1] != b.shape[1]:
         raise ValueError(
-            f"{who}: models of {a.shape[1]} pairs, subjects of {b.shape[1]}; expected the "
+            f"{who}: models of {a.shape[1]} pairs, {name} of {b.shape[1]}; expected the "
             "same stimuli"
         )
-    order = rows_in_order(who, "subjects", others, "models", names, every=True)
+    order = rows_in_order(who, name, others, "models", names, every=True)
     b = np.stack([_upper(squareform(each)[order][:, order]) for each in b])
-    for name, each in (("models", a), ("subjects", b)):
-        _check_varying(who, name, each, method)
+    for this, each in (("models", a), (name, b)):
+        _check_varying(who, this, each, method)
     return a, b, len(squareform(a[0]))
 
 
@@ -700,7 +703,7 @@ def bootstrap_rdms(
     stimuli = flag(who, "stimuli", stimuli)
     people = flag(who, "people", people)
     seed = whole(who, "seed", seed, 0)
-    a, b, n = _both(models, subjects, method)
+    a, b, n = models_and_people(who, models, subjects, method)
     rng = np.random.default_rng(seed)
     every, centre = np.r_[a, b], method != "cosine"
     ranks = _Ranks(every) if method == "spearman" else None

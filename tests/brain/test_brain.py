@@ -464,12 +464,7 @@ def test_sensitivity_is_the_formula(seed, objects, each):
         sensitivity(false_alarms(p, labels), labels), slow_i2(p, labels), atol=1e-9
     )
     sure = np.eye(objects)[labels]  # never wrong: clipped, and no difference between pictures
-    assert (
-        np.nan_to_num(
-            sensitivity(false_alarms(sure, labels), labels, "i2"), nan=5
-        ).min()
-        == 5
-    )
+    assert np.nan_to_num(sensitivity(false_alarms(sure, labels), labels, "i2"), nan=5).min() == 5
 
 
 @pytest.mark.parametrize("objects", [2, 3, 5])
@@ -541,7 +536,10 @@ def test_patterns_are_the_papers_loops(seed, objects, each, missing):
 
 def people(labels, p, rng, count=40_000):
     "Trials of observers who choose with probabilities p."
-    picture, distractor = rng.integers(len(labels), size=count), rng.integers(p.shape[1], size=count)
+    picture, distractor = (
+        rng.integers(len(labels), size=count),
+        rng.integers(p.shape[1], size=count),
+    )
     keep = distractor != labels[picture]
     picture, distractor = picture[keep], distractor[keep]
     wrong = rng.random(len(picture)) < false_alarms(p, labels)[picture, distractor]
