@@ -256,6 +256,14 @@ def pattern_of(
         return np.where(known, d, 0).sum(1) / known.sum(1)
 
 
+def _consistency(a: np.ndarray, b: np.ndarray) -> float:
+    "Correlate two patterns where both are known."
+    both = np.isfinite(a) & np.isfinite(b)
+    if both.sum() <= 2:
+        return np.nan
+    return float(correlation(a[both][:, None], b[both][:, None])[0])
+
+
 # %% ../../nbs/brain/04_behavior.ipynb #cell-018
 def behavioral_consistency(
     probabilities: Float[np.ndarray, "images objects"],  # from `fit_readout`
@@ -330,11 +338,3 @@ def behavioral_consistency(
     each = raw / np.sqrt(ceilings)
     error = float(each.std() / np.sqrt(halvings))
     return Score(float(each.mean()), error, float(raw.mean()), float(ceilings.mean()), raw)
-
-
-def _consistency(a: np.ndarray, b: np.ndarray) -> float:
-    "Correlate two patterns where both are known."
-    both = np.isfinite(a) & np.isfinite(b)
-    if both.sum() <= 2:
-        return np.nan
-    return float(correlation(a[both][:, None], b[both][:, None])[0])

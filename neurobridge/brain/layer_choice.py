@@ -208,6 +208,7 @@ def _layers_of(who: str, known: dict[str, Any], other: Any) -> tuple[dict[str, A
     return layers, other[1]
 
 
+# %% ../../nbs/brain/11_layer_choice.ipynb #laye-other-best
 def _best_elsewhere(
     who: str,
     layers: dict[str, Any],

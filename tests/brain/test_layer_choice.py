@@ -344,7 +344,9 @@ def test_other_data_choose_and_these_score(seed):
         for fit, test in splits:
             model = Ridge(2.0).fit(x[fit], responses[fit])
             p, r = model.predict(x[test]), responses[test]
-            values.append(np.median([np.corrcoef(a, b)[0, 1] for a, b in zip(p.T, r.T)]))
+            values.append(
+                np.median([np.corrcoef(a, b)[0, 1] for a, b in zip(p.T, r.T, strict=True)])
+            )
         return np.array(values)
 
     on_first = {
