@@ -22,6 +22,7 @@ symmetrical, too: each stimulus (unit, person) has a twin for which the models h
 import argparse
 import os
 import time
+from functools import cache
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -38,6 +39,7 @@ from neurobridge.brain import (  # noqa: E402
     compare_models,
     rdm,
 )
+from neurobridge.brain.comparison import corrected_p  # noqa: E402
 from neurobridge.g2g import functional_graph  # noqa: E402
 
 KEY = ["what", "data", "anew", "drawn", "measure"]
@@ -95,9 +97,16 @@ def compared(seed, **given):
     return (*scores.iloc[0][["score", "low", "high"]], pairs.p.iloc[0])
 
 
-def corrected(seed, **given):
+@cache
+def family(seed, data, anew):
+    "p of all pairs of four models, which the corrections share."
+    pairs = tables(seed, data, anew, models=4, correction="none")[1]
+    return pairs.p.to_numpy(dtype=float)
+
+
+def corrected(seed, data, anew, correction):
     "The least corrected p of all pairs of four models."
-    return np.nan, np.nan, np.nan, tables(seed, models=4, **given)[1]["p corrected"].min()
+    return np.nan, np.nan, np.nan, corrected_p(family(seed, data, anew), correction).min()
 
 
 def quantiles_of_units(seed, anew, drawn):
