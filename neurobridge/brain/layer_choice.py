@@ -347,8 +347,8 @@ def choose_layer(
     if (responses is None) == (rdms is None):
         raise TypeError(f"{who}: expected either responses or rdms, one of the two")
     data, measure = (responses, None) if rdms is None else (rdms, method)
-    share = (0.9 if rdms is None else 0.5) if train is None else train
-    given = groups, splits, share, seed, inner
+    usual = 0.9 if rdms is None else 0.5
+    given = groups, splits, usual if train is None else train, seed, inner
     if not isinstance(data, Mapping):
         return _choose(who, known, data, other, given, settings, measure)
     found = {

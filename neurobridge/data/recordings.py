@@ -329,7 +329,8 @@ def _of_axes(assembly: Any, group: str, name: str) -> Recording | None:
     names = next((shown_[each] for each in (*NAMES, stimuli) if each in shown_), None)
     if names is None:
         raise DataError(
-            f"{name}: assembly has no names along {stimuli}; assign_coords({stimuli}=...) names them"
+            f"{name}: assembly has no names along {stimuli}; assign_coords({stimuli}=...) names "
+            "them"
         )
     values = assembly.transpose(repeats, stimuli, units).values
     return Recording(values, names, shown_.get(group), kept.get(units), name=name)
