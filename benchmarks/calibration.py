@@ -22,6 +22,7 @@ symmetrical, too: each stimulus (unit, person) has a twin for which the models h
 import argparse
 import os
 import time
+from functools import cache
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -38,6 +39,7 @@ from neurobridge.brain import (  # noqa: E402
     compare_models,
     rdm,
 )
+from neurobridge.brain.comparison import corrected_p  # noqa: E402
 from neurobridge.g2g import functional_graph  # noqa: E402
 
 KEY = ["what", "data", "anew", "drawn", "measure"]
@@ -45,19 +47,24 @@ DRAWN = {"both": {}, "units": {"stimuli": False}, "stimuli": {"units": False}}
 PEOPLE = {"both": {}, "units": {"stimuli": False}, "stimuli": {"people": False}}
 
 
-def random(seed, shape, new, turned):
+def stream(seed, part):
+    "Random numbers of a part of a study, from 1: NumPy's stream of [seed, 0] is that of `seed`, which the functions draw with."
+    return np.random.default_rng([seed, part])
+
+
+def random(seed, part, shape, new, turned):
     "Normal numbers, new ones or always the same: then the second half is the first with its columns turned."
     if new:
-        return np.random.default_rng(seed).normal(size=shape)
+        return stream(seed, part).normal(size=shape)
     half = np.random.default_rng(99).normal(size=(shape[0] // 2, shape[1]))
     return np.concatenate([half, np.roll(half, turned, axis=1)])
 
 
 def study_of_units(seed, anew, models=2, n=92, cells=20):
     "Features of equally good models, responses, and settings of the fit."
-    hidden = random([seed, 0], (n, 8), anew != "units", 4)
-    signal = hidden @ random([seed, 1], (cells, 8), anew != "stimuli", 4).T
-    y = signal + 2 * np.random.default_rng([seed, 2]).normal(size=signal.shape)
+    hidden = random(seed, 1, (n, 8), anew != "units", 4)
+    signal = hidden @ random(seed, 2, (cells, 8), anew != "stimuli", 4).T
+    y = signal + 2 * stream(seed, 3).normal(size=signal.shape)
     fit = np.arange(n) % (n // 2) < n // 4  # twins are on one side
     splits = [(np.flatnonzero(fit), np.flatnonzero(~fit))]
     parts = dict(zip("abcd", np.split(hidden, models, axis=1), strict=False))
@@ -66,9 +73,9 @@ def study_of_units(seed, anew, models=2, n=92, cells=20):
 
 def study_of_people(seed, anew, models=2, n=24, people=10):
     "RDMs of equally good models and of people."
-    hidden = random([seed, 0], (n, 12), anew != "units", 6)
-    weights = 1 + random([seed, 1], (people, 12), anew != "stimuli", 6) / 2
-    noise = np.random.default_rng([seed, 2]).normal(size=(people, n, 12))
+    hidden = random(seed, 1, (n, 12), anew != "units", 6)
+    weights = 1 + random(seed, 2, (people, 12), anew != "stimuli", 6) / 2
+    noise = stream(seed, 3).normal(size=(people, n, 12))
     each = np.stack([rdm(hidden * own + e, "sqeuclidean") for own, e in zip(weights, noise)])
     parts = np.split(hidden, models, axis=1)
     return {name: rdm(part, "sqeuclidean") for name, part in zip("abcd", parts)}, each
@@ -90,9 +97,16 @@ def compared(seed, **given):
     return (*scores.iloc[0][["score", "low", "high"]], pairs.p.iloc[0])
 
 
-def corrected(seed, **given):
+@cache
+def family(seed, data, anew):
+    "p of all pairs of four models, which the corrections share."
+    pairs = tables(seed, data, anew, models=4, correction="none")[1]
+    return pairs.p.to_numpy(dtype=float)
+
+
+def corrected(seed, data, anew, correction):
     "The least corrected p of all pairs of four models."
-    return np.nan, np.nan, np.nan, tables(seed, models=4, **given)[1]["p corrected"].min()
+    return np.nan, np.nan, np.nan, corrected_p(family(seed, data, anew), correction).min()
 
 
 def quantiles_of_units(seed, anew, drawn):
@@ -112,7 +126,7 @@ def quantiles_of_people(seed, anew, drawn):
 
 def spikes(seed, kind, neurons=2, frames=1000, rate=0.05):
     "Independent neurons, but for a common slow rate."
-    rng = np.random.default_rng(seed)
+    rng = stream(seed, 1)
     steps = rng.normal(size=(frames, 1 if kind == "common rate" else neurons))
     slow = lfilter([np.sqrt(1 - 0.98**2)], [1, -0.98], steps, axis=0)
     rates = rate * (1 if kind == "steady" else np.exp(slow - 0.5))
@@ -130,7 +144,7 @@ def graph_of(seed, data, anew, drawn, fdr=None):
 
 def table_of_sessions(seed, data, anew, drawn, sessions):
     "Interval and p of a difference that is 0 on the average of all sessions, `spread` times its error apart."
-    rng = np.random.default_rng(seed)
+    rng = stream(seed, 1)
     spread = {"alike": 0.0, "apart": 1.0, "far apart": 3.0}[data]
     scores = pd.DataFrame({"score": [0.5, 0.5], "error": 0.02}, index=["a", "b"])
     days = {}

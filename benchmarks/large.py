@@ -1,6 +1,6 @@
 """Score features that are larger than memory: recorded batch by batch into a file, then read in slabs. Memory is measured from outside.
 
-    python benchmarks/large.py --out benchmarks/large.csv          # 8 GB in --folder for the time of the run; 15 minutes on two cores
+    python benchmarks/large.py --out benchmarks/large.csv          # 8 GB in --folder for the time of the run; some 10 minutes on two cores
 
 A layer of `--features` units responds to `--stimuli` images (10,000 x 200,000 float32 numbers are 8 GB). A child process records it (`record_layers(...,
 folder=)`), computes inner products (`Gram`) and scores two regions of `--units` units with them (PLS of 25 components, `--splits` splits). Another process reads
@@ -151,7 +151,7 @@ def main():
     parser.add_argument("--features", type=int, default=200_000)
     parser.add_argument("--units", type=int, default=50, help="of each region")
     parser.add_argument("--splits", type=int, default=2)
-    parser.add_argument("--part", type=int, default=1000, help="stimuli that memory holds")
+    parser.add_argument("--part", type=int, default=500, help="stimuli that memory holds")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="for the files; default: a temporary one")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)

@@ -7,12 +7,19 @@ from PIL import Image
 from slips import Call
 from torch import nn
 
-from neurobridge.brain import Score, ceiled, choose_layer, compare_models, rdm
+from neurobridge.brain import (
+    Score,
+    ceiled,
+    choose_layer,
+    compare_models,
+    neural_predictivity,
+    rdm,
+)
 from neurobridge.brain.regression import stimulus_splits
 from neurobridge.cornet import cornet_variant, cornet_z
 from neurobridge.cornet.blocks import StemS
 from neurobridge.cornet.recipes import Recipe
-from neurobridge.data import load_images
+from neurobridge.data import Recording, load_images
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(30, 6)), RNG.normal(size=(30, 4))
@@ -27,6 +34,7 @@ FALSE = np.where(np.arange(3) == LABELS[:, None], np.nan, RNG.uniform(0.1, 0.9, 
 RDMS = np.stack(
     [np.abs(a - a.T) + np.abs(a + a.T) * (1 - np.eye(6)) for a in RNG.normal(size=(3, 6, 6))]
 )
+MORE_RDMS = np.stack([rdm(a) for a in RNG.normal(size=(5, 12, 6))])
 DAYS = {
     day: compare_models({"a": X, "b": X[:, :3]}, Y, samples=3, components=2, splits=2, train=0.6)
     for day in ("Monday", "Tuesday")
@@ -128,8 +136,19 @@ CALLS = {
             "tolerance": 1e-6,
             "penalties": [1.0],
             "per_unit": False,
+            "measure": "r",
         },
         legitimate={"groups: array of text": "one label for all is a group"},
+    ),
+    "brain.neural_predictivity.feve": Call(
+        lambda folder: {
+            "features": X.copy(),
+            "responses": Recording(np.stack([Y, Y[::-1]]), np.arange(30).astype(str)),
+            "splits": 2,
+            "train": 0.8,
+            "measure": "feve",
+        },
+        neural_predictivity,
     ),
     "brain.Gram": Call(
         lambda folder: {"features": X.copy()}, view=lambda made: (made.products, made.stimuli)
@@ -152,6 +171,7 @@ CALLS = {
             "repeats": X[:20].reshape(4, 5, 6) + np.arange(5.0)[:, None],
             "splits": 2,
             "seed": 1,
+            "measure": "split_half",
         },
         legitimate={"repeats: NaN": "a missing repeat"},
     ),
@@ -168,11 +188,12 @@ CALLS = {
         },
         legitimate={"labels: array of objects": ANY_LABEL},
     ),
-    "brain.i2n": Call(
+    "brain.behavioral_consistency": Call(
         lambda folder: {
             "probabilities": P.copy(),
             "labels": LABELS,
             "trials": trials(),
+            "metric": "i2n",
             "halvings": 2,
             "seed": 0,
         }
@@ -303,6 +324,32 @@ CALLS = {
             "tolerance": 1e-6,
             "penalties": [1.0],
             "method": "spearman",
+        },
+        legitimate={"groups: array of text": "one label for all is a group"},
+    ),
+    "brain.choose_layer.other": Call(
+        lambda folder: {
+            "layers": {"a": X.copy(), "b": X[::-1].copy()},
+            "responses": Y.copy(),
+            "other": ({"a": X**2, "b": X**3}, Y[::-1].copy()),
+            "splits": 2,
+            "train": 0.8,
+            "inner": 2,
+            "components": 2,
+        },
+        choose_layer,
+    ),
+    "brain.flexible_rsa": Call(
+        lambda folder: {
+            "models": {"a": MORE_RDMS[0].copy(), "b": MORE_RDMS[1].copy()},
+            "rdms": MORE_RDMS[2:].copy(),
+            "form": "weighted",
+            "method": "cosine",
+            "splits": 2,
+            "train": 0.5,
+            "groups": np.arange(12) % 2,
+            "people": 2,
+            "seed": 1,
         },
         legitimate={"groups: array of text": "one label for all is a group"},
     ),

@@ -2,14 +2,15 @@ from .activations import BrainModel as BrainModel
 from .activations import Recorded as Recorded
 from .activations import imagenet_input as imagenet_input
 from .banded import banded_predictivity as banded_predictivity
+from .behavior import behavioral_consistency as behavioral_consistency
 from .behavior import fit_readout as fit_readout
-from .behavior import i2n as i2n
 from .ceilings import ceiled as ceiled
 from .ceilings import reliability as reliability
 from .comparison import compare_models as compare_models
 from .composite import brain_score as brain_score
 from .composite import score_table as score_table
 from .corruptions import robustness as robustness
+from .flexible_models import flexible_rsa as flexible_rsa
 from .intervals import bootstrap_predictivity as bootstrap_predictivity
 from .layer_choice import choose_layer as choose_layer
 from .layers import record_layers as record_layers

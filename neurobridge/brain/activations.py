@@ -120,12 +120,12 @@ class _Pictures:
 
 # %% ../../nbs/brain/09_activations.ipynb #cell-021
 def _files(folder: Path) -> list[str]:
-    "List the images of a folder, img2 before img10."
+    "List the images of a folder and of those in it, img2 before img10."
     from PIL import Image
 
     known = Image.registered_extensions()
     found = [
-        str(file) for file in folder.iterdir() if known.get(file.suffix.lower()) in IMAGE_FORMATS
+        str(file) for file in folder.rglob("*") if known.get(file.suffix.lower()) in IMAGE_FORMATS
     ]
     if not found:
         raise ValueError(

@@ -14,7 +14,13 @@ import numpy as np
 from jaxtyping import Float
 
 from .linear import correlation
-from .regression import Score, median_score, unit_names
+from neurobridge.brain.regression import (
+    Score,
+    check_twice,
+    median_score,
+    noise_of_average,
+    unit_names,
+)
 from ..core.checks import choice, instance, number, shown, whole
 from ..data.recordings import Recording, as_trials
 
@@ -49,27 +55,23 @@ def _repeated(repeats: Any) -> Float[np.ndarray, "R N units"]:
             f"reliability: repeats has {len(array)} repeats of {array.shape[1]} stimuli; {AXES}. "
             "If there are more repeats than stimuli, give a Recording"
         )
-    _check_twice(array)
+    check_twice("reliability", "repeats", array)
     return array
 
 
-def _check_twice(array: Float[np.ndarray, "R N units"]) -> None:
-    "Raise `ValueError` where a unit has fewer than two repeats of a stimulus."
-    few = np.isfinite(array).sum(0) < 2  # [stimuli, units]
-    if not few.any():
-        return
-    never = few.all(0)
-    if never.any() and not few[:, ~never].any():
-        raise ValueError(
-            f"reliability: repeats: unit {np.flatnonzero(never)[0]} has fewer than two "
-            f"repeats of any stimulus ({never.sum()} such units); leave these units out"
-        )
-    stimuli = few.any(1)
-    raise ValueError(
-        f"reliability: repeats: {stimuli.sum()} stimuli have fewer than two repeats in some "
-        f"unit, such as stimulus {np.flatnonzero(stimuli)[0]} in unit "
-        f"{np.flatnonzero(few[stimuli.argmax()])[0]}; leave these stimuli or these units out"
-    )
+# %% ../../nbs/brain/03_ceilings.ipynb #c-parts
+def signal_parts(
+    repeats: Float[np.ndarray, "R N units"],  # NaN: missing; at least two of each stimulus
+) -> dict[str, Float[np.ndarray, " units"]]:
+    "Compute each unit's share of explainable variance, and its ratio of signal to noise."
+    left = noise_of_average(repeats).mean(0)  # noise in the averages
+    variance = np.nanmean(repeats, axis=0).var(0, ddof=1)
+    noise = np.nanvar(repeats, axis=0, ddof=1).mean(0)  # of a trial
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {
+            "explainable_variance": np.where(variance > 0, 1 - left / variance, np.nan),
+            "ncsnr": np.sqrt(np.maximum(variance - left, 0) / noise),
+        }
 
 
 # %% ../../nbs/brain/03_ceilings.ipynb #2be2440f
@@ -77,11 +79,18 @@ def reliability(
     repeats: Any,  # [repeats, stimuli, units], NaN where one is missing; or a `Recording`
     splits: int = 10,  # how often repeats are halved
     seed: int = 1,  # of the halving
+    *,
+    measure: str = "split_half",  # or "explainable_variance", "ncsnr", which halve nothing
 ) -> Score:  # 1 without noise; `units` has the reliability of each unit
-    """Compute split-half reliability with the Spearman-Brown correction.
+    """Compute how reliable responses are, from repeated trials.
 
-    Raises `ValueError` for fewer than two repeats, for more repeats than stimuli unless they are a
-    `Recording`, and for a result below -1.
+    "split_half" correlates averages of two random halves of the repeats, with the Spearman-Brown
+    correction. "explainable_variance" is the share of variance in the averages that is not noise,
+    also called intraclass correlation or the noise ceiling of NSD, and below 0 by chance. "ncsnr",
+    the noise ceiling signal-to-noise ratio, divides the standard deviation of the signal by that of
+    a trial's noise, from 0 up, infinite without noise (Allen et al. 2022). Raises `ValueError` for
+    fewer than two repeats, for more repeats than stimuli unless they are a `Recording`, and for a
+    result below -1.
 
     Parameters
     ----------
@@ -91,6 +100,8 @@ def reliability(
         how often repeats are halved
     seed :
         of the halving
+    measure :
+        or "explainable_variance", "ncsnr", which halve nothing
 
     Returns
     -------
@@ -98,12 +109,17 @@ def reliability(
     """
     splits = whole("reliability", "splits", splits)
     seed = whole("reliability", "seed", seed, 0)
+    choice("reliability", "measure", measure, ("split_half", "explainable_variance", "ncsnr"))
     names = unit_names(repeats)
     repeats = _repeated(repeats)
-    rng = np.random.default_rng(seed)
-    half = np.stack([correlation(*_halves(repeats, rng)) for _ in range(splits)])
-    with np.errstate(divide="ignore"):
-        score = median_score(list(2 * half / (1 + half)), names)
+    if measure == "split_half":
+        rng = np.random.default_rng(seed)
+        half = np.stack([correlation(*_halves(repeats, rng)) for _ in range(splits)])
+        with np.errstate(divide="ignore"):
+            each = 2 * half / (1 + half)
+    else:
+        each = signal_parts(repeats)[measure][None]
+    score = replace(median_score(list(each), names), measure=measure)
     if score.value < -1:
         raise ValueError(
             f"reliability: repeats give {score.value:.3f}, and no correlation is below -1: the "
@@ -152,6 +168,12 @@ def ceiled(
     """
     instance("ceiled", "score", score, Score)
     choice("ceiled", "rule", rule, RULES)
+    if score.measure == "feve" or getattr(ceiling, "measure", "r") in ("feve", "ncsnr"):
+        raise ValueError(
+            f"ceiled: score is of {score.measure}, ceiling of {getattr(ceiling, 'measure', 'r')}; "
+            "expected correlations and their reliability: FEVE is corrected for noise as it is, "
+            'and of ncsnr take reliability(measure="explainable_variance")'
+        )
     if least is not None:
         return _unit_by_unit(
             score, ceiling, rule, number("ceiled", "least", least, above=0, below=1)

@@ -28,6 +28,7 @@ from neurobridge.brain.regression import (
 from .rsa import METHODS, compare_rdms, rdm
 from ..core.checks import as_array, choice, instance, shown, whole
 from ..data.matching import labelled_rows, rows_in_order
+from ..data.recordings import Recording, as_text
 
 
 # %% ../../nbs/brain/11_layer_choice.ipynb #laye-009
@@ -54,6 +55,17 @@ def _median(units: Float[np.ndarray, " units"]) -> float:
     return float(np.nanmedian(units)) if np.isfinite(units).any() else np.nan
 
 
+def _mean_score(
+    k: Float[np.ndarray, "N N"],
+    y: Float[np.ndarray, "N units"],
+    pairs: Sequence[Split],
+    fit_settings: tuple[int, float, np.ndarray | None],
+) -> float:
+    "Return the mean over splits of the median over units; NaN where no unit has a score."
+    predicted = zip(fit_splits(k, y, pairs, *fit_settings), pairs, strict=True)
+    return float(np.mean([_median(correlation(own, y[test])) for own, (_, test) in predicted]))
+
+
 def nested_predictions(
     who: str,  # the public function that was called
     layers: Mapping[str, Any],  # name -> features
@@ -73,14 +85,8 @@ def nested_predictions(
     predicted, chosen = [], []
     for fit, test in pairs:
         inside = [(fit[a], fit[b]) for a, b in stimulus_splits(len(fit), None, inner, train, seed)]
-        values = {}
-        for name, k in grams.items():
-            own = fit_splits(k, y, inside, *fit_settings)
-            parts = zip(own, inside, strict=True)
-            values[name] = float(
-                np.mean([_median(correlation(p, y[rows])) for p, (_, rows) in parts])
-            )
-        chosen.append(_best(who, values))
+        found = {k: _mean_score(grams[k], y, inside, fit_settings) for k in grams if len(grams) > 1}
+        chosen.append(_best(who, found or dict.fromkeys(grams, 0.0)))
         predicted += fit_splits(grams[chosen[-1]], y, [(fit, test)], *fit_settings)
     return y, pairs, predicted, chosen
 
@@ -156,13 +162,135 @@ def _matrices(
     return found
 
 
+# %% ../../nbs/brain/11_layer_choice.ipynb #laye-other
+def _names_of(who: str, name: str, data: Any) -> np.ndarray | None:
+    "Return the names of the stimuli of responses or RDMs, where they have some."
+    one = data[0] if isinstance(data, list | tuple) and len(data) else data
+    known = isinstance(one, Recording) or hasattr(one, "to_numpy") or hasattr(one, "coords")
+    return labelled_rows(who, name, one)[1] if known else None
+
+
+def _check_apart(who: str, one: Any, two: Any, data: Any, other: Any) -> None:
+    "Raise `ValueError` where stimuli choose the layer and score it, by name or by features."
+    names = [_names_of(who, name, each) for name, each in (("responses", data), ("other", other))]
+    if names[0] is not None and names[1] is not None:
+        shared = set(map(as_text, names[0])) & set(map(as_text, names[1]))
+    elif one is two:
+        raise ValueError(
+            f"{who}: other has no names of stimuli and no features of its own; expected "
+            "(layers, responses) of other stimuli, or names for all"
+        )
+    else:
+        rows = [labelled_rows(who, "layers", next(iter(each.values())))[0] for each in (one, two)]
+        varying = {row.tobytes() for row in rows[0] if (row != row.flat[0]).any()}
+        shared = varying & {row.tobytes() for row in rows[1].astype(rows[0].dtype)}
+    if shared:
+        raise ValueError(
+            f"{who}: other has {len(shared)} of the stimuli that score the layer; choose on other "
+            "stimuli, such as recording[~mask]"
+        )
+
+
+def _layers_of(who: str, known: dict[str, Any], other: Any) -> tuple[dict[str, Any], Any]:
+    "Return the layers and the responses, or RDMs, on which the layer is chosen."
+    if not isinstance(other, tuple):
+        return known, other
+    if len(other) != 2:
+        raise TypeError(
+            f"{who}: other is {shown(other)}; expected responses, or a pair with layers"
+        )
+    layers = _named(f"{who}: other", other[0])
+    if set(layers) != set(known):
+        raise ValueError(
+            f"{who}: other has the layers {', '.join(layers)}, layers has {', '.join(known)}; "
+            "expected the same names"
+        )
+    return layers, other[1]
+
+
+# %% ../../nbs/brain/11_layer_choice.ipynb #laye-other-best
+def _best_elsewhere(
+    who: str,
+    layers: dict[str, Any],
+    other: Any,  # responses, or RDMs of several people
+    inner: int,
+    seed: int,
+    fit_settings: tuple[int, float, np.ndarray | None],
+    method: str | None,  # of RDMs; None: responses
+) -> str:
+    "Return the layer that is best on other data."
+    values = {}
+    if method is None:
+        for name, features in layers.items():
+            k, y, pairs = system_of(who, features, other, None, inner, 0.9, seed)
+            values[name] = _mean_score(k, y, pairs, fit_settings)
+        return _best(who, values)
+    people, names = _people(who, other)
+    every = np.arange(len(people[0]))
+    for name, own in _matrices(who, layers, len(every), names).items():
+        values[name] = _mean_over_people(own, people, every, method)
+    return _best(who, values)
+
+
+# %% ../../nbs/brain/11_layer_choice.ipynb #laye-regions
+def _each_region(who: str, data: Mapping[str, Any], other: Any) -> dict[str, tuple[Any, Any]]:
+    "Return the data of each region, and the other data on which its layer is chosen."
+    if not data or any(not isinstance(region, str) for region in data):
+        raise ValueError(f"{who}: responses is {shown(data)}; expected names of regions -> data")
+    with_layers = isinstance(other, tuple) and len(other) == 2
+    layers, rest = other if with_layers else (None, other)
+    if rest is None:
+        return {region: (one, None) for region, one in data.items()}
+    if not isinstance(rest, Mapping) or set(rest) != set(data):
+        have = ", ".join(map(str, rest)) if isinstance(rest, Mapping) else shown(rest)
+        raise ValueError(
+            f"{who}: other has the regions {have}; expected those of responses, {', '.join(data)}"
+        )
+    return {
+        region: (one, (layers, rest[region]) if with_layers else rest[region])
+        for region, one in data.items()
+    }
+
+
+# %% ../../nbs/brain/11_layer_choice.ipynb #laye-one
+def _choose(
+    who: str,
+    known: dict[str, Any],
+    data: Any,  # responses, or RDMs
+    other: Any,
+    given: tuple[Any, Any, float, int, int],  # groups, splits, share, seed, inner
+    settings: tuple[int, float, np.ndarray | None],
+    method: str | None,  # of RDMs; None: responses
+) -> tuple[Score, list[str]]:
+    "Choose and score a layer for one region."
+    groups, splits, share, seed, inner = given
+    if other is not None:
+        layers, elsewhere = _layers_of(who, known, other)
+        _check_apart(who, known, layers, data, elsewhere)
+        best = _best_elsewhere(f"{who}: other", layers, elsewhere, inner, seed, settings, method)
+        known = {best: known[best]}
+    if method is None:
+        y, pairs, predicted, chosen = nested_predictions(
+            who, known, data, groups, splits, share, seed, inner, settings
+        )
+        parts = zip(predicted, pairs, strict=True)
+        each = [correlation(own, y[test]) for own, (_, test) in parts]
+        return median_score(each, unit_names(data)), chosen
+    people, names = _people(who, data)
+    pairs = as_splits(who, splits, len(people[0]), groups, share, seed)
+    matrices = _matrices(who, known, len(people[0]), names)
+    scores, chosen = _nested_rdms(who, matrices, people, pairs, method)
+    return score_of(scores), chosen
+
+
 # %% ../../nbs/brain/11_layer_choice.ipynb #laye-014
 def choose_layer(
     layers: Mapping[str, Any],  # name -> features [stimuli, ...]
-    responses: Any = None,  # [stimuli, units], trials averaged, or a `Recording`; or give `rdms`
+    responses: Any = None,  # [stimuli, units], a `Recording`, or region -> these; or give `rdms`
     groups: Sequence[Any] | None = None,  # labels to stratify splits by; default: the recording's
     *,
-    rdms: Any = None,  # [subjects, N, N], in the order of the features: RSA in place of a fit
+    rdms: Any = None,  # [subjects, N, N], or region -> these: RSA in place of a fit
+    other: Any = None,  # responses (or RDMs) to choose on, or (layers, these), of other stimuli
     splits: int | Iterable[Split] = 10,  # how many, or the splits: rows to choose on, to score on
     train: float | None = None,  # share to choose on; default: 0.9 of responses, 0.5 of RDMs
     seed: int = 1,  # of the splits
@@ -171,22 +299,25 @@ def choose_layer(
     tolerance: float = 1e-6,  # where the published estimator stops; 0 solves exactly
     penalties: Sequence[float] | None = None,  # ridge regression instead of PLS; above 0
     method: str = "spearman",  # of `compare_rdms`, for `rdms`
-) -> tuple[Score, list[str]]:  # score on the other stimuli; the layer chosen in each split
-    """Choose a layer on a part of the stimuli and score it on the rest.
+) -> tuple[Any, Any]:  # score on the other stimuli; each split's layer; of regions: dictionaries
+    """Choose a layer on a part of the stimuli, or on other data, and score it on the rest.
 
-    Raises `TypeError` unless either `responses` or `rdms` are given, `ValueError` for stimuli that
-    don't match and where no layer has a score.
+    With `other`, one layer is chosen on that data and scored in all splits. Raises `TypeError`
+    unless either `responses` or `rdms` are given, `ValueError` for stimuli that don't match or that
+    are in both data sets, and where no layer has a score.
 
     Parameters
     ----------
     layers :
         name -> features [stimuli, ...]
     responses :
-        [stimuli, units], trials averaged, or a `Recording`; or give `rdms`
+        [stimuli, units], a `Recording`, or region -> these; or give `rdms`
     groups :
         labels to stratify splits by; default: the recording's
     rdms :
-        [subjects, N, N], in the order of the features: RSA in place of a fit
+        [subjects, N, N], or region -> these: RSA in place of a fit
+    other :
+        responses (or RDMs) to choose on, or (layers, these), of other stimuli
     splits :
         how many, or the splits: rows to choose on, to score on
     train :
@@ -206,7 +337,7 @@ def choose_layer(
 
     Returns
     -------
-        score on the other stimuli; the layer chosen in each split
+        score on the other stimuli; each split's layer; of regions: dictionaries
     """
     who = "choose_layer"
     known = _named(who, layers)
@@ -215,17 +346,13 @@ def choose_layer(
     settings = as_fit(who, components, tolerance, penalties)
     if (responses is None) == (rdms is None):
         raise TypeError(f"{who}: expected either responses or rdms, one of the two")
-    if rdms is None:
-        share = 0.9 if train is None else train
-        y, pairs, predicted, chosen = nested_predictions(
-            who, known, responses, groups, splits, share, seed, inner, settings
-        )
-        parts = zip(predicted, pairs, strict=True)
-        each = [correlation(own, y[test]) for own, (_, test) in parts]
-        return median_score(each, unit_names(responses)), chosen
-    people, names = _people(who, rdms)
-    share = 0.5 if train is None else train
-    pairs = as_splits(who, splits, len(people[0]), groups, share, seed)
-    matrices = _matrices(who, known, len(people[0]), names)
-    scores, chosen = _nested_rdms(who, matrices, people, pairs, method)
-    return score_of(scores), chosen
+    data, measure = (responses, None) if rdms is None else (rdms, method)
+    usual = 0.9 if rdms is None else 0.5
+    given = groups, splits, usual if train is None else train, seed, inner
+    if not isinstance(data, Mapping):
+        return _choose(who, known, data, other, given, settings, measure)
+    found = {
+        region: _choose(f"{who}: {region}", known, *own, given, settings, measure)
+        for region, own in _each_region(who, data, other).items()
+    }
+    return {r: score for r, (score, _) in found.items()}, {r: own for r, (_, own) in found.items()}

@@ -25,7 +25,7 @@ from neurobridge.brain.linear import (
     features_of,
     products_of,
 )
-from ..core.checks import as_array, flag, number, shown, whole
+from ..core.checks import as_array, choice, flag, instance, number, shown, whole
 from ..data.recordings import Recording, as_text
 from neurobridge.data.matching import (
     one_per_stimulus,
@@ -61,6 +61,8 @@ class Score:
         raw score of each unit in each split
     names :
         of the units, where the responses name them
+    measure :
+        what the numbers are: "r", "feve", or an estimate of reliability
     """
 
     value: float  # the score, divided by its ceiling where there is one
@@ -71,6 +73,7 @@ class Score:
     units: Float[np.ndarray, "splits units"] | None = None  # raw score of each unit in each split
     _: KW_ONLY
     names: np.ndarray | None = None  # of the units, where the responses name them
+    measure: str = "r"  # what the numbers are: "r", "feve", or an estimate of reliability
 
     def __repr__(self) -> str:
         if self.ceiling is None:
@@ -254,6 +257,50 @@ def median_score(
     return replace(score, names=names)
 
 
+# %% ../../nbs/brain/02_regression.ipynb #r-feve-code
+def check_twice(
+    who: str,  # the public function that was called
+    name: str,  # its argument
+    trials: Float[np.ndarray, "R N units"],
+) -> None:
+    "Raise `ValueError` where a unit has fewer than two repeats of a stimulus."
+    few = np.isfinite(trials).sum(0) < 2  # [stimuli, units]
+    if not few.any():
+        return
+    never = few.all(0)
+    if never.any() and not few[:, ~never].any():
+        raise ValueError(
+            f"{who}: {name}: unit {np.flatnonzero(never)[0]} has fewer than two "
+            f"repeats of any stimulus ({never.sum()} such units); leave these units out"
+        )
+    stimuli = few.any(1)
+    raise ValueError(
+        f"{who}: {name}: {stimuli.sum()} stimuli have fewer than two repeats in some "
+        f"unit, such as stimulus {np.flatnonzero(stimuli)[0]} in unit "
+        f"{np.flatnonzero(few[stimuli.argmax()])[0]}; leave these stimuli or these units out"
+    )
+
+
+def noise_of_average(
+    trials: Float[np.ndarray, "R N units"],  # NaN: missing; at least two of each stimulus
+) -> Float[np.ndarray, "N units"]:
+    "Estimate the variance that noise leaves in the average over a stimulus' trials."
+    return np.nanvar(trials, axis=0, ddof=1) / np.isfinite(trials).sum(0)
+
+
+def explained_share(
+    predicted: Float[np.ndarray, "m units"],
+    y: Float[np.ndarray, "m units"],  # average responses
+    noise: Float[np.ndarray, "m units"],  # from `noise_of_average`
+) -> Float[np.ndarray, " units"]:
+    "Compute FEVE; NaN for a unit whose variance is no more than noise."
+    variance = y.var(0)
+    explainable = variance - noise.mean(0)
+    error = ((y - predicted) ** 2).mean(0) - noise.mean(0)
+    some = explainable > 1e-12 * variance
+    return np.where(some, 1 - error / np.where(some, explainable, 1), np.nan)
+
+
 # %% ../../nbs/brain/02_regression.ipynb #r-system
 def system_of(
     who: str,  # the public function that was called
@@ -311,11 +358,14 @@ def neural_predictivity(
     tolerance: float = 1e-6,  # where the published estimator stops; 0 solves exactly
     penalties: Sequence[float] | None = None,  # ridge instead of PLS; 0 is least squares
     per_unit: bool = False,  # choose the penalty for each unit, not for all together
+    measure: str = "r",  # or "feve": fraction of explainable variance explained, of a `Recording`
 ) -> Score:  # correlation with held-out responses; `units` has each unit's, `names` its name
     """Score how well features predict the responses of units to held-out stimuli.
 
-    Raises `ValueError` for stimuli that don't match or occur twice, for NaN, and for features or
-    responses without variation (Schrimpf et al. 2018).
+    "r" is the correlation (Schrimpf et al. 2018). "feve" is corrected for the noise of trials, 1
+    for predictions of the signal and 0 for its mean, NaN where a unit has no more variance than
+    noise (Cadena et al. 2019). Raises `ValueError` for stimuli that don't match or occur twice, for
+    NaN, and for features or responses without variation.
 
     Parameters
     ----------
@@ -339,6 +389,8 @@ def neural_predictivity(
         ridge instead of PLS; 0 is least squares
     per_unit :
         choose the penalty for each unit, not for all together
+    measure :
+        or "feve": fraction of explainable variance explained, of a `Recording`
 
     Returns
     -------
@@ -348,12 +400,20 @@ def neural_predictivity(
     settings = as_fit(who, components, tolerance, penalties)
     if flag(who, "per_unit", per_unit) and penalties is None:
         raise ValueError(f"{who}: per_unit is for ridge regression; give penalties too")
+    choice(who, "measure", measure, ("r", "feve"))
+    noise = None
+    if measure == "feve":
+        instance(who, "responses", responses, Recording, "feve needs the trials of each stimulus")
+        check_twice(who, "responses", responses.responses)
+        noise = noise_of_average(responses.responses)
     k, y, pairs = system_of(who, features, responses, groups, splits, train, seed)
     predicted = fit_splits(k, y, pairs, *settings, per_unit)
-    return median_score(
-        [correlation(own, y[test]) for own, (_, test) in zip(predicted, pairs, strict=True)],
-        unit_names(responses),
-    )
+    parts = zip(predicted, pairs, strict=True)
+    if noise is None:
+        each = [correlation(own, y[test]) for own, (_, test) in parts]
+    else:
+        each = [explained_share(own, y[test], noise[test]) for own, (_, test) in parts]
+    return replace(median_score(each, unit_names(responses)), measure=measure)
 
 
 # %% ../../nbs/brain/02_regression.ipynb #cell-056

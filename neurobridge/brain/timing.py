@@ -215,7 +215,7 @@ def _performance(
             x = torch.from_numpy(scaler.transform(each[train])).float()
             new = torch.from_numpy(scaler.transform(each[test])).float()
             p = _decode(x, torch.from_numpy(labels[train]), new, int(labels.max()) + 1, seed)
-            d = sensitivity(false_alarms(p, labels[test]), labels[test], normalised=False)
+            d = sensitivity(false_alarms(p, labels[test]), labels[test], "i2")
             done[id(each)] = np.nanmean(d, axis=1)
     return np.stack([done[id(each)] for each in features])
 

@@ -48,9 +48,17 @@ _SUFFIXES = {
 }
 
 
+def _path(name: Any) -> PurePath:
+    return PurePath(as_text(name).replace("\\", "/"))
+
+
 def _stem(name: Any) -> str:  # of a file: no folder, no ending that images have
-    path = PurePath(as_text(name).replace("\\", "/"))
+    path = _path(name)
     return path.stem if path.suffix.lower() in _SUFFIXES else path.name
+
+
+def _in_folder(name: Any) -> str:  # the stem, and the folder it is in
+    return f"{_path(name).parent.name}/{_stem(name)}"
 
 
 class _Shuffled(np.ndarray):
@@ -240,7 +248,7 @@ def rows_in_order(
             )
     if names is None or wanted is None:
         return slice(None)
-    for form in (as_text, _stem):
+    for form in (as_text, _stem, _in_folder):
         place = {form(one): i for i, one in enumerate(names)}
         asked = [form(one) for one in wanted]
         if (

@@ -154,10 +154,11 @@ def as_trials(
     values: Any,
 ) -> Float[np.ndarray, "repeats stimuli units"]:
     "Return responses as an array of float64; raise `TypeError` for anything but numbers."
-    if hasattr(values, "dims"):
+    if hasattr(values, "coords") or hasattr(values, "to_numpy"):
+        kind = "an xarray" if hasattr(values, "coords") else "a pandas"
         raise TypeError(
-            f"{who}: {name} is an xarray {type(values).__name__}; from_assembly(...) makes a "
-            "Recording of it, by the names of its axes"
+            f"{who}: {name} is {kind} {type(values).__name__}; from_assembly(...) makes a "
+            "Recording of it, by the names of its axes, or of a table with a row per trial"
         )
     values = values.detach().cpu() if isinstance(values, Tensor) and not values.is_meta else values
     if isinstance(values, np.ma.MaskedArray):
@@ -185,7 +186,8 @@ def as_labels(
         values = values.detach().cpu().numpy() if not values.is_meta else None
     array: np.ndarray | None = None
     try:
-        array = np.array(list(values)) if not isinstance(values, np.ndarray) else values
+        listed = not hasattr(values, "__array__")
+        array = np.array(list(values)) if listed else np.asarray(values)
     except (TypeError, ValueError):
         pass
     if (
@@ -268,6 +270,72 @@ def _coordinate(assembly: Any, axis: str, names: Sequence[str], what: str) -> np
     )
 
 
+# %% ../../nbs/data/12_recordings.ipynb #rec-plain
+_REPEATS = ("repeat", "repeats", "repetition", "repetitions", "trial", "trials")
+_STIMULI = ("stimulus", "stimuli", "stimulus_id", "image", "images", "image_id", "picture")
+_UNITS = ("unit", "units", "neuron", "neurons", "neuroid", "voxel", "voxels", "channel", "channels")
+
+
+def by_repeats(
+    seen: np.ndarray,  # the stimulus of each trial
+    values: Float[np.ndarray, "trials units"],
+    name: str,
+    budget: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    "Return responses by repeat, stimuli, each one's first trial, and the stimulus of each trial."
+    import pandas as pd
+
+    stimuli, first, row = np.unique(seen, return_index=True, return_inverse=True)
+    repeat = pd.Series(seen).groupby(seen).cumcount().to_numpy()
+    shape = (int(repeat.max(initial=-1)) + 1, len(stimuli), values.shape[1])
+    if problem := over_budget(8 * math.prod(shape), budget):  # all have the most repeats of one
+        raise DataError(f"{name}: {problem}")
+    responses = np.full(shape, np.nan)
+    responses[repeat, row] = values
+    return responses, stimuli, first, row
+
+
+def _of_table(table: "pd.DataFrame", name: str, budget: int) -> Recording:
+    "Make a recording of a table with a row per trial and a column per unit."
+    import pandas as pd
+
+    numbers = [column for column in table if table[column].dtype.kind in "fiub"]
+    if len(numbers) < table.shape[1] or not numbers:
+        other = [str(column) for column in table if column not in numbers]
+        raise DataError(
+            f"{name}: assembly is a table with columns that are no numbers, such as "
+            f"{', '.join(other[:3])}; expected one column per unit, and the stimulus of each trial "
+            f"in the index: table.set_index({other[0] if other else 'image'!r})"
+        )
+    if table.index.nlevels > 1 or table.index.equals(pd.RangeIndex(len(table))):
+        raise DataError(
+            f"{name}: assembly is a table whose index does not name the stimulus of each trial; "
+            "table.set_index(...) names them by a column"
+        )
+    seen = as_labels("from_assembly", "assembly", table.index)
+    responses, stimuli, _, _ = by_repeats(seen, table.to_numpy(dtype=float), name, budget)
+    return Recording(responses, stimuli, None, [str(each) for each in table.columns], name=name)
+
+
+# %% ../../nbs/data/12_recordings.ipynb #rec-axes
+def _of_axes(assembly: Any, group: str, name: str) -> Recording | None:
+    "Make a recording of an xarray with axes of repeats, stimuli and units; None for other axes."
+    dims = getattr(assembly, "dims", ())
+    known = [[axis for axis in dims if axis in words] for words in (_REPEATS, _STIMULI, _UNITS)]
+    if not isinstance(dims, tuple) or len(dims) != 3 or any(len(each) != 1 for each in known):
+        return None
+    repeats, stimuli, units = (each[0] for each in known)
+    shown_, kept = labels_along(assembly, stimuli), labels_along(assembly, units)
+    names = next((shown_[each] for each in (*NAMES, stimuli) if each in shown_), None)
+    if names is None:
+        raise DataError(
+            f"{name}: assembly has no names along {stimuli}; assign_coords({stimuli}=...) names "
+            "them"
+        )
+    values = assembly.transpose(repeats, stimuli, units).values
+    return Recording(values, names, shown_.get(group), kept.get(units), name=name)
+
+
 # %% ../../nbs/data/12_recordings.ipynb #cell-015
 def _one_bin(assembly: Any, time_bin: float | None) -> Any:
     if "time_bin" not in assembly.dims:
@@ -339,7 +407,7 @@ def _shown_stimuli(assembly: Any, name: str) -> np.ndarray:
 
 # %% ../../nbs/data/12_recordings.ipynb #rec-assembly
 def from_assembly(
-    assembly: Any,  # xarray.DataArray with dims presentation, neuroid and maybe time_bin
+    assembly: Any,  # xarray: presentation × neuroid (× time_bin); or a table, a row per trial
     region: str | None = None,  # only units of this region, such as "V4" or "IT"
     time_bin: int | None = None,  # start of one time bin (ms), where there are several
     group: str = "object_name",  # the coordinate for `groups`; left out where there is none
@@ -347,14 +415,16 @@ def from_assembly(
     *,
     max_bytes: int | None = None,  # memory limit; None: NEUROBRIDGE_MAX_BYTES or 2 GiB
 ) -> Recording:  # presentations of a stimulus as its repeats, in the order of the file
-    """Make a recording of a BrainIO assembly, of any version of xarray.
+    """Make a recording of a BrainIO assembly, of any version of xarray, or of a table.
 
-    Raises `DataError` for missing coordinates.
+    A table (pandas) has one row per trial, its stimulus in the index, and one column per unit. An
+    xarray may also have axes named like repeat, image and unit. Raises `DataError` for missing
+    names or coordinates.
 
     Parameters
     ----------
     assembly :
-        xarray.DataArray with dims presentation, neuroid and maybe time_bin
+        xarray: presentation × neuroid (× time_bin); or a table, a row per trial
     region :
         only units of this region, such as "V4" or "IT"
     time_bin :
@@ -375,17 +445,21 @@ def from_assembly(
     budget = byte_budget("from_assembly", max_bytes)
     instance("from_assembly", "group", group, str)
     instance("from_assembly", "name", name, str)
+    table = isinstance(assembly, pd.DataFrame)
+    made = _of_table(assembly, name, budget) if table else _of_axes(assembly, group, name)
+    if made is not None:
+        if region is not None or time_bin is not None:
+            raise DataError(
+                f"{name}: region is {shown(region)}, time_bin {shown(time_bin)}; they are for "
+                "assemblies of BrainIO: leave them out"
+            )
+        return made
     _check_dims(assembly, name)
     assembly = _one_bin(assembly, time_bin)
     assembly = assembly if region is None else _one_region(assembly, region, name)
     seen = _shown_stimuli(assembly, name)
-    stimuli, first, row = np.unique(seen, return_index=True, return_inverse=True)
-    repeat = pd.Series(seen).groupby(seen).cumcount().to_numpy()
-    shape = (int(repeat.max(initial=-1)) + 1, len(stimuli), assembly.sizes["neuroid"])
-    if problem := over_budget(8 * math.prod(shape), budget):  # all have the most repeats of one
-        raise DataError(f"{name}: {problem}")
-    responses = np.full(shape, np.nan)
-    responses[repeat, row] = assembly.transpose("presentation", "neuroid").values
+    values = assembly.transpose("presentation", "neuroid").values
+    responses, stimuli, first, row = by_repeats(seen, values, name, budget)
     groups = labels_along(assembly, "presentation").get(group)
     if groups is not None:
         groups = _group_of(groups, seen, first, row, group)

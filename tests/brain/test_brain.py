@@ -11,20 +11,26 @@ from sklearn.cross_decomposition import PLSRegression
 from sklearn.linear_model import Ridge, RidgeCV
 
 from neurobridge.brain import (
+    behavioral_consistency,
     bootstrap_rdms,
     brain_score,
     ceiled,
     cka,
     compare_rdms,
     fit_readout,
-    i2n,
     neural_predictivity,
     noise_ceiling,
     object_solution_times,
     rdm,
     reliability,
 )
-from neurobridge.brain.behavior import false_alarms, observed_false_alarms, sensitivity
+from neurobridge.brain.behavior import (
+    PATTERNS,
+    false_alarms,
+    observed_false_alarms,
+    pattern_of,
+    sensitivity,
+)
 from neurobridge.brain.linear import correlation, gram, pls_predict, ridge_predict
 from neurobridge.brain.regression import reduced, score_of, stimulus_splits
 from neurobridge.core import data_root
@@ -458,12 +464,7 @@ def test_sensitivity_is_the_formula(seed, objects, each):
         sensitivity(false_alarms(p, labels), labels), slow_i2(p, labels), atol=1e-9
     )
     sure = np.eye(objects)[labels]  # never wrong: clipped, and no difference between pictures
-    assert (
-        np.nan_to_num(
-            sensitivity(false_alarms(sure, labels), labels, normalised=False), nan=5
-        ).min()
-        == 5
-    )
+    assert np.nan_to_num(sensitivity(false_alarms(sure, labels), labels, "i2"), nan=5).min() == 5
 
 
 @pytest.mark.parametrize("objects", [2, 3, 5])
@@ -489,21 +490,96 @@ def test_the_readout_minimises_the_penalised_softmax(objects):
     np.testing.assert_allclose(fit_readout(x, labels, new), expected, atol=2e-4)
 
 
+def slow_pattern(rates, labels, metric):
+    "The six patterns of the paper, by loops over images and objects."
+    objects, z = rates.shape[1], norm.ppf
+
+    def mean(values):
+        values = [each for each in values if np.isfinite(each)]
+        return np.mean(values) if values else np.nan
+
+    def rate(shown, chosen):  # how often `chosen` is chosen over the object that is shown
+        return mean([rates[i, chosen] for i in range(len(labels)) if labels[i] == shown])
+
+    rows = range(objects) if metric[0] == "o" else range(len(labels))
+    d = np.full((len(rows), objects), np.nan)
+    for row in rows:
+        own = row if metric[0] == "o" else labels[row]
+        for other in set(range(objects)) - {own}:
+            hit = 1 - (rate(own, other) if metric[0] == "o" else rates[row, other])
+            d[row, other] = min(max(z(hit) - z(rate(other, own)), -5), 5)
+    if metric.endswith("n"):
+        of_pairs = {
+            (o, c): mean([d[i, c] for i in rows if labels[i] == o])
+            for o in range(objects)
+            for c in range(objects)
+        }
+        for i in rows:
+            for c in range(objects):
+                d[i, c] -= of_pairs[labels[i], c]
+    return d if "2" in metric else np.array([mean(row) for row in d])
+
+
+@few
+@given(seed=seeds, objects=st.integers(2, 5), each=st.integers(1, 4), missing=st.booleans())
+def test_patterns_are_the_papers_loops(seed, objects, each, missing):
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.repeat(np.arange(objects), each))
+    rates = rng.uniform(0.02, 0.98, (len(labels), objects))
+    if missing:
+        rates[rng.random(rates.shape) < 0.2] = np.nan
+    rates[np.arange(len(labels)), labels] = np.nan
+    for metric in PATTERNS:
+        found = pattern_of(rates, labels, metric)
+        np.testing.assert_allclose(found, slow_pattern(rates, labels, metric), atol=1e-9)
+
+
+def people(labels, p, rng, count=40_000):
+    "Trials of observers who choose with probabilities p."
+    picture, distractor = (
+        rng.integers(len(labels), size=count),
+        rng.integers(p.shape[1], size=count),
+    )
+    keep = distractor != labels[picture]
+    picture, distractor = picture[keep], distractor[keep]
+    wrong = rng.random(len(picture)) < false_alarms(p, labels)[picture, distractor]
+    return pd.DataFrame({"picture": picture, "distractor": distractor, "wrong": wrong})
+
+
+def test_an_observer_who_confuses_objects_alike_and_images_otherwise():
+    "Objects agree, images of an object don't; the metrics tell them apart. Equal mistakes score about 1 in all six."
+    rng = np.random.default_rng(0)
+    labels = np.arange(120) % 6
+    of_objects = rng.normal(size=(6, 6))[labels]
+    one, two = (
+        np.exp(of_objects + rng.normal(size=(120, 6)) + 4 * np.eye(6)[labels]) for _ in range(2)
+    )
+    trials = people(labels, one, rng, 200_000)
+    for metric in PATTERNS:
+        itself = behavioral_consistency(one, labels, trials, metric)
+        assert itself.value == pytest.approx(1, abs=0.05), metric
+    scores = {m: behavioral_consistency(two, labels, trials, m).value for m in PATTERNS}
+    assert scores["o2"] > 0.6 > 0.4 > scores["i2"] > scores["i2n"]
+    assert abs(scores["i2n"]) < 0.15 and abs(scores["i1n"]) < 0.3
+
+
+def test_objects_need_three():
+    rng = np.random.default_rng(0)
+    labels, p = np.arange(20) % 2, rng.dirichlet(np.ones(2), 20)
+    trials = people(labels, p, rng, 4000)
+    assert behavioral_consistency(p, labels, trials, "i1").value > 0.9
+    for metric in ("o1", "o2"):
+        with pytest.raises(ValueError, match="labels name 2 objects"):
+            behavioral_consistency(p, labels, trials, metric)
+
+
 def test_i2n_of_an_observer_and_of_chance():
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 4
     p = rng.dirichlet(np.ones(4), 60)
-    picture, distractor = rng.integers(60, size=40_000), rng.integers(4, size=40_000)
-    keep = distractor != labels[picture]
-    picture, distractor = picture[keep], distractor[keep]
-    trials = pd.DataFrame(
-        {
-            "picture": picture,
-            "distractor": distractor,
-            "wrong": rng.random(len(picture)) < false_alarms(p, labels)[picture, distractor],
-        }
-    )
-    itself, other = i2n(p, labels, trials), i2n(rng.dirichlet(np.ones(4), 60), labels, trials)
+    trials = people(labels, p, rng)
+    chance = rng.dirichlet(np.ones(4), 60)
+    itself, other = (behavioral_consistency(each, labels, trials) for each in (p, chance))
     assert (
         itself.value == pytest.approx(1, abs=0.03)
         and itself.raw < itself.value

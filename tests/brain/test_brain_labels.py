@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from neurobridge.brain import (
     BrainModel,
     Recorded,
+    behavioral_consistency,
     bootstrap_rdms,
     brain_score,
     ceiled,
@@ -18,7 +19,6 @@ from neurobridge.brain import (
     clock_of,
     compare_rdms,
     fit_readout,
-    i2n,
     neural_predictivity,
     noise_ceiling,
     ost_score,
@@ -184,7 +184,7 @@ DOORS = {
     "neural_predictivity features": lambda a: neural_predictivity(a, Y), "neural_predictivity responses": lambda a: neural_predictivity(X, a), "cka": lambda a: cka(a, X), "rdm": rdm, "gram": gram,
     "fit_readout": lambda a: fit_readout(a, np.arange(len(a)) % 2, X + 1), "reduced": lambda a: reduced(a, X + 1, 3), "correlation": lambda a: correlation(a, X),
     "pls": lambda a: pls_predict(gram(X), a, np.arange(30), np.arange(30, N)), "ridge": lambda a: ridge_predict(gram(X), a, np.arange(30), np.arange(30, N)),
-    "ost": lambda a: ost_score({100: a}, np.arange(N) % 2, np.ones(N), np.ones(N)), "i2n": lambda a: i2n(abs(a), np.zeros(N, int), pd.DataFrame({"picture": [0], "distractor": [1], "wrong": [True]})),
+    "ost": lambda a: ost_score({100: a}, np.arange(N) % 2, np.ones(N), np.ones(N)), "i2n": lambda a: behavioral_consistency(abs(a), np.zeros(N, int), pd.DataFrame({"picture": [0], "distractor": [1], "wrong": [True]})),
 }  # fmt: skip
 
 
@@ -562,7 +562,7 @@ def test_trials_that_name_what_does_not_exist():
             )
     p = RNG.dirichlet(np.ones(2), 2)
     with pytest.raises(ValueError, match="own distractor"):
-        i2n(p, [0, 1], good.assign(distractor=[0, 1]))
+        behavioral_consistency(p, [0, 1], good.assign(distractor=[0, 1]))
     with pytest.raises(ValueError, match="columns"):
         false_alarms(pd.DataFrame(p, columns=[1, 2]), [1, 1])
     with pytest.raises(ValueError, match="outside 0 to 1"):

@@ -7,6 +7,7 @@ In an environment of its own, from the folder of the project:
 """
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -205,3 +206,45 @@ def test_probabilities_are_the_official_ones(tmp_path):
     mine, theirs = model.look_at(new), peer.look_at(new)
     order = [list(theirs["choice"].values).index(each) for each in mine["choice"].values]
     np.testing.assert_allclose(mine.values, theirs.values[:, order], atol=1e-3)
+
+
+@pytest.mark.parametrize("metric", ["o1", "o2", "i1", "i1n", "i2", "i2n"])
+def test_behavior_is_the_official_metrics(metric):
+    from brainscore_core.supported_data_standards.brainio.assemblies import BehavioralAssembly
+    from brainscore_vision.metrics.i1i2 import metric as official
+
+    from neurobridge.brain.behavior import behavioral_consistency
+
+    rng = np.random.default_rng(0)
+    objects, images, count = np.array(["bear", "cat", "dog", "elk"]), 24, 6000
+    labels, names = np.arange(images) % 4, np.array([f"img{i:02}" for i in range(images)])
+    probabilities = rng.dirichlet(np.ones(4), images)
+    picture = rng.integers(images, size=count)
+    distractor = (labels[picture] + rng.integers(1, 4, size=count)) % 4
+    wrong = rng.random(count) < 0.2 + 0.5 * rng.random((images, 4))[picture, distractor]
+    trials = pd.DataFrame({"picture": picture, "distractor": distractor, "wrong": wrong})
+    mine = behavioral_consistency(probabilities, labels, trials, metric)
+    source = BehavioralAssembly(
+        probabilities,
+        coords={
+            "stimulus_id": ("presentation", names),
+            "image_number": ("presentation", np.arange(images)),
+            "choice": ("choice", objects),
+        },
+        dims=["presentation", "choice"],
+    )
+    truth = objects[labels[picture]]
+    target = BehavioralAssembly(
+        np.where(wrong, objects[distractor], truth),
+        coords={
+            "stimulus_id": ("presentation", names[picture]),
+            "truth": ("presentation", truth),
+            "sample_obj": ("presentation", truth),
+            "dist_obj": ("presentation", objects[distractor]),
+        },
+        dims=["presentation"],
+    )
+    peer = getattr(official, metric[0].upper() + metric[1:])()
+    raw, ceiling = peer(source, target), peer.ceiling(target, skipna=True)
+    assert mine.raw == pytest.approx(float(np.ravel(raw.values)[0]), abs=1e-9)
+    assert mine.ceiling == pytest.approx(float(np.ravel(ceiling.values)[0]), abs=1e-9)

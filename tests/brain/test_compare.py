@@ -167,6 +167,28 @@ def test_a_permutation_is_the_plain_loop(missing):
         assert permutation_p(one, two, 40, median, np.random.default_rng(5)) == expected
 
 
+@pytest.mark.parametrize("median", [False, True])
+def test_a_permutation_rejects_exactly_five_percent_of_its_null(median):
+    "All 512 studies that differ by exchanges within units are equally likely if models are equally good: at most 5 % of them may have p below 5 %, whatever the scores."
+    rng = np.random.default_rng(1)
+    one, two = rng.normal(size=(2, 2, 9)) + [[[0.0]], [[0.7]]]
+    swaps = (np.arange(512)[:, None] >> np.arange(9)) % 2 == 1
+    p = [
+        permutation_p(
+            np.where(swap, two, one),
+            np.where(swap, one, two),
+            199,
+            median,
+            np.random.default_rng([2, i]),
+        )
+        for i, swap in enumerate(swaps)
+    ]
+    for level in (0.05, 0.2, 0.5):
+        hits = int((np.array(p) <= level).sum())
+        assert binomtest(hits, 512, level, alternative="greater").pvalue > 0.01, level
+    assert min(p) >= 1 / 200 and np.mean(np.array(p) <= 0.2) > 0.1
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("simulate", [simulated_units, simulated_people])
 def test_with_both_samples_drawn_95_and_5_percent_hold(simulate):

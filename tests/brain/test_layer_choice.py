@@ -25,7 +25,7 @@ from neurobridge.brain import (
 from neurobridge.brain.corruptions import KINDS, corrupted
 from neurobridge.brain.intervals import predictivity_draws
 from neurobridge.brain.regression import stimulus_splits
-from neurobridge.data import DataError
+from neurobridge.data import DataError, Recording
 
 few = settings(max_examples=15, deadline=None)
 seeds = st.integers(0, 10_000)
@@ -308,3 +308,132 @@ def test_what_is_left_out_is_absent():
     assert list(robustness(Seen(), images(), noise=None, contrast=None)) == ["blur", "occlusion"]
     with pytest.raises(ValueError, match="contrast is 2"):
         robustness(Seen(), images(), contrast=2)
+
+
+# The choice on other data
+
+
+def two_recordings(seed, names=True):
+    "Layers of 130 stimuli and responses of two regions, which read layers 1 and 3; the first 70 choose."
+    rng = np.random.default_rng(seed)
+    layers = {f"layer {i}": rng.normal(size=(130, 12)) for i in range(5)}
+    y = {
+        region: layers[f"layer {i}"] @ rng.normal(size=(12, 6)) + 3 * rng.normal(size=(130, 6))
+        for region, i in (("V4", 1), ("IT", 3))
+    }
+    stimuli = np.array([f"img{i}" for i in rng.permutation(130)])
+    if names:
+        layers = {name: pd.DataFrame(each, index=stimuli) for name, each in layers.items()}
+    first, last = (
+        {region: Recording(each[rows][None], stimuli[rows]) for region, each in y.items()}
+        for rows in (slice(0, 70), slice(70, None))
+    )
+    return layers, y, first, last
+
+
+@few
+@given(seed=seeds)
+def test_other_data_choose_and_these_score(seed):
+    "By hand with scikit-learn's ridge; other values on either side change only that side."
+    layers, y, first, last = two_recordings(seed)
+    given = dict(penalties=[2.0], splits=3)
+    score, chosen = choose_layer(layers, last["IT"], other=first["IT"], **given)
+
+    def scored(x, responses, splits):
+        values = []
+        for fit, test in splits:
+            model = Ridge(2.0).fit(x[fit], responses[fit])
+            p, r = model.predict(x[test]), responses[test]
+            values.append(
+                np.median([np.corrcoef(a, b)[0, 1] for a, b in zip(p.T, r.T, strict=True)])
+            )
+        return np.array(values)
+
+    on_first = {
+        name: scored(each.to_numpy()[:70], y["IT"][:70], stimulus_splits(70, splits=3)).mean()
+        for name, each in layers.items()
+    }
+    best = max(on_first, key=on_first.get)
+    assert chosen == [best] * 3
+    by_hand = scored(layers[best].to_numpy()[70:], y["IT"][70:], stimulus_splits(60, splits=3))
+    np.testing.assert_allclose(score.splits, by_hand, atol=1e-9)
+    rng = np.random.default_rng(seed)
+    noise = Recording(rng.normal(size=(1, 60, 6)), last["IT"].stimuli)
+    again, same = choose_layer(layers, noise, other=first["IT"], **given)
+    assert same == chosen and again.value != score.value
+
+
+def test_regions_have_layers_of_their_own():
+    layers, y, first, last = two_recordings(0)
+    scores, chosen = choose_layer(layers, last, other=first, components=3, splits=4)
+    assert {region: set(names) for region, names in chosen.items()} == {
+        "V4": {"layer 1"},
+        "IT": {"layer 3"},
+    }
+    for region in ("V4", "IT"):
+        alone, _ = choose_layer(layers, last[region], other=first[region], components=3, splits=4)
+        np.testing.assert_array_equal(scores[region].units, alone.units)
+    nested, _ = choose_layer(layers, last, components=3, splits=4)
+    alone, _ = choose_layer(layers, last["V4"], components=3, splits=4)
+    np.testing.assert_array_equal(nested["V4"].units, alone.units)
+    plain, y, _, _ = two_recordings(0, names=False)
+    a, b = (
+        {name: each[rows] for name, each in plain.items()}
+        for rows in (slice(0, 70), slice(70, None))
+    )
+    in_pairs, picked = choose_layer(
+        b,
+        {region: each[70:] for region, each in y.items()},
+        other=(a, {region: each[:70] for region, each in y.items()}),
+        components=3,
+        splits=4,
+    )
+    assert picked == chosen
+    np.testing.assert_allclose(in_pairs["IT"].units, scores["IT"].units, atol=1e-9)
+
+
+def test_other_rdms_choose():
+    layers, y, _, _ = two_recordings(1, names=False)
+    a, b = (
+        {name: each[rows] for name, each in layers.items()}
+        for rows in (slice(0, 70), slice(70, None))
+    )
+    score, chosen = choose_layer(
+        b, rdms=[rdm(y["V4"][70:])], other=(a, [rdm(y["V4"][:70])]), splits=3
+    )
+    on_first = {
+        name: spearmanr(*(m[np.triu_indices(70, 1)] for m in (rdm(each), rdm(y["V4"][:70]))))[0]
+        for name, each in a.items()
+    }
+    assert chosen == [max(on_first, key=on_first.get)] * 3
+    _, test = stimulus_splits(60, splits=3, train=0.5)[0]
+    block, upper = np.ix_(test, test), np.triu_indices(len(test), 1)
+    both = rdm(b[chosen[0]])[block][upper], rdm(y["V4"][70:])[block][upper]
+    assert score.splits[0] == pytest.approx(spearmanr(*both)[0])
+
+
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        (lambda layers, first, last: dict(responses=last["IT"], other=last["IT"]), "60 of the stimuli"),
+        (lambda layers, first, last: dict(responses=last, other={"V4": first["V4"]}), "regions V4"),
+        (lambda layers, first, last: dict(responses=last, other=first["V4"]), "regions Recording"),
+        (lambda layers, first, last: dict(responses={}, other=first), "names of regions"),
+        (lambda layers, first, last: dict(responses=last["IT"], other=({"x": 1}, first["IT"])), "same names"),
+        (lambda layers, first, last: dict(responses=last["IT"], other=(1, 2, 3)), "a pair with layers"),
+        (lambda layers, first, last: dict(responses=last["IT"], other="V4"), "other"),
+    ],
+)  # fmt: skip
+def test_other_data_that_do_not_fit(wrong, words):
+    layers, _, first, last = two_recordings(0)
+    with pytest.raises((TypeError, ValueError), match=words):
+        choose_layer(layers, components=3, splits=2, **wrong(layers, first, last))
+
+
+def test_arrays_of_the_same_stimuli_do_not_choose():
+    layers, y, _, _ = two_recordings(0, names=False)
+    with pytest.raises(ValueError, match="no features of its own"):
+        choose_layer(layers, y["IT"], other=y["V4"], components=3)
+    part = {name: each[:100] for name, each in layers.items()}
+    with pytest.raises(ValueError, match="100 of the stimuli"):
+        choose_layer(layers, y["IT"], other=(part, y["IT"][:100]), components=3)
