@@ -62,8 +62,8 @@ def find_page(
     if name.is_absolute():
         looked = ""
     raise RunRefused(
-        f"there is no page {str(name)!r}{_near(name)}{looked}; expected the path of a notebook (ending in "
-        ".ipynb), the name of one in this folder, or of an experiment: "
+        f"there is no page {str(name)!r}{_near(name)}{looked}; expected the path of a notebook "
+        "(ending in .ipynb), the name of one in this folder, or of an experiment: "
         f"{known if experiments() else f'there are none in {place}'}"
     )
 
