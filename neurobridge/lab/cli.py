@@ -299,7 +299,7 @@ def _user_errors() -> Iterator[None]:
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(141) from None  # as for a program that the closed pipe ends
+            raise typer.Exit(1) from None  # as rich does, which prints the tables
         _stop(_message_of(error), 1)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one has nothing to add
