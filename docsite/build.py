@@ -11,10 +11,9 @@ from pathlib import Path, PurePosixPath
 
 from neurobridge.core.files import UnsafeFile, atomic_write, is_marked, mark_folder, read_regular
 from neurobridge.core.paths import foreign, project_root
-from neurobridge.lab.formulas import markdown_html
-from neurobridge.lab.run.html import SITE_POLICY, plain_text
+from neurobridge.lab.run.html import plain_text
 
-from .html import cells_html, finish_html
+from .html import cells_html, finish_html, markdown_html
 from .links import check_links
 from .pages import process_page
 from .search import IndexedPage, index_script, synonyms
@@ -22,6 +21,12 @@ from .site_map import Entry, site_map
 
 TEMPLATES = Path(__file__).parent / "templates"
 MINISEARCH = Path(__file__).parent / "minisearch"  # as npm has it, with its licence
+SITE_POLICY = (
+    "default-src 'none'; script-src 'self' file:; img-src 'self' file: data:; "
+    "style-src 'self' file: 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+)
+"""What a browser may load for a page of the site."""
+
 NBS = Path(__file__).parents[1] / "nbs"  # style sheets, which Quarto looks for there
 
 

@@ -5,7 +5,7 @@ from base64 import b64decode, b64encode
 from pathlib import Path
 from typing import Any
 
-from neurobridge.lab.formulas import markdown_html
+from neurobridge.lab.formulas import mathml
 from neurobridge.lab.run.html import safe_html
 
 from .pages import anchors_of, image_size
@@ -49,6 +49,30 @@ def apply_options(
                 cell.outputs = []
         kept.append(cell)
     notebook.cells = kept
+
+
+def markdown_html(
+    text: str,  # Markdown
+    page: str,  # named in errors
+) -> str:  # HTML
+    "Render Markdown, formulas as MathML; not every dollar begins one, and nbconvert's parser knows."
+    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+    def block(formula: str) -> str:
+        return f'<span class="scroll formula" tabindex="0">{mathml(formula, "block", page)}</span>'
+
+    class Renderer(IPythonRenderer):
+        def inline_math(self, body: str) -> str:
+            return mathml(body, page=page)
+
+        def block_math(self, body: str) -> str:
+            return block(body)
+
+        def latex_environment(self, name: str, body: str) -> str:
+            return block(rf"\begin{{{name}}}{body}\end{{{name}}}")
+
+    renderer = Renderer(escape=False, exclude_anchor_links=True, allow_harmful_protocols=False)
+    return safe_html(MarkdownWithMath(renderer=renderer).render(text))
 
 
 def cells_html(

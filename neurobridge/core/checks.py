@@ -18,10 +18,10 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import numpy as np
-
-# loading torch takes a second, which a program that reads a text file need not wait
+# loading torch takes a second and NumPy a quarter, which a program that reads a text file need not
+# wait
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 
@@ -30,6 +30,18 @@ def _is_tensor(value: Any) -> bool:
     "Return whether a value is a tensor; where torch was never loaded, none can be."
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _is_array(value: Any) -> bool:
+    "Return whether a value is a NumPy array, in the same way."
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.ndarray)
+
+
+def _is_flag(value: Any) -> bool:
+    "Return whether a value is true or false, of Python or of NumPy."
+    numpy = sys.modules.get("numpy")
+    return isinstance(value, bool) or (numpy is not None and isinstance(value, numpy.bool_))
 
 
 def _is_module(value: Any) -> bool:
@@ -52,7 +64,7 @@ def shown(
     value: Any,  # anything
 ) -> str:  # at most 80 characters
     "Return a short description of a value for an error message."
-    if _is_tensor(value) or isinstance(value, np.ndarray):
+    if _is_tensor(value) or _is_array(value):
         return _shown_array(value)
     if _is_module(value):
         return f"a module {type(value).__name__}"
@@ -95,11 +107,7 @@ def whole(
     limits = ""
     if low is not None or high is not None:
         limits = f" of {_range(low, high, None, None)}"
-    if (
-        _is_tensor(value)
-        or isinstance(value, bool | np.bool_ | np.ndarray)
-        or not hasattr(value, "__index__")
-    ):
+    if _is_tensor(value) or _is_flag(value) or _is_array(value) or not hasattr(value, "__index__"):
         raise TypeError(f"{who}: {name} is {shown(value)}; expected a whole number{limits}")
     value = operator.index(value)
     if (low is not None and value < low) or (high is not None and value > high):
@@ -126,7 +134,8 @@ def number(
     expected = f"expected a finite number{' ' + limits if limits else ''}"
     if (
         _is_tensor(value)
-        or isinstance(value, bool | np.bool_ | np.ndarray)
+        or _is_flag(value)
+        or _is_array(value)
         or not isinstance(value, numbers.Real)
     ):
         raise TypeError(f"{who}: {name} is {shown(value)}; {expected}")
@@ -169,7 +178,7 @@ def flag(
     value: Any,  # what was passed
 ) -> bool:
     "Return `value` as a bool; raise `TypeError` for anything but true and false, also for 0 and 1."
-    if not isinstance(value, bool | np.bool_):
+    if not _is_flag(value):
         raise TypeError(f"{who}: {name} is {shown(value)}; expected True or False")
     return bool(value)
 
@@ -336,12 +345,14 @@ def as_array(
     *,
     empty: bool = False,  # whether an axis may have size 0
     finite: bool = True,  # whether NaN and infinity are errors
-) -> np.ndarray:  # float64; integers and booleans become numbers
+) -> "np.ndarray":  # float64; integers and booleans become numbers
     """Return numbers as an array.
 
     Raises `TypeError` for anything but real numbers, `ValueError` for another shape, no elements,
     no values, or NaN.
     """
+    import numpy as np
+
     if _is_tensor(value):
         kind: Literal["bool", "number"] = "bool" if str(value.dtype) == "torch.bool" else "number"
         tensor(who, name, value, axes, kind, empty=empty)

@@ -11,6 +11,7 @@ import importlib.metadata
 import math
 import os
 import re
+import select
 import shlex
 import signal
 import sys
@@ -22,7 +23,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import click
 import typer
 from rich import box
 from rich.console import Console
@@ -105,7 +105,7 @@ def _print_table(frame: "pd.DataFrame", keep: Sequence[str] = ()) -> None:
         table.add_row(*cells)
     console.print(table)
     if left := len(columns) - len(shown):
-        _say(f"and {left} more columns, which neurobridge table --to csv writes")
+        _say(f"and {left} more columns, which a wider window shows, or: | cat")
 
 
 def _print_texts(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -201,6 +201,10 @@ class _Pairs(TyperCommand):
         rest = list(args)
         while rest:
             word = rest.pop(0)
+            named = bool(joined) and not joined[-1].startswith("-")
+            pair = re.fullmatch(r"([^\W\d]\w*)=(.*)", word)
+            if named and pair and not os.path.exists(word):
+                ctx.fail(f"{word} stands alone; expected -p KEY VALUE: -p {pair[1]} {pair[2]}")
             joined.append(word)
             if word == "--":
                 break
@@ -216,9 +220,7 @@ class _Pairs(TyperCommand):
 
     def _page(self, ctx: Any, args: list[str]) -> Any:
         "Return the name of the page in a command, if there is one."
-        with contextlib.suppress(click.UsageError):
-            return self.make_parser(ctx).parse_args(args)[0].get("name")
-        return None
+        return self.make_parser(ctx).parse_args(args)[0].get("name")
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         "Print the help of the command, and the parameters of the page that was named."
@@ -258,13 +260,22 @@ app = typer.Typer(
 def _message_of(error: OSError) -> str:
     "Return the message for a file or folder that can't be used."
     if not error.filename:
-        return str(error) or type(error).__name__
+        return error.strerror or str(error) or type(error).__name__
     in_the_way = isinstance(error, FileExistsError | NotADirectoryError)
     why = "something on this path is a file, not a folder" if in_the_way else error.strerror
     return (
         f"{error.filename} cannot be used ({why}); check the path, its rights and the space left, "
         "or give another place (--out, NEUROBRIDGE_RUNS)"
     )
+
+
+def _nobody_reads() -> bool:
+    "Return whether the other end of the pipe that gets the output is closed, as `head` leaves it."
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # Windows has no poll
+        watch = select.poll()
+        watch.register(sys.stdout, select.POLLOUT)
+        return any(event & select.POLLERR for _, event in watch.poll(0))
+    return False
 
 
 @contextlib.contextmanager
@@ -286,6 +297,9 @@ def _user_errors() -> Iterator[None]:
     except RunBusy as error:
         _stop(str(error), 1)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None  # as rich does, which prints the tables
         _stop(_message_of(error), 1)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one has nothing to add
@@ -449,7 +463,7 @@ def _tell_both(recorded: Run, done: Run) -> None:
     texts = [["–" if value is None else repr(value) for value in pair] for pair in pairs]
     table = pd.DataFrame(texts, columns=["recorded", "now"])
     table.insert(0, "metric", names)
-    _print_table(table)
+    _print_table(table, list(table))
     _say(f"\n{same} of {len(pairs)} metrics are the same as recorded, to the last digit")
 
 
@@ -841,6 +855,15 @@ def _names(text: str | None) -> list[str]:
     return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
+def _check_order(sort: str | None, best: int | None, by: str | None) -> None:
+    "Exit with a message for options of an order that exclude or need each other."
+    if (best is None) != (by is None):
+        given, lacking = ("--best", "--by METRIC") if best else ("--by", "--best N")
+        _stop(f"{given} needs {lacking}; for instance --best 3 --by valid_accuracy", 2)
+    if best and sort:
+        _stop("--best has an order of its own, and --sort another; give one of them", 2)
+
+
 def _ordered(
     frame: "pd.DataFrame", sort: str | None, best: int | None, by: str | None, limit: int | None
 ) -> list[int]:
@@ -848,11 +871,6 @@ def _ordered(
     from neurobridge.core.plots import direction
     from neurobridge.lab.report.tables import best_runs, sort_runs
 
-    if (best is None) != (by is None):
-        given, lacking = ("--best", "--by METRIC") if best else ("--by", "--best N")
-        _stop(f"{given} needs {lacking}; for instance --best 3 --by valid_accuracy", 2)
-    if best and sort:
-        _stop("--best has an order of its own, and --sort another; give one of them", 2)
     attrs = frame.attrs
     frame = frame.reset_index(drop=True)
     frame.attrs = attrs
@@ -920,6 +938,7 @@ def table(
     with _user_errors():
         from neurobridge.lab.report.tables import group_runs
 
+        _check_order(sort, best, by)
         chosen = _chosen(experiment, where)
         groups = _names(group)
         told = f"{len(chosen)} run{'s'[: len(chosen) != 1]} below"
@@ -1113,7 +1132,8 @@ def compare(
         different = found[found["differs"]]
         if len(different):
             names = {"a": f"a: {runs[0].folder.name}", "b": f"b: {runs[1].folder.name}"}
-            _print_table(different.drop(columns="differs").rename(columns=names))
+            shown = different.drop(columns="differs").rename(columns=names)
+            _print_table(shown, list(shown))
         counts = found[~found["differs"]]["part"].value_counts(sort=False)
         same = ", ".join(f"{count} {part}" for part, count in counts.items())
         _say(f"\nthe same in both: {same or 'nothing'}")

@@ -12,7 +12,6 @@ import unicodedata
 from xml.etree import ElementTree
 
 from .run.parameters import checked
-from .run.html import safe_html
 
 
 # %% ../../nbs/lab/02_formulas.ipynb #cell-007
@@ -85,29 +84,3 @@ def mathml(
             del node.attrib[name]
         adapt_to_browsers(node)
     return ElementTree.tostring(tree, encoding="unicode")
-
-
-# %% ../../nbs/lab/02_formulas.ipynb #cell-021
-@checked
-def markdown_html(
-    text: str,  # Markdown
-    page: str,  # named in errors
-) -> str:  # HTML
-    "Render Markdown, formulas as MathML."
-    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-
-    def block(formula: str) -> str:
-        return f'<span class="scroll formula" tabindex="0">{mathml(formula, "block", page)}</span>'
-
-    class Renderer(IPythonRenderer):
-        def inline_math(self, body: str) -> str:
-            return mathml(body, page=page)
-
-        def block_math(self, body: str) -> str:
-            return block(body)
-
-        def latex_environment(self, name: str, body: str) -> str:
-            return block(rf"\begin{{{name}}}{body}\end{{{name}}}")
-
-    renderer = Renderer(escape=False, exclude_anchor_links=True, allow_harmful_protocols=False)
-    return safe_html(MarkdownWithMath(renderer=renderer).render(text))

@@ -117,8 +117,11 @@ def test_a_switch_is_no_number_in_a_state_dict():
     Switch(1.0).load_state_dict(Switch(1).state_dict())
 
 
-def test_files_and_paths_do_not_wait_for_torch():
-    script = "import sys, neurobridge.core.files, neurobridge.core.paths; sys.exit('torch' in sys.modules)"
+def test_files_paths_and_kernels_do_not_wait_for_torch_or_numpy():
+    script = (
+        "import sys, neurobridge.core.files, neurobridge.core.paths, neurobridge.lab.run.kernel; "
+        "sys.exit(', '.join({'torch', 'numpy'} & set(sys.modules)) or 0)"
+    )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 

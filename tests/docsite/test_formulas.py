@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from docsite.html import markdown_html
 from neurobridge.core.paths import project_root
 from neurobridge.lab.formulas import mathml
 
@@ -30,3 +31,11 @@ def test_each_formula_becomes_mathml():
 def test_an_unknown_command_is_named():
     with pytest.raises(ValueError, match="langle"):
         mathml(r"\Big\langle x", "block", "page")
+
+
+def test_prices_and_shell_variables_are_no_formulas():
+    text = r"A price of \$5, the code `echo $HOME $PATH`, and $\tau = 20$ ms."
+    shown = markdown_html(text, "sample")
+    assert shown.count("<math") == 1 and "echo $HOME $PATH" in shown and "$5" in shown
+    with pytest.raises(ValueError, match="sample: cannot translate"):
+        markdown_html(r"$\nonsense$", "sample")

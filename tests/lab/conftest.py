@@ -40,7 +40,7 @@ def refused_at():
 def on_a_terminal():
     "Run the command line; give its exit code, its output if that is piped, and what the terminal showed."
 
-    def run(words, cwd, piped=False):
+    def run(words, cwd, piped=False, columns=100):
         ours, theirs = pty.openpty()
         process = subprocess.Popen(
             [sys.executable, "-c", "from neurobridge.lab.cli import app; app()", *map(str, words)],
@@ -48,7 +48,7 @@ def on_a_terminal():
             stdout=subprocess.PIPE if piped else theirs,
             stderr=theirs,
             text=True,
-            env={**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "24"},
+            env={**os.environ, "TERM": "xterm", "COLUMNS": str(columns), "LINES": "24"},
         )
         os.close(theirs)
         shown = b""

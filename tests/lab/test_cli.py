@@ -173,6 +173,26 @@ def test_wrong_pages(root):
     assert shell("run").exit_code == 2
 
 
+def test_a_value_without_its_option_is_answered_with_the_option(root):
+    ended = shell("run", root / "toy.ipynb", "seeds=3")
+    assert ended.exit_code == 2 and "-p seeds 3" in ended.stderr and not (root / "runs").exists()
+    ended = shell("run", root / "toy.ipynb", "-p", "seeds=3", "--help")  # this is one
+    assert ended.exit_code == 0
+
+
+def test_output_that_goes_nowhere(root):
+    "A pipe whose reader has gone ends the command without a word; a full disk has a message."
+    listed = [sys.executable, "-m", "neurobridge", "list"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(listed, cwd=root, stdout=writer, stderr=subprocess.PIPE, timeout=60)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (1, b"")
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(listed, cwd=root, stdout=full, stderr=subprocess.PIPE, timeout=60)
+    assert (ended.returncode, ended.stderr) == (1, b"neurobridge: No space left on device\n")
+
+
 def test_a_folder_that_cannot_be_made(root):
     (root / "file").write_text("")
     for out, code in {root / "file": 2, root / "file" / "deeper": 1}.items():

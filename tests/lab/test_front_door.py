@@ -187,6 +187,29 @@ def test_a_name_is_an_experiment_or_a_notebook_here(here):
         with pytest.raises(RunRefused, match="there is no page") as refused:
             find_page(name)
         assert str(ROOT / "nbs" / "experiments") in str(refused.value)
+        assert ("did you mean toy?" in str(refused.value)) == (name == "toys")
+
+
+def test_a_slip_in_a_name_is_answered_with_the_name_that_was_meant(here):
+    toy(here / "übung 3.ipynb")
+    (here / "open").mkdir()
+    for given, meant in {
+        "pipe_x": "pipe_s",
+        "ubung 3": "übung 3",
+        "übung3.ipynb": "übung 3",
+    }.items():
+        ended = shell("run", given)
+        assert ended.exit_code == 2 and f"did you mean {meant}?" in ended.stderr
+    (here / "open").chmod(0o777)
+    toy(here / "open" / "planted.ipynb")
+    with pytest.MonkeyPatch.context() as elsewhere:
+        elsewhere.chdir(here / "open")
+        ended = shell("run", "plantet")
+    assert ended.exit_code == 2 and "did you mean" not in ended.stderr
+    for words in (("sweep", "mine.yaml"), ("report", "mine.yaml")):
+        ended = shell(*words)
+        assert ended.exit_code == 2 and "[Errno" not in ended.stderr
+        assert "mine.yaml cannot be read (No such file or directory)" in ended.stderr
 
 
 def test_a_page_that_others_could_have_put_here_is_run_by_its_path_only(here, monkeypatch):

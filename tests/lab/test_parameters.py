@@ -201,6 +201,21 @@ def test_cells_that_are_refused(source, said):
     assert said in str(refused.value) and len(str(refused.value)) < 3000
 
 
+def test_imports_for_annotations_may_stand_in_the_cell():
+    head = "from typing import Annotated, Literal\nimport datetime\nfrom pathlib import Path\n"
+    body = "opt: Literal['adam', 'sgd'] = 'adam'  # rule\nwhere: Path = Path('x')"
+    takes = page_parameters(page_of(head + body))
+    assert takes == page_parameters(page_of(body)) and list(takes) == ["opt", "where"]
+    for line in (
+        "import os",
+        "import typing, os",
+        "from os import path",
+        "from .typing import Any",
+    ):
+        with pytest.raises(RunRefused, match=f"line 2: `{line}`"):
+            page_parameters(page_of(f"a: int = 1\n{line}"))
+
+
 def test_nothing_of_a_page_is_executed(tmp_path, monkeypatch):
     "Annotations, limits and defaults that would leave a file, each refused."
     monkeypatch.chdir(tmp_path)
@@ -385,7 +400,7 @@ def test_a_page_gets_tuples_paths_and_dates(root):
     )
     right = "[(3, 4), Path('a/b'), date(2026, 2, 1), 'sgd', {1: 2.0}]"
     work = f"record({{'same': float([size, where, day, opt, pairs] == {right})}})"
-    page = store(root, source, work)
+    page = store(root, f"from typing import Literal\n{source}", work)
     given = {"size": "(3, 4)", "where": "a/b", "day": "2026-02-01", "opt": "sgd", "pairs": "{1: 2}"}
     done = run_notebook(page, given)
     assert done.metrics == {"same": 1.0}

@@ -400,6 +400,12 @@ def test_wrong_orders_are_refused(root, words, said):
     assert ended.exit_code == 2 and said in ended.stderr.replace("\n", " "), ended.stderr
 
 
+def test_options_that_need_each_other_are_refused_before_runs_are_read(root):
+    for words in (["--best", "3"], ["--best", "3", "--by", "loss", "--sort", "lr"]):
+        assert shell("table", *words).exit_code == 2
+    assert "no runs yet" in shell("table", "--best", "3", "--by", "loss").stdout
+
+
 def test_sorting_is_that_of_python(root):
     "Against an independent order, for values of several types."
     values = [3, None, 2.5, "b", math.nan, "a", -1, True, 10**30]

@@ -175,6 +175,22 @@ def test_pictures_show_the_numbers(root):
     } == {"1, b", "10, b", "100, b"}
 
 
+def test_each_run_of_a_random_search_is_drawn():
+    chance = np.random.default_rng(0)
+    runs = pd.DataFrame({"status": "done", "acc": chance.uniform(size=24)}).assign(
+        lr=chance.uniform(1e-4, 1e-1, 24),
+        width=chance.permutation(24),
+        opt=chance.choice(["adam", "sgd"], 24),
+    )
+    for name, others in (("lr", ["width", "opt"]), ("opt", ["lr", "width"])):
+        axes = draw_effect(runs, "+acc", name, others).axes[0]
+        x, y = axes.lines[0].get_data()
+        assert sorted(y) == sorted(runs.acc) and (name == "opt" or sorted(x) == sorted(runs.lr))
+        labels = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert labels == ["24 runs", f"best: {runs.acc.max():.4g}"]
+    plt.close("all")
+
+
 def test_none_has_a_line_and_a_place(root):
     sweep = plan(root, "grid: {k: [10, null, 2], n: [1, 2]}")
     for one in sweep.plan():

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -399,6 +400,15 @@ def test_two_runs_side_by_side(root):
         and "1 parameters" in shown.stdout
         and "loss" not in shown.stdout
     )
+
+
+def test_a_narrow_terminal_shows_both_runs_of_a_comparison(root, on_a_terminal):
+    a = keep(root, 0xAB0, {"n": 1, "lr": 0.1}, {"loss": 0.5})
+    b = keep(root, 0xAB1, {"n": 2, "text": "long " * 40}, {"loss": 0.5, "spikes": 3})
+    code, _, shown = on_a_terminal(["compare", a.name, b.name], root, columns=60)
+    shown = re.sub(r"\x1b\[[0-9;]*m|\r", "", shown)
+    assert code == 0 and f"a: {a.name}" in shown and f"b: {b.name}" in shown, shown
+    assert "more columns" not in shown and shown.count("long") == 40, shown
 
 
 def test_runs_that_are_not_found(root):

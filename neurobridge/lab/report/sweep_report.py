@@ -50,6 +50,7 @@ from neurobridge.lab.run.run_record import (
     run_status,
 )
 from ..run.lock import refuse_links
+from ..run.page import page_head
 from ..run.identity import versions
 from ..run.html import html_head, plain_text, without_home
 from ..run.parameters import RunRefused, checked, own_path, page_parameters, read_page
@@ -448,9 +449,8 @@ def _facts(sweep: Sweep, runs: "pd.DataFrame", title: str) -> dict[str, str]:
 
 def _title(sweep: Sweep) -> str:
     "Return the title of a sweep's page."
-    first = read_page(sweep.page)["cells"][0]["source"]
-    lines = [line.lstrip("#> ") for line in first.splitlines() if line.strip()]
-    return lines[0] if lines else sweep.page.stem
+    title, _ = page_head(read_page(sweep.page))
+    return title or sweep.page.stem
 
 
 # %% ../../../nbs/lab/report/07_sweep_report.ipynb #cell-032

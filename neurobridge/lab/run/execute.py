@@ -376,7 +376,6 @@ def run_notebook(
         its folder and record
     """
     path = find_page(name)
-    _check_flags(force=force, slow=slow)
     job = _job(path, params, out, slow, repeat)
     hooks = {"on_cell": on_cell, "on_output": on_output, "on_live": on_live}
     return _run_job(job, bool(out), force, _limit(timeout), hooks, kernel)
@@ -387,7 +386,7 @@ def _limit(timeout: float | None) -> float | None:
     "Return a time limit in seconds; None for none."
     if timeout is None:
         return None
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+    if not timeout > 0:
         raise RunRefused(
             f"the time limit timeout is {timeout!r}; expected seconds, more than 0, or inf for no "
             "limit"
@@ -403,13 +402,6 @@ def _check_budget() -> None:
         output_budget()
     except ValueError as error:
         raise RunRefused(str(error)) from error
-
-
-def _check_flags(**flags: Any) -> None:
-    "Raise `RunRefused` for a flag that is not True or False."
-    for name, value in flags.items():
-        if not isinstance(value, bool):
-            raise RunRefused(f"run_notebook: {name} is {value!r}; expected True or False")
 
 
 # %% ../../../nbs/lab/run/07_execute.ipynb #job-code
@@ -439,7 +431,7 @@ def _job(
     name: str | None = None,  # of the experiment; default: the page's
 ) -> _Job:
     "Check what is asked for, and return it with the ids and folders that follow from it."
-    if isinstance(repeat, bool) or not isinstance(repeat, int) or repeat < 1:
+    if repeat < 1:
         raise RunRefused(
             f"run_notebook: repeat is {repeat!r}; expected a whole number of at least 1"
         )

@@ -158,10 +158,6 @@ _CLOSED = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; "
     "form-action 'none'"
 )
-SITE_POLICY = (
-    "default-src 'none'; script-src 'self' file:; img-src 'self' file: data:; "
-    "style-src 'self' file: 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-)
 
 
 def html_head(

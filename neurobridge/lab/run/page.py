@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../../nbs/lab/run/02_page.ipynb #page-06
 import contextlib
+import difflib
 import hashlib
 import json
 import re
@@ -61,8 +62,8 @@ def find_page(
     if name.is_absolute():
         looked = ""
     raise RunRefused(
-        f"there is no page {str(name)!r}{looked}; expected the path of a notebook (ending in "
-        ".ipynb), the name of one in this folder, or of an experiment: "
+        f"there is no page {str(name)!r}{_near(name)}{looked}; expected the path of a notebook "
+        "(ending in .ipynb), the name of one in this folder, or of an experiment: "
         f"{known if experiments() else f'there are none in {place}'}"
     )
 
@@ -89,6 +90,15 @@ def _places_of(name: Path, beside: Path) -> list[Path]:
                 f"path: ./{file}"
             )
     return [experiment, *here]
+
+
+def _near(name: Path) -> str:
+    "Return a question for the page that was perhaps meant, if there is one of a similar name."
+    here = Path.cwd()
+    own = [] if foreign(here) else sorted(page.stem for page in here.glob("*.ipynb"))
+    stem = name.name.removesuffix(".ipynb")
+    near = difflib.get_close_matches(stem, [*own, *experiments()], n=1, cutoff=0.7)
+    return f"; did you mean {near[0]}?" if near and len(name.parts) == 1 else ""
 
 
 def check_page_name(page: Path) -> Path:
@@ -154,12 +164,6 @@ def left_out(
     slow: bool = False,  # whether cells marked slow, gpu and notest were asked for
 ) -> bool:
     "Return whether a batch skips a cell: marked `slow`, `gpu`, `notest` or `eval: false`."
-    if not isinstance(source, str) or not isinstance(slow, bool):
-        wrong = "source" if not isinstance(source, str) else "slow"
-        raise TypeError(
-            f"left_out: {wrong} is {source if wrong == 'source' else slow!r}; expected "
-            f"{'a text' if wrong == 'source' else 'True or False'}"
-        )
     return bool(why_left_out(source, slow))
 
 

@@ -188,6 +188,15 @@ def _members(node: ast.expr) -> list[ast.expr]:
     return [node]
 
 
+def _imports_types(statement: ast.stmt) -> bool:
+    "Return whether a statement imports what annotations are written with, and nothing else."
+    if isinstance(statement, ast.Import):
+        return all(one.name in _MODULES for one in statement.names)
+    if not isinstance(statement, ast.ImportFrom) or statement.level:
+        return False
+    return statement.module in _MODULES
+
+
 def _parsed(annotation: str) -> ast.expr:
     "Return the syntax tree of an annotation."
     return ast.parse(annotation, mode="eval").body
@@ -310,7 +319,8 @@ def page_parameters(
             f"the cell tagged `parameters`{line or f': {error}'}; expected lines "
             "`name: type = default  # meaning`"
         ) from error
-    found = [_parameter(statement, cells[0]["source"].splitlines()) for statement in tree.body]
+    lines = cells[0]["source"].splitlines()
+    found = [_parameter(each, lines) for each in tree.body if not _imports_types(each)]
     names = [parameter.name for parameter in found]
     if twice := {name for name in names if names.count(name) > 1}:
         raise RunRefused(f"the cell tagged `parameters` sets {sorted(twice)} twice")

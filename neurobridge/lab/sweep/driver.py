@@ -366,8 +366,6 @@ def run_sweep(
     """
     if workers is not None and workers < 1:
         raise RunRefused(f"{workers} workers were asked for; expected at least 1")
-    if not isinstance(log_output, bool):
-        raise RunRefused(f"run_sweep: log_output is {log_output!r}; expected True or False")
     counts = {"waiting": 0, "running": 0, "done": 0, "failed": 0}
 
     def news(line: str) -> None:

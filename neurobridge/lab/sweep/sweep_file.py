@@ -674,8 +674,10 @@ class Sweep:
         try:
             return _sweep(file.stem, _read_nodes(file.read_text(encoding="utf-8")), file.parent)
         except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise RunRefused(
-                f"{file} cannot be read ({error}); expected a sweep file, YAML"
+                f"{file} cannot be read ({reason}); expected a sweep file, YAML, such as "
+                "neurobridge new writes beside a page"
             ) from error
         except RunRefused as error:
             raise RunRefused(f"{file}, {error}") from error
