@@ -82,7 +82,7 @@ def to_time_surface(
 ) -> Float[Tensor, "T 2 H W"]:  # 0 to 1; channel 0 is ON (polarity 1), channel 1 is OFF
     """Return time surfaces at the end of each whole window, from the first event or of `span`.
 
-    Raises `ValueError` for a recording or `span` shorter than a window. Source: Lagorce et al. 2017.
+    Raises `ValueError` where there is no whole window. Source: Lagorce et al. 2017.
 
     Parameters
     ----------
