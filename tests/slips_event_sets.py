@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from slips import Call
 
-from neurobridge.data import EventDataset, Events, save_es, save_ucf
+from neurobridge.data import EventDataset, Events, save_es, save_ucf, to_voxel_grid
 from neurobridge.data.es_imagenet import centred
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
@@ -63,6 +63,10 @@ def n_cars(folder):
         words = np.array([[1, 3 | 5 << 14], [2, 4 | 6 << 14]], "<u4")
         (place / "a.dat").write_bytes(b"% Version 2\n" + bytes([12, 8]) + words.tobytes())
     return folder
+
+
+def two_bins(events):
+    return to_voxel_grid(events, 2)
 
 
 def split_two(size: float, seed: int):
@@ -160,6 +164,15 @@ CALLS = {
     ),
     "data.EventDataset.by": Call(
         lambda folder: {"recordings": recordings(folder), "steps": 2, "by": "count"},
+        view=lambda data: data.tensors().x,
+    ),
+    "data.EventDataset.frames": Call(
+        lambda folder: {
+            "recordings": recordings(folder),
+            "cut": 2,
+            "cuts": "middle",
+            "frames": two_bins,
+        },
         view=lambda data: data.tensors().x,
     ),
     "data.EventDataset.official": Call(

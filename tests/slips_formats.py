@@ -70,7 +70,7 @@ def flat(*_):
 RNG = np.random.default_rng
 SET = ImageSet(images(), labels(), ["a", "b"])
 CALLS = {
-    "data.read_events": Call(lambda folder: {"path": a_file(folder), "sensor": (20, 30), "sort": False, "salvage": False, "max_bytes": 10**6}),
+    "data.read_events": Call(lambda folder: {"path": a_file(folder), "sensor": (20, 30), "sort": False, "span": (0, 10**6), "salvage": False, "max_bytes": 10**6}),
     "data.write_events": Call(lambda folder: {"path": folder / "a.csv", "events": recording()}),
     "data.read_events.text": Call(lambda folder: {"path": a_text(folder), "sensor": (20, 30), "unit": "us", "columns": "xytp"}),
     "data.read_events.hdf5": Call(lambda folder: {"path": a_book(folder), "unit": "us", "columns": {"p": "on"}, "group": "left"}),

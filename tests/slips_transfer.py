@@ -81,6 +81,8 @@ CALLS = {
             "counted": 4,
             "mac": 4.6,
             "ac": 0.9,
+            "loss": torch.nn.functional.cross_entropy,
+            "metric": None,
         }
     ),
     "transfer.sharpened_relu": Call(

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -60,16 +60,22 @@ def _numbers(items: list[Item]) -> list[str]:
     return [str(c) for c in range(1 + max((item.label for item in items), default=-1))]
 
 
+def _no_list(path: Path) -> DataError:
+    return DataError(
+        f"{path} is no text; expected a list of labels, or a folder (one recording alone: "
+        "[(path, 0)], or read_events)"
+    )
+
+
 def _from_list(path: Path) -> tuple[list[Item], list[str]]:
+    if path.suffix.lower() in _RECORDINGS:
+        raise _no_list(path)
     try:
         lines = read_regular(path, _LIST, follow=True).decode("utf-8").splitlines()
     except UnsafeFile as error:
         raise DataError(f"EventDataset: recordings: {error}") from None
     except UnicodeDecodeError:
-        raise DataError(
-            f"{path} is no text; expected a list of labels, or a folder (one recording alone: "
-            "read_events)"
-        ) from None
+        raise _no_list(path) from None
     rows = [_list_entry(path, place, line) for place, line in enumerate(lines, 1)]
     home = _home(path, rows[0][0]) if rows else path.parent
     items: list[Item] = [
@@ -230,6 +236,12 @@ def _pair(pair: Any) -> Item:
             f"EventDataset: recordings contains {came}; expected pairs of path and label (events "
             "in memory: save them first, or use Sequences of frames)"
         )
+    if isinstance(pair[1], float | np.floating):
+        raise TypeError(
+            f"EventDataset: recordings' labels is {shown(pair[1])}; expected a whole number, the "
+            "class (targets of a regression: give 0 here, and train with "
+            "Sequences(data.tensors().x, targets))"
+        )
     return Item((Path(pair[0]),), whole("EventDataset", "recordings' labels", pair[1], None))
 
 
@@ -306,8 +318,8 @@ def _code_of(read: Any, seen: tuple = ()) -> str:
         return "\n".join([name, inspect.getsource(read), values, *others])
     except (TypeError, AttributeError, OSError, pickle.PicklingError) as error:
         raise ValueError(
-            "EventDataset: a cache needs a reader whose source can be told, such as a function of "
-            f"a module or page; {shown(read)}: {error}"
+            "EventDataset: a cache needs functions whose source can be told, such as those of a "
+            f"module or page; {shown(read)}: {error}"
         ) from None
 
 
@@ -319,12 +331,13 @@ def _package_code() -> str:
     return hashlib.sha256(code).hexdigest()
 
 
-def _identity(items: list[Item], read: Callable, **cut: Any) -> str:
+def _identity(items: list[Item], read: Callable, frames: Callable | None, **cut: Any) -> str:
     stats = []
     for args, _, clip in items:
         stat = args[0].stat()
         stats.append((*map(str, args), clip, stat.st_size, stat.st_mtime_ns))
-    made_from = json.dumps([_package_code(), _code_of(read), cut, stats])
+    code = [_package_code(), _code_of(read), frames and _code_of(frames)]
+    made_from = json.dumps([code, cut, stats])
     return hashlib.sha256(made_from.encode()).hexdigest()[:24]
 
 
@@ -332,18 +345,22 @@ def _identity(items: list[Item], read: Callable, **cut: Any) -> str:
 class _FrameCache:
     "Frames of all recordings in one file, followed by a checksum each; every process maps it."
 
-    def __init__(self, path: Path, count: int, shape: tuple[int, ...]):
+    def __init__(self, path: Path, count: int, shape: tuple[int, ...], kind: Any = np.uint8):
         self.path = path
         self.count = count
         self.shape = shape
+        self.kind = np.dtype(kind)
         self._map: np.ndarray | None = None
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_map": None}
 
     def whole(self) -> bool:
-        size = self.count * (math.prod(self.shape) + 4)
+        size = self.count * (self._size() + 4)
         return self.path.exists() and self.path.stat().st_size == size
+
+    def _size(self) -> int:  # bytes of an item
+        return math.prod(self.shape) * self.kind.itemsize
 
     def fill(self, frames: Iterable[np.ndarray]) -> None:
         sums = []
@@ -353,15 +370,15 @@ class _FrameCache:
                 sums.append(zlib.crc32(frame.tobytes()))
             file.write(np.array(sums, "<u4").tobytes())
 
-    def get(self, i: int) -> UInt8[np.ndarray, "T 2 H W"] | None:  # None: a byte of it has changed
+    def get(self, i: int) -> np.ndarray | None:  # None: a byte of it has changed
         if self._map is None:
             self._map = np.memmap(self.path, np.uint8, "r")
-        size = math.prod(self.shape)
+        size = self._size()
         frames = self._map[i * size : (i + 1) * size]
         total = self._map[self.count * size + 4 * i :][:4]
         if zlib.crc32(frames.data) != int.from_bytes(total.tobytes(), "little"):
             return None
-        return np.array(frames).reshape(self.shape)
+        return np.array(frames).view(self.kind).reshape(self.shape)
 
 
 # %% ../../nbs/data/11_event_dataset.ipynb #cell-042
@@ -378,8 +395,8 @@ def _recording(data: "EventDataset", args: tuple) -> Events:
     return events
 
 
-def _augmented(data: "EventDataset", i: int) -> Events:
-    args, _, clip = data.items[i]
+def _augmented(data: "EventDataset", i: int, clip: tuple[int, int] | None) -> Events:
+    args = data.items[i].args
     events = _recording(data, args)
     if (events.height, events.width) != data.sensor:
         raise DataError(
@@ -394,6 +411,17 @@ def _augmented(data: "EventDataset", i: int) -> Events:
     return instance("EventDataset", "augment's answer", changed, Events)
 
 
+def _clip_of(data: "EventDataset", i: int) -> tuple[int, int] | None:
+    "Return the stretch of an item: its own, or one in the recording that is drawn anew."
+    clip = data.items[i].clip
+    if clip is None or data.cut is None or data.cuts == "all":
+        return clip
+    room = clip[1] - clip[0] - data.cut
+    late = room // 2 if data.cuts == "middle" else int(torch.randint(room + 1, ()).item())
+    return clip[0] + late, clip[0] + late + data.cut
+
+
+# %% ../../nbs/data/11_event_dataset.ipynb #ds-framed
 def _framed(data: "EventDataset", events: Events, clip: Any) -> Tensor:
     if data.count is not None:
         frames = to_frames(events[: data.steps * data.count], count=data.count, binary=data.binary)
@@ -410,11 +438,40 @@ def _framed(data: "EventDataset", events: Events, clip: Any) -> Tensor:
     return to_frames(events, window=data.window, span=span, binary=data.binary)
 
 
-# %% ../../nbs/data/11_event_dataset.ipynb #counted-1
-def _counted(data: "EventDataset", i: int) -> UInt8[np.ndarray, "T 2 H W"]:
-    args, _, clip = data.items[i]
+def _own_frames(data: "EventDataset", events: Events, args: tuple, clip: Any) -> Tensor:
+    "Return what the caller's function makes of the events; raise `DataError` for another shape."
+    assert data.frames is not None
+    more = {} if clip is None or "span" not in _names(data.frames) else {"span": clip}
+    found = data.frames(events, **more)
+    if not isinstance(found, Tensor) or found.ndim < 1 or found.is_complex():
+        raise TypeError(
+            f"EventDataset: frames returns {shown(found)}; expected a tensor of numbers, time first"
+        )
+    if data.shape and tuple(found.shape) != data.shape:
+        raise DataError(
+            f"{args[0]}: frames returns {list(found.shape)}, and {list(data.shape)} for the first "
+            "recording; expected one shape for all: cut= makes items of equal duration, or let "
+            "the function take as many frames as every recording has"
+        )
+    return found.float()
+
+
+def _names(frames: Callable) -> tuple[str, ...]:
+    "Return the names of a function's arguments, as far as they can be told."
     try:
-        frames = _framed(data, _augmented(data, i), clip)
+        return tuple(inspect.signature(frames).parameters)
+    except (TypeError, ValueError):
+        return ()
+
+
+# %% ../../nbs/data/11_event_dataset.ipynb #counted-1
+def _counted(data: "EventDataset", i: int) -> np.ndarray:  # uint8; float32 of own frames
+    args, clip = data.items[i].args, _clip_of(data, i)
+    try:
+        events = _augmented(data, i, clip)
+        if data.frames is not None:
+            return _own_frames(data, events, args, clip).numpy()
+        frames = _framed(data, events, clip)
     except DataError:
         raise
     except ValueError as error:
@@ -429,13 +486,14 @@ def _counted(data: "EventDataset", i: int) -> UInt8[np.ndarray, "T 2 H W"]:
 
 
 def _open_cache(data: "EventDataset", folder: Path, workers: int) -> _FrameCache:
-    names = ("steps", "span", "binary", "window", "count", "by", "cut", "downsample")
+    names = ("steps", "span", "binary", "window", "count", "by", "cut", "cuts", "downsample")
     cut = {name: getattr(data, name) for name in names}
-    name = _identity(data.items, data.read, **cut)
-    cache = _FrameCache(folder / f"frames-{name}.bin", len(data), (data.steps, 2, *data.sensor))
+    name = _identity(data.items, data.read, data.frames, **cut)
+    kind = np.uint8 if data.frames is None else np.float32
+    cache = _FrameCache(folder / f"frames-{name}.bin", len(data), data.shape, kind)
     if not cache.whole():
         loader = DataLoader(data, batch_size=None, num_workers=workers, generator=torch.Generator())
-        cache.fill(x.to(torch.uint8).numpy() for x, _ in loader)
+        cache.fill(x.numpy().astype(kind) for x, _ in loader)
     return cache
 
 
@@ -476,13 +534,33 @@ def _check_cuts(
     return steps, window, count, cut
 
 
+# %% ../../nbs/data/11_event_dataset.ipynb #ds-stretches
+def _check_stretches(cut: int | None, cuts: Any, cache: Any) -> str:
+    "Return which stretches of a recording are items, after a check."
+    choice("EventDataset", "cuts", cuts, ("all", "random", "middle"))
+    if cuts != "all" and cut is None:
+        raise ValueError(
+            f"EventDataset: cuts is {cuts!r} without cut; expected cut=, the duration of a stretch"
+        )
+    if cuts == "random" and cache is not None:
+        raise ValueError(
+            "EventDataset: cuts='random' draws other frames each time, a cache keeps them; "
+            "expected one of the two"
+        )
+    return cuts
+
+
 def _cut_items(data: "EventDataset", length: int) -> list[Item]:
     "Return the stretches of all recordings; warn about recordings that are shorter than one."
     items: list[Item] = []
     short = []
     for item in data.items:
-        starts = slice_starts(_recording(data, item.args), length)
-        items += [item._replace(clip=(start, start + length)) for start in starts]
+        events = _recording(data, item.args)
+        starts = slice_starts(events, length)
+        if data.cuts == "all" or not len(starts):
+            items += [item._replace(clip=(start, start + length)) for start in starts]
+        else:
+            items.append(item._replace(clip=(int(events.t[0]), int(events.t[-1]) + 1)))
         short += [] if len(starts) else [str(item.args[0])]
     if not items:
         raise DataError(
@@ -492,13 +570,15 @@ def _cut_items(data: "EventDataset", length: int) -> list[Item]:
         warnings.warn(
             f"EventDataset: {len(short):,} recordings are shorter than cut, {length:,}, and are "
             f"left out, such as {short[0]}",
-            stacklevel=4,
+            stacklevel=5,
         )
     return items
 
 
 # %% ../../nbs/data/11_event_dataset.ipynb #chkcalled
-def _check_called(read: Callable, count: int, augment: Callable | None) -> None:
+def _check_called(
+    read: Callable, count: int, augment: Callable | None, frames: Callable | None
+) -> None:
     if not takes_arguments(read, count):
         wanted = (
             "path"
@@ -510,6 +590,11 @@ def _check_called(read: Callable, count: int, augment: Callable | None) -> None:
         raise TypeError(
             f"EventDataset: augment is {shown(augment)}; expected a function of events and "
             "generator: sometimes(...) makes one of a mirror"
+        )
+    if frames is not None and not takes_arguments(frames, 1):
+        raise TypeError(
+            f"EventDataset: frames is {shown(frames)}; expected a function of events, such as "
+            "lambda events: to_voxel_grid(events, 5)"
         )
 
 
@@ -534,6 +619,7 @@ def _check_given(read: Any, augment: Any, cache: Any, max_bytes: int | None) -> 
     return Path(instance("EventDataset", "cache", cache, (str, os.PathLike)))
 
 
+# %% ../../nbs/data/11_event_dataset.ipynb #ds-reader
 def _reader(read: Any, default: Callable, max_bytes: int | None) -> Callable:
     "Return the function that reads recordings."
     if callable(read):
@@ -546,6 +632,22 @@ def _reader(read: Any, default: Callable, max_bytes: int | None) -> Callable:
             f"a list a dict with options of read_events: {', '.join(known)}"
         )
     return functools.partial(default, **options) if options else default
+
+
+def _check_frames(frames: Any, **given: Any) -> Callable[[Events], Tensor] | None:
+    "Return the function that makes frames, after a check against what it replaces."
+    if frames is None:
+        return None
+    function("EventDataset", "frames", frames, "a function of events")
+    usual = {"by": "time", "binary": False}
+    named = [name for name, value in given.items() if value != usual.get(name)]
+    if named:
+        raise ValueError(
+            f"EventDataset: frames is {shown(frames)}, and {named[0]} is "
+            f"{shown(given[named[0]])}; expected one of the two: the function makes all frames, "
+            "and gets the events of a stretch with cut="
+        )
+    return frames
 
 
 # %% ../../nbs/data/11_event_dataset.ipynb #cell-044
@@ -595,7 +697,8 @@ class _Clips(Dataset):
     ) -> tuple["EventDataset", "EventDataset"]:  # (rest, held out)
         """Return two disjoint parts with the classes in proportion, the same for the same seed.
 
-        Items of one recording stay together, so that no part knows a recording of the other.
+        Items of one recording stay together, so that no part knows a recording of the other. What
+        is held out is not augmented, and its stretches are not drawn.
         """
         names = [str(item.args[0]) for item in self.items]
         first = {name: i for i, name in reversed(list(enumerate(names)))}
@@ -604,7 +707,8 @@ class _Clips(Dataset):
         out = {files[i] for i in held.tolist()}
         kept = [i for i, name in enumerate(names) if name not in out]
         data: Any = self
-        return _part(data, kept), _part(data, [i for i, name in enumerate(names) if name in out])
+        held_out = [i for i, name in enumerate(names) if name in out]
+        return _part(data, kept), _steady(_part(data, held_out))
 
     @staticmethod
     def collate(
@@ -619,9 +723,52 @@ class _Clips(Dataset):
         return Sequences(torch.stack([self[i][0] for i in range(len(self.items))]), self.y)
 
 
+# %% ../../nbs/data/11_event_dataset.ipynb #ds-items
+class _Items(_Clips):
+    "How an item is taken, from the cache or from its recording."
+
+    _last: tuple[tuple, Events] | None
+    _cache: _FrameCache | None
+    _places: list[int]  # in the cache
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_last": None}
+
+    def __getitem__(self, i: int) -> tuple[Float[Tensor, "T ..."], int]:
+        data: Any = self
+        frames = None if self._cache is None else self._cache.get(self._places[i])
+        frames = _counted(data, i) if frames is None else frames
+        return torch.from_numpy(frames).float(), self.items[i].label
+
+
+def _prepare(data: Any, folder: Path | None, workers: int) -> None:
+    "Find out the sensor, the stretches and the shape of an item; fill the cache."
+    data._last = None
+    first = _recording(data, data.items[0].args)
+    data.sensor = (first.height, first.width)
+    data.items = data.items if data.cut is None else _cut_items(data, data.cut)
+    data.y = torch.tensor([item.label for item in data.items])
+    data.shape = (data.steps, 2, *data.sensor)
+    if data.frames is not None:
+        data.shape = ()
+        data.shape = _counted(_steady(copy.copy(data)), 0).shape
+        data.steps = data.shape[0]
+    data._cache = None
+    data._places = list(range(len(data.items)))
+    if folder is not None:
+        data._cache = _open_cache(data, folder, workers)
+
+
+def _steady(data: Any) -> Any:
+    "Make a set that draws nothing of one that may."
+    data.augment = None
+    data.cuts = "middle" if data.cuts == "random" else data.cuts
+    return data
+
+
 # %% ../../nbs/data/11_event_dataset.ipynb #2852ea0b
-class EventDataset(_Clips):
-    """A set of recordings as frames `[T, 2, H, W]` with their labels.
+class EventDataset(_Items):
+    """A set of recordings as frames `[T, 2, H, W]`, or those of `frames`, with their labels.
 
     Without `read`, a list of labels is read as ES-ImageNet's authors do (t from 1 to 8), other
     files by `read_events`. With `window` or `count` the first `steps` frames are taken, and a
@@ -650,6 +797,10 @@ class EventDataset(_Clips):
         what `steps` frames have equally
     cut :
         duration of an item; default: a whole recording
+    cuts :
+        which stretches of duration `cut`
+    frames :
+        makes them, instead of counting
     downsample :
         pixels along each side that become one
     cache :
@@ -675,6 +826,8 @@ class EventDataset(_Clips):
         count: int | None = None,  # events of a frame; default: `steps` equal durations
         by: Literal["time", "count"] = "time",  # what `steps` frames have equally
         cut: int | None = None,  # duration of an item; default: a whole recording
+        cuts: Literal["all", "random", "middle"] = "all",  # which stretches of duration `cut`
+        frames: Callable[[Events], Tensor] | None = None,  # makes them, instead of counting
         downsample: int = 1,  # pixels along each side that become one
         cache: str | Path | None = None,  # folder to keep frames in; default: nothing is kept
         workers: int = 0,  # processes that fill the cache; 0: this one
@@ -682,9 +835,12 @@ class EventDataset(_Clips):
     ):
         folder = _check_given(read, augment, cache, max_bytes)
         span = span if span is None else _check_times(span)
+        given = dict(steps=steps, span=span, window=window, count=count, by=by, binary=binary)
+        self.frames = _check_frames(frames, **given)
         checked = _check_cuts(steps, span, window, count, cut, by)
         self.steps, self.window, self.count, self.cut = checked
         self.by = by
+        self.cuts = _check_stretches(cut, cuts, cache)
         self.downsample = whole("EventDataset", "downsample", downsample)
         self.binary = flag("EventDataset", "binary", binary)
         workers = whole("EventDataset", "workers", workers, 0)
@@ -692,24 +848,8 @@ class EventDataset(_Clips):
         self.read = _reader(read, default, max_bytes)
         self.augment = augment
         self.span = (1, 9) if span is None and default is authors_view else span
-        _check_called(self.read, len(self.items[0][0]), augment)
-        self._last: tuple[tuple, Events] | None = None
-        first = _recording(self, self.items[0].args)
-        self.sensor = (first.height, first.width)
-        self.items = self.items if self.cut is None else _cut_items(self, self.cut)
-        self.y = torch.tensor([item.label for item in self.items])
-        self._cache: _FrameCache | None = None
-        self._places = list(range(len(self.items)))  # in the cache
-        if folder is not None:
-            self._cache = _open_cache(self, folder, workers)
-
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"_last": None}
-
-    def __getitem__(self, i: int) -> tuple[Float[Tensor, "T 2 H W"], int]:
-        frames = None if self._cache is None else self._cache.get(self._places[i])
-        frames = _counted(self, i) if frames is None else frames
-        return torch.from_numpy(frames).float(), self.items[i].label
+        _check_called(self.read, len(self.items[0][0]), augment, frames)
+        _prepare(self, folder, workers)
 
 
 # %% ../../nbs/data/11_event_dataset.ipynb #6f3a3e91

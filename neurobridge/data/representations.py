@@ -6,12 +6,14 @@
 __all__ = ["to_voxel_grid", "to_time_surface"]
 
 # %% ../../nbs/data/16_representations.ipynb #a957f194
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.checks import instance, number, whole
+from ..core.checks import instance, number, shown, whole
 from .events import Events, check_memory, slice_starts
 
 
@@ -53,15 +55,34 @@ def to_voxel_grid(
     return torch.from_numpy(grid).float().view(bins, events.height, events.width)
 
 
+# %% ../../nbs/data/16_representations.ipynb #rep-span
+def _starts_in(span: Any, window: int) -> range:
+    "Return when the whole windows of a span begin, after a check."
+    if not isinstance(span, tuple | list) or len(span) != 2:
+        raise TypeError(
+            f"to_time_surface: span is {shown(span)}; expected (first time, one after the last)"
+        )
+    first = whole("to_time_surface", "span's start", span[0], -(2**62), 2**62)
+    end = whole("to_time_surface", "span's end", span[1], first + 1, 2**62)
+    if end - first < window:
+        raise ValueError(
+            f"to_time_surface: window is {window}, and span is {span}; expected a window of at "
+            "most its duration"
+        )
+    return range(first, end + 1 - window, window)
+
+
 # %% ../../nbs/data/16_representations.ipynb #6e5fad9b
 def to_time_surface(
     events: Events,  # a recording
     window: int,  # time from one surface to the next (in the unit of t)
     tau: float,  # time constant of the decay (in the unit of t)
+    *,
+    span: tuple[int, int] | None = None,  # first time, one after the last; default: events'
 ) -> Float[Tensor, "T 2 H W"]:  # 0 to 1; channel 0 is ON (polarity 1), channel 1 is OFF
-    """Return time surfaces at the end of each whole window, from the first event on.
+    """Return time surfaces at the end of each whole window, from the first event or of `span`.
 
-    Raises `ValueError` where the recording is shorter than a window. Source: Lagorce et al. 2017.
+    Raises `ValueError` where there is no whole window. Source: Lagorce et al. 2017.
 
     Parameters
     ----------
@@ -71,6 +92,8 @@ def to_time_surface(
         time from one surface to the next (in the unit of t)
     tau :
         time constant of the decay (in the unit of t)
+    span :
+        first time, one after the last; default: events'
 
     Returns
     -------
@@ -79,21 +102,21 @@ def to_time_surface(
     instance("to_time_surface", "events", events, Events)
     window = whole("to_time_surface", "window", window, 1)
     tau = number("to_time_surface", "tau", tau, above=0)
-    count = len(slice_starts(events, window))
+    starts = slice_starts(events, window) if span is None else _starts_in(span, window)
+    count = len(starts)
     sizes = f"{count:,} surfaces of 2×{events.height}×{events.width}"
     needs = 8 * count * events.height * events.width
     check_memory("to_time_surface", sizes, needs, "a larger window")
-    parts = events.slices(window)
-    if not parts:
+    if not starts:
         raise ValueError(
             f"to_time_surface: window is {window}, and events is {events!r}; expected a window of "
             "at most its duration"
         )
     last = np.full((2, events.height, events.width), -np.inf)
-    surfaces = np.empty((len(parts), *last.shape), np.float32)
-    end = int(events.t[0])
-    for surface, part in zip(surfaces, parts, strict=True):
+    surfaces = np.empty((count, *last.shape), np.float32)
+    for surface, start in zip(surfaces, starts, strict=True):
+        end = start + window
+        part = events.between(start, end)
         last[1 - part.p, part.y, part.x] = part.t  # of several, the last one stays
-        end += window
         np.exp((last - end) / tau, out=surface, casting="same_kind")
     return torch.from_numpy(surfaces)

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from ..core.checks import flag, number, tensor
+from .kernels.cpu import LIFConfig
+from .kernels.fused_adaptive import fused_adaptive, serves_adaptive
 from .kernels.operator import state_dtype, values_known
 from .layers import view_of
 from .neuron import LIF, lif
@@ -23,6 +25,18 @@ from .surrogate import Surrogate, rectangle
 
 
 # %% ../../nbs/snn/18_adaptive.ipynb #alif-009
+def _in_range(name: str, value: Tensor, high: float) -> Tensor:
+    "Return a constant; raise `ValueError` where it is not above 0, finite and at most `high`."
+    if values_known(value):
+        low, most = (bound.item() for bound in value.detach().aminmax())
+        if not (0 < low and most <= high and most < torch.inf):
+            raise ValueError(
+                f"AdaptiveLIF: {name} lies in [{low:g}, {most:g}]; expected finite values above 0"
+                + ("" if high == torch.inf else f" and at most {high:g}")
+            )
+    return value
+
+
 def _constant(name: str, value: Any, high: float) -> Tensor:
     "Return the rise or its decay as a tensor, after a check."
     if not isinstance(value, Tensor):
@@ -31,61 +45,94 @@ def _constant(name: str, value: Any, high: float) -> Tensor:
     tensor("AdaptiveLIF", name, value, "[...]", finite=True, meta=True)
     if value.requires_grad:
         raise TypeError(f"AdaptiveLIF: {name} requires gradients; learn_rise=True trains it")
-    if values_known(value) and not ((value > 0) & (value <= high)).all():
-        raise ValueError(
-            f"AdaptiveLIF: {name} lies in [{value.min():g}, {value.max():g}]; expected values "
-            f"above 0 and at most {high:g}"
-        )
-    return value.detach().clone()
+    return _in_range(name, value, high).detach().clone()
 
 
-def _spread(name: str, value: float | Tensor, x: Tensor) -> Tensor:
-    "Return a constant for each neuron of x."
+def _fitting(name: str, value: float | Tensor, x: Tensor) -> Tensor:
+    "Return a constant that broadcasts to the neurons of x, in the precision of their state."
     kept = torch.as_tensor(value, dtype=state_dtype(x.dtype), device=x.device)
     try:
-        return kept.expand(x.shape[1:])
+        kept.expand(x.shape[1:])
     except RuntimeError:
         raise ValueError(
             f"AdaptiveLIF: {name} has shape {list(kept.shape)}; expected one that broadcasts to "
             f"the neurons' {list(x.shape[1:])}, such as [C, 1, 1]"
         ) from None
+    return kept
 
 
 # %% ../../nbs/snn/18_adaptive.ipynb #alif-011
 def _start(layer: "AdaptiveLIF", x: Tensor, state: Any) -> dict[str, Tensor]:
-    "Return the state at the start, after a check."
+    "Return the state at the start, after a check; empty: rest."
     names = ["membrane", "rise"] + ([] if layer.synapses is None else ["output"])
-    parts = start_of(layer, x, state, names)
-    if parts is None:
-        rest = torch.zeros_like(x[0], dtype=state_dtype(x.dtype))
-        return {name: rest.to(x.dtype) if name == "output" else rest for name in names}
-    return parts
+    return start_of(layer, x, state, names) or {}
 
 
+def _constants(layer: "AdaptiveLIF", x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    "Return decay, threshold at rest, rise, and the share of it that is kept."
+    return (
+        _fitting("decay", layer.decay_value(), x),
+        _fitting("v_th", layer.threshold_value(), x),
+        _fitting("rise", layer.rise, x),
+        _fitting("rise_decay", layer.rise_decay, x),
+    )
+
+
+def _at_once(
+    layer: "AdaptiveLIF", x: Tensor, start: dict[str, Tensor], state: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
+    "Return spikes, and the state after them where it is wanted, from one kernel for all steps."
+    given = _constants(layer, x)
+    names, highs = ("decay", "v_th", "rise", "rise_decay"), (1, torch.inf, torch.inf, 1)
+    for name, value, high in zip(names, given, highs, strict=True):
+        _in_range(name, value, high)
+    if "rise" in start:
+        _in_range("v_th + state['rise']", given[1] + start["rise"], torch.inf)
+    config = LIFConfig(0.0, layer.reset == "hard", True, layer.detach_reset, layer.surrogate)
+    starts = (start.get("membrane"), start.get("rise"))
+    spikes, v, a = fused_adaptive(x, given, starts, config, state)
+    return spikes, {"membrane": v, "rise": a}
+
+
+# %% ../../nbs/snn/18_adaptive.ipynb #alif-036
 def _steps(
     layer: "AdaptiveLIF",
     x: Tensor,
-    state: Any,
+    start: dict[str, Tensor],
     kind: Literal["spike", "membrane"],
     sent: Tensor | None = None,  # spikes of a call whose membranes are computed again
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    "Return spikes or membranes of all steps, and the state after them."
-    now, outs = _start(layer, x, state), []
-    settings = dict(layer.settings)
-    base = _spread("v_th", settings.pop("v_th"), x)
-    rise, kept = _spread("rise", layer.rise, x), _spread("rise_decay", layer.rise_decay, x)
-    decay = layer.decay_value()
+    "Return spikes or membranes of all steps, and the state after them, step by step."
+    rest = torch.zeros_like(x[0], dtype=state_dtype(x.dtype))
+    now = {"membrane": rest, "rise": rest, "output": rest.to(x.dtype)} | start
+    settings, outs = dict(layer.settings), []
+    del settings["v_th"]
+    decay, (_, base, rise, kept) = layer.decay_value(), _constants(layer, x)
     for t, x_t in enumerate(x.unbind(0)):
         if layer.synapses is not None:
             x_t = x_t + feedback_current("AdaptiveLIF", layer.synapses, now["output"])
         v_th = base + now["rise"]
         out, v = lif(x_t[None], decay, v_th, output=kind, v0=now["membrane"], **settings)
         spikes = out[0] if sent is None else sent[t]
-        now = {"membrane": v, "rise": kept * now["rise"] + rise * spikes.to(rise.dtype)} | (
-            {} if layer.synapses is None else {"output": spikes}
-        )
+        now = {
+            "membrane": v,
+            "rise": kept * now["rise"] + rise * spikes.to(rise.dtype),
+            "output": spikes,
+        }
         outs.append(out[0])
+    if layer.synapses is None:
+        del now["output"]
     return torch.stack(outs), now
+
+
+def _run(
+    layer: "AdaptiveLIF", x: Tensor, state: Any, return_state: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
+    "Return spikes, and the state after them, in one kernel or step by step."
+    start = _start(layer, x, state)
+    if layer.synapses is None and serves_adaptive(x, layer.backend, layer.surrogate):
+        return _at_once(layer, x, start, return_state)
+    return _steps(layer, x, start, "spike")
 
 
 # %% ../../nbs/snn/18_adaptive.ipynb #alif-012
@@ -216,7 +263,7 @@ class AdaptiveLIF(_Adaptation):
             spikes; with the state
         """
         flag("AdaptiveLIF", "return_state", return_state)
-        spikes, left = _steps(self, x, state, "spike")
+        spikes, left = _run(self, x, state, return_state)
         return (spikes, left) if return_state else spikes
 
     def membranes(
@@ -246,4 +293,4 @@ class AdaptiveLIF(_Adaptation):
             check_steady("AdaptiveLIF", self.synapses)
         unseen: Any = view_of(self, {}, hooks=False)  # what is counted is counted once
         with _disable_current_modes():
-            return _steps(unseen, x, state, "membrane", outputs)[0]
+            return _steps(unseen, x, _start(unseen, x, state), "membrane", outputs)[0]

@@ -6,14 +6,15 @@
 __all__ = ["trade_off"]
 
 # %% ../../nbs/transfer/12_cost_curves.ipynb #trade-005
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.checks import instance, number, shown, whole
 from ..core.datasets import Data, as_dataset, check_labels, items_first, make_loader
-from ..core.evaluation import evaluate
+from ..core.evaluation import check_loss, check_metric, evaluate
 from ..snn.cost import synops
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ def _steps(net: Any, steps: Any, ann: Any) -> list[int]:
     return [whole("trade_off", "steps", T) for T in steps]
 
 
-def _first(data: Any, counted: int) -> Tensor:
-    "Return the first images; raise `TypeError` or `ValueError` unless data are labelled images."
+def _first(data: Any, counted: int, loss: Any) -> Tensor:
+    "Return the first images; raise `TypeError` or `ValueError` unless they have targets."
     checked = as_dataset("trade_off", "data", data)
     if items_first(checked) is False:
         raise ValueError(
@@ -44,28 +45,48 @@ def _first(data: Any, counted: int) -> Tensor:
             "them; expected still images, which a network shows for T steps"
         )
     x, y = next(iter(make_loader(checked, counted)))
-    check_labels("trade_off", "y of data", y)
+    if loss is F.cross_entropy:
+        _check_classes(y)
     return x[:counted]
 
 
-def _row(net: nn.Module, data: Data, images: Tensor, prices: dict) -> dict[str, float]:
+def _check_classes(y: Any) -> None:
+    "Raise `TypeError` or `ValueError` for targets that are no classes, with what they want."
+    try:
+        check_labels("trade_off", "y of data", y)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"{error}; numbers and several targets want their loss=, such as F.mse_loss"
+        ) from None
+
+
+def _row(
+    net: nn.Module, data: Data, images: Tensor, prices: dict, measures: dict
+) -> dict[str, float]:
     "Return what a network reaches and costs."
     table = synops(net, images, images=len(images), **prices)
     sums = table[["energy", "AC", "MAC", "spikes_out"]].sum()
-    return {"accuracy": evaluate(net, data)["accuracy"]} | sums.to_dict()
+    reached = evaluate(net, data, **measures)
+    if "accuracy" in reached:
+        del reached["loss"]
+    return reached | sums.to_dict()
 
 
 # %% ../../nbs/transfer/12_cost_curves.ipynb #trade-010
 def trade_off(
     net: nn.Module,  # with a number of steps T, such as `convert` returns; left as it was
-    data: Data,  # labelled images: a pair (images, labels), a Dataset or a DataLoader
+    data: Data,  # images and labels, or other targets: a pair, a Dataset or a DataLoader
     steps: Sequence[int] = (1, 2, 4, 8, 16, 32, 64),  # numbers of steps T to try
     *,
     ann: nn.Module | None = None,  # the network it comes from, for a last row; None: no such row
     counted: int = 100,  # first images of `data`, on which operations are counted
     mac: float = 4.6,  # energy of a multiply-accumulate (pJ)
     ac: float = 0.9,  # energy of an accumulate (pJ)
-) -> "pd.DataFrame":  # a row per T: accuracy; per image energy (nJ), AC, MAC and spikes_out
+    loss: Callable | Mapping | Sequence = F.cross_entropy,  # as for `evaluate`
+    metric: Callable
+    | Mapping[str, Callable]
+    | None = None,  # as for `evaluate`: metric(answers, y)
+) -> "pd.DataFrame":  # per T: accuracy or loss, metrics; per image energy (nJ), AC, MAC, spikes_out
     """Return accuracy, operations and energy of a network at several numbers of steps.
 
     `bridge.pareto(table, colour="T")` draws them. Raises `TypeError` for a network without T,
@@ -76,7 +97,7 @@ def trade_off(
     net :
         with a number of steps T, such as `convert` returns; left as it was
     data :
-        labelled images: a pair (images, labels), a Dataset or a DataLoader
+        images and labels, or other targets: a pair, a Dataset or a DataLoader
     steps :
         numbers of steps T to try
     ann :
@@ -87,24 +108,31 @@ def trade_off(
         energy of a multiply-accumulate (pJ)
     ac :
         energy of an accumulate (pJ)
+    loss :
+        as for `evaluate`
+    metric :
+        as for `evaluate`: metric(answers, y)
 
     Returns
     -------
-        a row per T: accuracy; per image energy (nJ), AC, MAC and spikes_out
+        per T: accuracy or loss, metrics; per image energy (nJ), AC, MAC, spikes_out
     """
     import pandas as pd
 
     steps = _steps(net, steps, ann)
     prices = {"mac": number("trade_off", "mac", mac, 0), "ac": number("trade_off", "ac", ac, 0)}
-    images = _first(data, whole("trade_off", "counted", counted))
+    check_loss("trade_off", loss, per_item=True)
+    check_metric("trade_off", metric)
+    measures = {"loss": loss, "metric": metric}
+    images = _first(data, whole("trade_off", "counted", counted), loss)
     spiking: Any = net
     before, rows = spiking.T, {}
     try:
         for T in steps:
             spiking.T = T
-            rows[f"T = {T}"] = {"T": T} | _row(net, data, images, prices)
+            rows[f"T = {T}"] = {"T": T} | _row(net, data, images, prices, measures)
     finally:
         spiking.T = before
     if ann is not None:
-        rows["ANN"] = {"T": 1} | _row(ann, data, images, prices)
+        rows["ANN"] = {"T": 1} | _row(ann, data, images, prices, measures)
     return pd.DataFrame(rows).T.astype({"T": int})

@@ -1,6 +1,7 @@
 "Event sets cut in time, by number of events and into stretches; parts of them; and the way from files to a trained network, by the front door only."
 
 import ast
+import functools
 import pickle
 import warnings
 from pathlib import Path
@@ -20,6 +21,8 @@ from neurobridge.data import (
     downsample,
     read_events,
     to_frames,
+    to_time_surface,
+    to_voxel_grid,
 )
 
 SENSOR = (12, 16)
@@ -258,3 +261,124 @@ def test_journey_from_files_to_a_trained_network(tmp_path, monkeypatch):
     assert statements(JOURNEY) <= 20 and JOURNEY.count("import") == 1
     assert found["accuracy"] > 0.9 and set(found["names"]) == {"low"} and len(found["names"]) == 5
     assert found["costs"].filter(like="energy").to_numpy().sum() > 0
+
+
+# Frames of one's own, and stretches at random
+
+
+def five_bins(events):
+    return to_voxel_grid(events, 5)
+
+
+def test_frames_by_a_function(folder, tmp_path):
+    "Voxel grids and time surfaces, of stretches, from a cache, in batches and in other processes."
+    surfaces = functools.partial(to_time_surface, window=10_000, tau=2e4)
+    for made in (five_bins, surfaces):
+        data = EventDataset(folder, READ, cut=50_000, frames=made, downsample=2)
+        for (frames, _), item in zip(data, data.items, strict=True):
+            events = downsample(read_events(item.args[0], SENSOR, unit="s"), 2)
+            span = {} if made is five_bins else {"span": item.clip}
+            assert torch.equal(frames, made(events.between(*item.clip), **span))
+        assert data.steps == 5 and frames.dtype == torch.float32
+        for _ in range(2):
+            kept = EventDataset(folder, READ, cut=50_000, frames=made, downsample=2, cache=tmp_path)
+            assert torch.equal(kept.tensors().x, data.tensors().x)
+        loaded = DataLoader(data, 7, num_workers=2, collate_fn=data.collate)
+        assert torch.equal(torch.cat([x for x, _ in loaded], 1).transpose(0, 1), data.tensors().x)
+    assert len(list(tmp_path.iterdir())) == 2
+    whole = EventDataset(folder, READ, frames=five_bins)
+    assert torch.equal(whole[3][0], five_bins(recordings(whole)[whole.items[3].args[0]]))
+
+
+@pytest.mark.parametrize(
+    "options, error, message",
+    [
+        ({"frames": "voxel"}, TypeError, "frames is 'voxel'; expected a function"),
+        ({"frames": lambda: 0}, TypeError, "frames is .*expected a function of events"),
+        ({"frames": five_bins, "steps": 4}, ValueError, "steps is 4; expected one of the two"),
+        ({"frames": five_bins, "window": 9}, ValueError, "window is 9; expected one of the two"),
+        ({"frames": five_bins, "binary": True}, ValueError, "binary is True; expected one"),
+        ({"frames": lambda e: e}, TypeError, "frames returns Events.*expected a tensor"),
+        (
+            {"frames": lambda e: torch.zeros(int(e.t[0]) // 10**6 + 1, 2)},
+            DataError,
+            "for the first record",
+        ),
+        ({"frames": lambda e: to_time_surface(e, 10**7, 1.0)}, DataError, r"csv: to_time_surface"),
+        ({"cuts": "random"}, ValueError, "cuts is 'random' without cut"),
+        ({"cuts": "some", "cut": 5}, ValueError, "cuts is 'some'"),
+        ({"cuts": "random", "cut": 50_000, "cache": "x"}, ValueError, "draws other frames"),
+        ({"cuts": "random", "cut": 10**6}, DataError, "no recording is as long"),
+    ],
+)
+def test_wrong_frames_and_stretches_are_refused(folder, options, error, message):
+    with pytest.raises(error, match=message):
+        EventDataset(folder, READ, **options).tensors()
+
+
+def stretch_of(frames, events, length):
+    "Return the beginnings of stretches that have these counts."
+    starts = range(int(events.t[0]), int(events.t[-1]) + 2 - length)
+    here = np.searchsorted(events.t, starts)
+    there = np.searchsorted(events.t, np.asarray(starts) + length)
+    fits = np.flatnonzero(there - here == int(frames.sum()))
+    for k in fits:
+        span = (starts[k], starts[k] + length)
+        if torch.equal(to_frames(events.between(*span), steps=5, span=span), frames):
+            return starts[k]
+    return None
+
+
+def test_random_stretches_are_stretches_and_seeded(folder):
+    data = EventDataset(folder, READ, cut=50_000, steps=5, cuts="random")
+    assert len(data) == 12
+    events = recordings(data)[data.items[2].args[0]]
+    torch.manual_seed(3)
+    drawn = [data[2][0] for _ in range(6)]
+    torch.manual_seed(3)
+    again = [data[2][0] for _ in range(6)]
+    assert all(map(torch.equal, drawn, again))
+    begins = [stretch_of(frames, events, 50_000) for frames in drawn]
+    assert None not in begins and len(set(begins)) > 3
+    other = torch.stack([data[2][0] for _ in range(6)])
+    assert not torch.equal(other, torch.stack(drawn))
+
+
+def test_draws_reach_both_ends_and_nothing_else(tmp_path):
+    t = range(8)
+    (tmp_path / "a.csv").write_text("t,x,y,p\n" + "".join(f"{k},{k},0,1\n" for k in t))
+    pairs = [(tmp_path / "a.csv", 0)]
+    data = EventDataset(pairs, {"sensor": (1, 8), "unit": "us"}, cut=6, steps=1, cuts="random")
+    torch.manual_seed(0)
+    seen = {tuple(data[0][0][0, 0, 0].int().tolist()) for _ in range(200)}
+    assert seen == {(1,) * 6 + (0, 0), (0,) + (1,) * 6 + (0,), (0, 0) + (1,) * 6}
+    middle = EventDataset(pairs, {"sensor": (1, 8), "unit": "us"}, cut=6, steps=1, cuts="middle")
+    assert middle[0][0][0, 0, 0].tolist() == [0, 1, 1, 1, 1, 1, 1, 0]
+
+
+def test_what_is_held_out_is_never_drawn_or_augmented(folder):
+    def half(events, generator):
+        return events[generator.random(len(events)) < 0.5]
+
+    data = EventDataset(folder, READ, augment=half, cut=50_000, cuts="random")
+    rest, held = data.split_off(4)
+    assert not all(map(torch.equal, rest.tensors().x, rest.tensors().x))
+    assert torch.equal(held.tensors().x, held.tensors().x)
+    files = {path: events for path, events in recordings(held).items()}
+    for (frames, _), item in zip(held, held.items, strict=True):
+        events = files[item.args[0]]
+        late = (int(events.t[-1]) + 1 - int(events.t[0]) - 50_000) // 2
+        start = int(events.t[0]) + late
+        assert frames.sum() == len(events.between(start, start + 50_000))
+    assert data.cuts == rest.cuts == "random" and data.augment is rest.augment is half
+
+
+def test_workers_draw_differently_and_as_seeded(folder):
+    data = EventDataset(folder, READ, cut=50_000, steps=5, cuts="random")
+
+    def epoch(seed):
+        draws = torch.Generator().manual_seed(seed)
+        loader = DataLoader(data, 6, num_workers=2, collate_fn=data.collate, generator=draws)
+        return torch.cat([x for x, _ in loader], 1)
+
+    assert torch.equal(epoch(1), epoch(1)) and not torch.equal(epoch(1), epoch(2))

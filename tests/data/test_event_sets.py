@@ -844,7 +844,7 @@ def test_a_picture_replaced_by_one_of_equal_size_is_converted_again(tmp_path):
 
 
 @pytest.mark.parametrize("wrong, kind, message", [
-    (lambda root: [(Events([0], [0], [0], [1], 4, 4), 0)], TypeError, "recordings contains Events; expected pairs of path and label"), (lambda root: [(root / "a/0.npz", 1.5)], TypeError, "labels is 1.5"),
+    (lambda root: [(Events([0], [0], [0], [1], 4, 4), 0)], TypeError, "recordings contains Events; expected pairs of path and label"), (lambda root: [(root / "a/0.npz", 1.5)], TypeError, "labels is 1.5; expected a whole number, the class .*Sequences"),
     (lambda root: ["a.npz"], TypeError, "pairs of path and label"), (lambda root: root / "a/0.npz", DataError, "is no text; expected a list of labels"),
     (lambda root: root / "a", DataError, "expected one folder for each class"), (lambda root: root.parent, DataError, "is a folder in a class folder"),
 ])  # fmt: skip

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_formats import PLAIN, contain, set_block, some, write_evt2
 
-from neurobridge.data import DataError, Events, iter_events, read_events
+from neurobridge.data import DataError, EventDataset, Events, iter_events, read_events
 from neurobridge.data.readers import text
 
 FACTOR = {"s": 10**-6, "ms": 10**-3, "us": 1, "ns": 1000}
@@ -296,3 +296,21 @@ def test_blocks_of_text_are_one_recording(tmp_path, monkeypatch):
     events = some(20, (48, 64))
     (tmp_path / "a.tsv").write_text(lines_of(events, separator="\t", minus=True))
     assert read_events(tmp_path / "a.tsv", (48, 64), unit="us") == events
+
+
+def test_columns_in_another_order_are_not_called_damaged_only(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("".join(f"{k % 9},{k % 7},{k % 2},{100 * k}\n" for k in range(50)))
+    with pytest.raises(DataError, match=r"others than t, x, y, p: give columns=, such as 'xypt'"):
+        read_events(path, unit="us")
+    assert len(read_events(path, unit="us", columns="xypt")) == 50
+    with pytest.raises(DataError, match="the file is damaged$|give sensor"):
+        read_events(path, (2, 2), unit="us", columns="xypt")
+
+
+def test_the_unit_is_asked_for_in_the_words_of_the_call(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("".join(f"{100 * k},{k % 9},{k % 7},{k % 2}\n" for k in range(50)))
+    with pytest.raises(DataError, match=r"to EventDataset as read=\{'unit': 'us'\}"):
+        EventDataset([(path, 0)])
+    assert EventDataset([(path, 0)], {"unit": "us"}, steps=2)[0][0].sum() == 50

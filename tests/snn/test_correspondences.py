@@ -1,11 +1,13 @@
 "The page `correspondences`: other libraries, where they are installed, fire the spikes that ours fires with the translated settings."
 
 import math
+from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
-from neurobridge.snn import LIF, Synapse
+from neurobridge.snn import LIF, SpikingAttention, Synapse
 
 pytestmark = pytest.mark.usefixtures("one_thread", "same_numbers")
 RESETS = pytest.mark.parametrize("reset", ["hard", "soft"])
@@ -220,3 +222,60 @@ def run_lava(x, **settings):
     spikes = torch.from_numpy(sink.data.get()).T
     process.stop()
     return spikes
+
+
+# Spikformer
+
+
+class Published(nn.Module):
+    "Spiking self-attention as its authors wrote it, with SpikingJelly's neurons."
+
+    def __init__(self, dim, heads):
+        super().__init__()
+        self.heads, self.scale = heads, 0.125
+        for name in ("q", "k", "v", "proj"):
+            setattr(self, f"{name}_linear", nn.Linear(dim, dim))
+            setattr(self, f"{name}_bn", nn.BatchNorm1d(dim))
+            setattr(self, f"{name}_lif", jelly("LIFNode", tau=2.0, detach_reset=True))
+        self.attn_lif = jelly("LIFNode", tau=2.0, v_threshold=0.5, detach_reset=True)
+
+    def fired(self, name, x):
+        y = getattr(self, f"{name}_linear")(x.flatten(0, 1)).transpose(-1, -2)
+        y = getattr(self, f"{name}_bn")(y).transpose(-1, -2).reshape(x.shape)
+        return getattr(self, f"{name}_lif")(y)
+
+    def forward(self, x):
+        T, N, tokens, dim = x.shape
+        split = (T, N, tokens, self.heads, dim // self.heads)
+        q, k, v = (
+            self.fired(name, x).reshape(split).permute(0, 1, 3, 2, 4) for name in ("q", "k", "v")
+        )
+        mixed = (q @ k.transpose(-2, -1)) * self.scale @ v
+        return self.fired("proj", self.attn_lif(mixed.transpose(2, 3).reshape(x.shape)))
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+def test_spikformers_attention(heads):
+    functional = pytest.importorskip(
+        "spikingjelly.activation_based.functional", reason="pip install spikingjelly"
+    )
+    theirs, x = Published(32, heads), 2 * torch.rand(9, 3, 16, 32)
+    for name in ("q", "k", "v", "proj"):
+        nn.init.constant_(getattr(theirs, f"{name}_bn").weight, 3.0)
+        nn.init.constant_(getattr(theirs, f"{name}_bn").bias, 0.5)
+    for _ in range(20):
+        theirs(x)
+        functional.reset_net(theirs)
+    theirs, x = theirs.double().eval(), x.double()
+    below = 1 - 1e-9
+    ours = SpikingAttention(32, heads, partial(LIF, 0.5, 2 * below)).double().eval()
+    ours.neuron = LIF(0.5, below)
+    for name, part in zip(
+        ("q", "k", "v", "proj"), (ours.query, ours.key, ours.value, ours.out), strict=True
+    ):
+        linear, norm = getattr(theirs, f"{name}_linear"), getattr(theirs, f"{name}_bn")
+        part.linear.weight.data.copy_(linear.weight)
+        part.norm.load_state_dict(norm.state_dict())
+        part.norm.running_mean -= linear.bias.detach()
+    with torch.no_grad():
+        same(theirs(x), ours(x))

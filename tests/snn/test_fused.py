@@ -19,6 +19,7 @@ import neurobridge
 from neurobridge.core import compiled, project_root
 from neurobridge.snn import (
     LIF,
+    AdaptiveLIF,
     atan,
     fast_sigmoid,
     gaussian,
@@ -29,6 +30,7 @@ from neurobridge.snn import (
     which_backend,
 )
 from neurobridge.snn.kernels import cpu as fused
+from neurobridge.snn.kernels.fused_adaptive import ADAPTIVE_PROGRAM
 from neurobridge.snn.kernels.fused_norm import NORM_PROGRAM, norm_lif
 
 SURROGATES = [
@@ -549,7 +551,11 @@ def test_broken_compiler(tmp_path, monkeypatch):
 
 @pytest.mark.long
 @needs_compiler
-@pytest.mark.parametrize("program", [fused.LIF_PROGRAM, NORM_PROGRAM], ids=["lif", "norm_lif"])
+@pytest.mark.parametrize(
+    "program",
+    [fused.LIF_PROGRAM, NORM_PROGRAM, ADAPTIVE_PROGRAM],
+    ids=["lif", "norm_lif", "adaptive_lif"],
+)
 @pytest.mark.parametrize("dtype", fused._TYPES, ids=str)
 def test_sources_compile_without_warnings(tmp_path, monkeypatch, program, dtype):
     for extra in (("-march=native", "-fopenmp"), ("-fopenmp",)):
@@ -560,7 +566,7 @@ def test_sources_compile_without_warnings(tmp_path, monkeypatch, program, dtype)
 
 
 def results(dtype):
-    "Outputs and gradients of neurons, and of norm and neurons, channels first and last."
+    "Outputs and gradients of neurons, norm and neurons, adaptive neurons, channels first and last."
     found = []
     for shape, last in (
         ((5, 3, 24, 6, 6), False),
@@ -578,6 +584,10 @@ def results(dtype):
                 neuron = LIF(reset=reset, surrogate=sigmoid(), backend="fused")
                 out = norm_lif(at, norm, neuron) if normed else neuron(at)
                 found += [out, *torch.autograd.grad(out, at, g)]
+        for reset in ("hard", "soft"):
+            at = x.clone().requires_grad_()
+            out = AdaptiveLIF(reset=reset, surrogate=sigmoid(), backend="fused")(at)
+            found += [out, *torch.autograd.grad(out, at, g)]
     return found
 
 

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -92,3 +93,27 @@ def test_arguments(wrong, message):
     given = {"net": NETS["converted"](), "data": (IMAGES, LABELS), "steps": (1,)} | wrong
     with pytest.raises((TypeError, ValueError), match=f"trade_off: {message}"):
         trade_off(**given)
+
+
+def test_targets_that_are_numbers():
+    "A regression has its loss in the place of the accuracy; without loss= the refusal names it."
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 2)).eval()
+    net, targets = convert(model, IMAGES), torch.randn(len(IMAGES), 2)
+
+    def worst(answers, y):
+        return (answers - y).abs().amax(1)
+
+    table = trade_off(
+        net, (IMAGES, targets), steps=(2, 8), ann=model, loss=F.mse_loss, metric=worst
+    )
+    assert list(table.columns)[:3] == ["T", "loss", "worst"] and "accuracy" not in table
+    net.T = 8
+    for row, each in (("T = 8", net), ("ANN", model)):
+        single = evaluate(each, (IMAGES, targets), loss=F.mse_loss, metric=worst)
+        assert table.loc[row, ["loss", "worst"]].to_dict() == single
+    with pytest.raises((TypeError, ValueError), match="want their loss=, such as F.mse_loss"):
+        trade_off(net, (IMAGES, targets), steps=(2,))
+    with pytest.raises(TypeError, match="trade_off: loss"):
+        trade_off(net, (IMAGES, targets), steps=(2,), loss="mse")
+    with pytest.raises(TypeError, match="trade_off: metric"):
+        trade_off(net, (IMAGES, targets), steps=(2,), loss=F.mse_loss, metric="worst")

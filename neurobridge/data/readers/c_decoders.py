@@ -10,14 +10,14 @@ import ctypes
 import functools
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from ...core.compiled import Program, loaded, read_source
 from ..manifest import DataError
-from .records import Counted, bytes_left, read_records
+from .records import Clock, Counted, bytes_left, read_records
 
 # %% ../../../nbs/data/readers/12_c_decoders.ipynb #c014
 _P, _N, _I = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int
@@ -114,11 +114,12 @@ def evt3_parts(
 def evt2_parts(
     library: ctypes.CDLL,  # from `decoders`
     file: BinaryIO,  # where its words begin
+    high: Callable[[], int] = lambda: -1,  # upper time before the first word, when that is read
 ) -> Counted:
     "Decode EVT 2, block by block."
 
     def parts() -> Iterator[Any]:
-        state = np.array([-1])
+        state = np.array([high()])
         for words in read_records(file, "<u4"):
             columns = _columns(len(words), np.int16, np.int16, np.int8)
             n = library.evt2(*_pointers(words), len(words), *_pointers(state, *columns))
@@ -133,11 +134,12 @@ def dat_parts(
     library: ctypes.CDLL,  # from `decoders`
     file: BinaryIO,  # where its records begin
     bits: tuple[int, int],  # where row and polarity begin in a word
+    clock: Clock | None = None,  # as it is when the first record is read; None: new
 ) -> Counted:
     "Decode DAT, block by block."
 
     def parts() -> Iterator[Any]:
-        state = np.array([-1, 0])
+        state = np.array([-1, 0] if clock is None else [clock.last, clock.turns])
         for records in read_records(file, ("<u4", 2)):
             columns = _columns(len(records), np.int16, np.int16, np.int8)
             every = library.dat(

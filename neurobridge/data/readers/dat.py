@@ -20,7 +20,9 @@ from neurobridge.data.readers.records import (
     Sensor,
     bytes_left,
     comment_lines,
+    last_before,
     read_records,
+    samples,
 )
 
 
@@ -49,17 +51,32 @@ def decode_dat(file: BinaryIO, sensor: Sensor, budget: int) -> tuple[Sensor, Par
     return (int(sides[0]), int(sides[1])), parts
 
 
+# %% ../../../nbs/data/readers/03_dat.ipynb #dat-parts
+_RECORD = np.dtype([("t", "<u4"), ("word", "<u4")])
+
+
 def _dat_parts(file: BinaryIO, bits: tuple[int, int]) -> Parts:  # where row and polarity begin
+    first, clock = file.tell(), Clock(32)
+
+    def seek(time: int) -> None:
+        places, found = samples(file, _RECORD)
+        if len(places):
+            times = Clock(32)(found["t"][:, 0])
+            at = last_before(times, time)
+            clock.last, clock.turns = int(found["t"][at, 0]), int(times[at]) >> 32
+            file.seek(first + _RECORD.itemsize * int(places[at]))
+
     if (library := decoders(file)) is not None:
-        return dat_parts(library, file, bits)
-    return Counted(_numpy_parts(file, *bits), lambda: bytes_left(file) // 8)
+        parts = dat_parts(library, file, bits, clock)
+        parts.seek = seek
+        return parts
+    return Counted(_numpy_parts(file, clock, *bits), lambda: bytes_left(file) // 8, seek)
 
 
-def _numpy_parts(file: BinaryIO, y_at: int, p_at: int) -> Parts:
-    clock = Clock(32)
+def _numpy_parts(file: BinaryIO, clock: Clock, y_at: int, p_at: int) -> Parts:
     x_mask = (1 << y_at) - 1
     y_mask = (1 << p_at - y_at) - 1
-    for block in read_records(file, [("t", "<u4"), ("word", "<u4")]):
+    for block in read_records(file, _RECORD):
         word = np.ascontiguousarray(block["word"])  # without the times between
         yield clock(block["t"]), word & x_mask, word >> y_at & y_mask, word >> p_at
 

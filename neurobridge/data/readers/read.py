@@ -111,6 +111,7 @@ def _opened(
     path: str | Path, sensor: Sensor, budget: int, told: dict[str, Any], salvage: bool
 ) -> Iterator[tuple[Sensor, Parts, Recording]]:
     "Open and decode a file; errors inside become `DataError` with its path."
+    guessed = False  # are its columns taken to be the usual ones?
     try:
         with Recording(io.FileIO(os.fspath(path), opener=_at_once)) as file:
             file.salvage = salvage
@@ -118,11 +119,13 @@ def _opened(
                 raise DataError("it is a pipe or a device; expected a file")
             decoder = decoder_of(file)
             _check_taken(decoder, told)
+            guessed = "columns" in _TOLD.get(decoder, ()) and "columns" not in told
             yield *decoder(file, sensor, budget, **told), file
     except (DataError, ClaimError) as error:
-        raise DataError(
-            str(error) if str(error).startswith(str(path)) else f"{path}: {error}"
-        ) from error
+        said = str(error) if str(error).startswith(str(path)) else f"{path}: {error}"
+        if guessed and "the file is damaged" in said:
+            said += ", or its columns are others than t, x, y, p: give columns=, such as 'xypt'"
+        raise DataError(said) from error
     except ImportError as error:
         raise ImportError(f"{path}: {error}") from error
     except FileNotFoundError as error:
@@ -209,6 +212,8 @@ class _Column:
     def joined(self) -> np.ndarray:
         if self.place is not None:
             return self.place[: self.count]
+        if not self.parts:
+            return np.empty(0, self.kind)
         found = self.parts[0] if len(self.parts) == 1 else np.concatenate(self.parts)
         self.parts = []
         return found
@@ -248,6 +253,17 @@ def _check_reading(who: str, path: str | Path, sensor: Sensor) -> Sensor:
     return height, width
 
 
+def _check_span(span: Any) -> tuple[int, int] | None:
+    if span is None:
+        return None
+    if not isinstance(span, tuple | list) or len(span) != 2:
+        raise TypeError(
+            f"read_events: span is {shown(span)}; expected (first time, the one after the last)"
+        )
+    first = whole("read_events", "span's start", span[0], -(2**62), 2**62)
+    return first, whole("read_events", "span's end", span[1], first + 1, 2**62)
+
+
 # %% ../../../nbs/data/readers/11_read.ipynb #read-gather
 def _inside(part: tuple, sensor: tuple[int, int]) -> tuple:
     "Return the events that lie on the sensor."
@@ -265,8 +281,8 @@ def _warn_of_loss(path: str | Path, read: int, kept: int, file: Recording) -> No
         warnings.warn(f"{path}: {kept:,} events were salvaged; {'; '.join(lost)}", stacklevel=3)
 
 
-def _gathered(parts: Parts, budget: int, file: Recording) -> tuple[np.ndarray, ...]:
-    "Put the parts of a recording together; raise `DataError` for none, and beyond the budget."
+def _gathered(parts: Parts, budget: int, file: Recording, empty: bool) -> tuple[np.ndarray, ...]:
+    "Put the parts of a recording together; raise `DataError` for none, if so, and too many."
     most = parts.most() if isinstance(parts, Counted) else None
     if most is not None and most * _EVENT > budget:
         most = None  # the limit may be far above the number
@@ -282,9 +298,28 @@ def _gathered(parts: Parts, budget: int, file: Recording) -> tuple[np.ndarray, .
             )
         for column, values in zip(columns, part, strict=True) if len(part[0]) else ():
             column.add(values)
-    if not taken:
+    if not taken and not empty:
         raise DataError(f"it contains no events{f'; {file.lost}' if file.lost else ''}")
     return tuple(column.joined() for column in columns)
+
+
+# %% ../../../nbs/data/readers/11_read.ipynb #read-span
+def _within(parts: Parts, span: tuple[int, int], found: Sensor, sensor: Sensor) -> Parts:
+    "Yield the events of a stretch of time; raise `DataError` where the sensor is not known."
+    if sensor is None and found is None:
+        raise DataError(
+            "it does not state its sensor, and a stretch may not reach its edges: give "
+            f"sensor=(height, width) with span={span}"
+        )
+    first, end = span
+    if isinstance(parts, Counted) and parts.seek is not None:
+        parts.seek(first - _DISORDER)
+    for part in parts:
+        t = part[0]
+        inside = (t >= first) & (t < end)
+        yield tuple(column[inside] for column in part)
+        if len(t) and t.min() >= end + _DISORDER:
+            return
 
 
 # %% ../../../nbs/data/readers/11_read.ipynb #cell-050
@@ -298,6 +333,7 @@ def read_events(
     | None = None,  # of times, where the file does not state it
     columns: str | Mapping[str, str] | None = None,  # "xytp", or {"p": "polarity"}; default: usual
     group: str | None = None,  # where events are in an HDF5 file; default: the usual places
+    span: tuple[int, int] | None = None,  # read only from a first time to before a last (µs)
     salvage: bool = False,  # take what is whole of a file that was cut off, and warn of the rest
     max_bytes: int | None = None,  # memory limit; None: NEUROBRIDGE_MAX_BYTES or 2 GiB
 ) -> Events:  # time in microseconds
@@ -323,6 +359,8 @@ def read_events(
         "xytp", or {"p": "polarity"}; default: usual
     group :
         where events are in an HDF5 file; default: the usual places
+    span :
+        read only from a first time to before a last (µs)
     salvage :
         take what is whole of a file that was cut off, and warn of the rest
     max_bytes :
@@ -335,10 +373,12 @@ def read_events(
     sensor = _check_reading("read_events", path, sensor)
     sort = flag("read_events", "sort", sort)
     told = _check_group("read_events", check_told("read_events", unit, columns), group)
+    span = _check_span(span)
     salvage = flag("read_events", "salvage", salvage)
     budget = byte_budget("read_events", max_bytes)
     with _opened(path, sensor, budget, told, salvage) as (found, parts, file):
-        part = _gathered(parts, budget, file)
+        parts = parts if span is None else _within(parts, span, found, sensor)
+        part = _gathered(parts, budget, file, empty=span is not None)
         if sort and 0 < _lateness(part[0]) <= _DISORDER:
             order = np.argsort(part[0], kind="stable")
             part = tuple(column[order] for column in part)

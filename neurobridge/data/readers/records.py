@@ -48,9 +48,11 @@ class Counted:
         self,
         parts: Iterable,
         most: Callable[[], int],  # called before the first part is decoded
+        seek: Callable[[int], None] | None = None,  # moves to before a time, likewise; None: can't
     ):
         self.parts = parts
         self.most = most
+        self.seek = seek
 
     def __iter__(self) -> Iterator:
         return iter(self.parts)
@@ -73,6 +75,35 @@ def read_records(
     while len(block):
         yield block
         block = np.fromfile(file, kind, most) if len(block) == most else block[:0]
+
+
+# %% ../../../nbs/data/readers/01_records.ipynb #rec-sampled
+SAMPLES = 1024  # places of a file whose times are looked at
+
+
+def samples(
+    file: BinaryIO,  # where its records or words begin
+    kind: Any,  # NumPy type of one
+    length: int = 1,  # how many at each place
+) -> tuple[np.ndarray, np.ndarray]:  # number of the first one at each place; [places, length]
+    "Return records from places all over the rest of a file, which stays where it is."
+    kind, start = np.dtype(kind), file.tell()
+    count = bytes_left(file) // kind.itemsize
+    if count < length:
+        return np.empty(0, np.int64), np.empty((0, length), kind)
+    places = np.unique(np.linspace(0, count - length, SAMPLES).astype(np.int64))
+    mapped = np.memmap(file, kind, "r", start, (count,))
+    found = mapped[places[:, None] + np.arange(length)]
+    file.seek(start)
+    return places, np.asarray(found)
+
+
+def last_before(
+    times: np.ndarray,  # of places in their order
+    time: int,
+) -> int:  # 0 where there is none
+    "Return the last place before which all times are smaller."
+    return max(0, int(np.searchsorted(np.maximum.accumulate(times), time)) - 1)
 
 
 # %% ../../../nbs/data/readers/01_records.ipynb #clock

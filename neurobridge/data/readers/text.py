@@ -122,7 +122,8 @@ def decode_text(
     unit = agreed_unit(unit, form.unit)
     if unit is None:
         raise DataError(
-            "it does not state the unit of its times; give unit='s', 'ms', 'us' or 'ns'"
+            "it does not state the unit of its times; give unit='s', 'ms', 'us' or 'ns', to "
+            "EventDataset as read={'unit': 'us'}"
         )
     return form.sensor, _text_parts(file, form, _places(form, columns), unit)
 

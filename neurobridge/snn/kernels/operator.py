@@ -166,9 +166,28 @@ def _row(a: Tensor, shape: torch.Size, order: list[int], dtype: torch.dtype) -> 
     return in_order.reshape(math.prod(shape)).contiguous()
 
 
-def _decay_row(decay: Tensor, shape: torch.Size, order: list[int], dtype: torch.dtype) -> Tensor:
-    "Return a row [M] of decays, or [1] where all neurons share one."
-    return decay.to(dtype).reshape(1) if decay.numel() == 1 else _row(decay, shape, order, dtype)
+# %% ../../../nbs/snn/kernels/01_operator.ipynb #op-row-of
+def row_of(
+    constant: Tensor,  # a number, or what broadcasts to the shape
+    shape: torch.Size,  # [...], the neurons'
+    order: list[int],  # from `memory_order`
+    dtype: torch.dtype,  # of the row
+) -> Tensor:  # [M], or [1] where all neurons share one
+    "Return a constant as the kernels take it."
+    if constant.numel() == 1:
+        return constant.to(dtype).reshape(1)
+    return _row(constant, shape, order, dtype)
+
+
+def summed_to(
+    like: Tensor,  # what was broadcast to the neurons
+    rows: Tensor,  # [M], its gradient for each neuron
+    shape: torch.Size,  # [...], the neurons'
+    order: list[int],  # from `memory_order`
+) -> Tensor:  # of the shape and type of `like`
+    "Add a gradient per neuron up to the shape of what was broadcast to them, in float64."
+    summed = from_rows(rows, shape, order).double().sum_to_size(like.shape)
+    return summed.to(like.dtype, copy=True)
 
 
 # %% ../../../nbs/snn/kernels/01_operator.ipynb #n66716366
@@ -356,7 +375,7 @@ def _run(
     row = None if thresholds is None else _row(thresholds, shape, order, dtype)
     out, v_last, finite = _implementation(x, backend, row is None)[0](
         to_rows(x, order),
-        _decay_row(decay, shape, order, dtype),
+        row_of(decay, shape, order, dtype),
         None if v0 is None else _row(v0, shape, order, dtype),
         _config(row, *neuron),
         state,
@@ -378,12 +397,6 @@ def _run_shapes(
 
 
 # %% ../../../nbs/snn/kernels/01_operator.ipynb #cell-023
-def _summed(rows: Tensor, like: Tensor, shape: torch.Size, order: list[int]) -> Tensor:
-    "Add a gradient per neuron up to the shape of what was broadcast to them."
-    summed = from_rows(rows, shape, order).double().sum_to_size(like.shape)
-    return summed.to(like.dtype, copy=True)
-
-
 def _run_back(
     g: Tensor,
     g_last: Tensor | None,
@@ -401,16 +414,16 @@ def _run_back(
         to_rows(g, order),
         None if g_last is None else _row(g_last, shape, order, dtype),
         to_rows(x, order),
-        _decay_row(decay, shape, order, dtype),
+        row_of(decay, shape, order, dtype),
         None if v0 is None else _row(v0, shape, order, dtype),
         config,
         need_decay,
     )
-    g_decay = _summed(g_decay, decay, shape, order) if need_decay else decay.new_empty(0)
+    g_decay = summed_to(decay, g_decay, shape, order) if need_decay else decay.new_empty(0)
     g_v0 = x.new_empty(0) if v0 is None else from_rows(g_v0, shape, order).to(v0.dtype)
     g_v_th = decay.new_empty(0)
     if thresholds is not None:
-        g_v_th = _summed(g_rows[0], thresholds, shape, order)
+        g_v_th = summed_to(thresholds, g_rows[0], shape, order)
     return from_rows(gx, x.shape, order), g_decay, g_v0, g_v_th
 
 
