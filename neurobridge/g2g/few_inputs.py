@@ -250,6 +250,7 @@ class DeadWeights:
         return bool(library.dead_moved(at, words, end - start, weight.shape[1]))
 
 
+# %% ../../nbs/g2g/14_few_inputs.ipynb #fi-warn
 def _warn_of_writes(shape: tuple[int, ...]) -> None:
     warnings.warn(
         f"MaskedLinear: dead weights of {list(shape)} were changed in a way that PyTorch does not "
