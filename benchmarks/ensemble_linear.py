@@ -1,7 +1,7 @@
 """Time and memory of layers wired by ensembles, next to dense, masked and general sparse ones.
 
     python benchmarks/ensemble_linear.py --out benchmarks/ensemble_linear.csv        # under four minutes on two cores
-    python benchmarks/ensemble_linear.py --batches 1 16 256 --widths 512 1024 2048 4096 --seconds 2 --threads 1 --out benchmarks/ensemble_batches.csv
+    python benchmarks/ensemble_linear.py --batches 1 16 256 --widths 512 1024 2048 4096 --precision float32 bfloat16 --seconds 2 --threads 1 --out benchmarks/ensemble_batches.csv
 
 Every width is one interleaved run: all ways take turns, in another order every round, and the medians are compared.
 
@@ -11,6 +11,7 @@ Every width is one interleaved run: all ways take turns, in another order every 
     With --batches, one layer at each number of inputs, in no order that suits anyone (inputs one after the other):
 
             inference, training (as "layer" above); "limit" is a dense layer with as many multiplications, of fewer neurons
+            update  the same and a step of SGD, after which a masked layer looks through its weights
 
     way     "ensembles" gets and gives features first in memory, as it does between its own layers; "ensembles, inputs first"
             turns input and gradient itself; CSR is torch's sparse matrix of the same live weights, BSR one of as many
@@ -125,7 +126,18 @@ def caller(layer, x):
     return run
 
 
-def batch_rows(width, batches, p_inter, seconds, least):
+def updater(layer, x, grad):
+    optimizer, run = torch.optim.SGD(layer.parameters(), lr=1e-6), passer(layer, x, grad)
+
+    def update():
+        run()
+        optimizer.step()
+
+    return update
+
+
+def batch_rows(width, batches, p_inter, seconds, least, precision):
+    dtype = getattr(torch, precision)
     layer = EnsembleLinear(width, width, p_inter=p_inter)
     layers = {
         "dense": nn.Linear(width, width),
@@ -133,17 +145,19 @@ def batch_rows(width, batches, p_inter, seconds, least):
         "masked": to_masked(layer),
         "limit": nn.Linear(width, round(width * density(p_inter=p_inter))),
     }
+    layers = {way: each.to(dtype) for way, each in layers.items()}
     for batch in batches:
         torch.manual_seed(0)
-        x = torch.randn(batch, width)
+        x = torch.randn(batch, width, dtype=dtype)
         made = {
             "inference": lambda each, x=x: caller(each, x),
             "training": lambda each, x=x: passer(each, x, torch.randn_like(each(x).detach())),
+            "update": lambda each, x=x: updater(each, x, torch.randn_like(each(x).detach())),
         }
         for what, make in made.items():
             runs = {way: make(each) for way, each in layers.items()}
             for row in rows_of(what, width, rounds_of(runs, seconds, least)):
-                yield row | {"batch": batch}
+                yield row | {"batch": batch, "precision": precision}
 
 
 def stepper(net, images, labels):
@@ -204,6 +218,10 @@ def main():
     parser.add_argument(
         "--batches", type=int, nargs="+", help="one layer at these, instead of everything else"
     )
+    parser.add_argument(
+        "--precision", nargs="+", default=["float32"], choices=["float32", "bfloat16"],
+        help="of weights and inputs, with --batches",
+    )  # fmt: skip
     parser.add_argument("--density", type=float, default=0.25)
     parser.add_argument(
         "--seconds", type=float, default=35, help="about so long for each of the four runs"
@@ -230,8 +248,16 @@ def main():
     p_inter, timing = p_inter_at(args.density), (args.seconds, args.least)
     if args.batches:
         rows = [
-            r for width in args.widths for r in batch_rows(width, args.batches, p_inter, *timing)
+            row
+            for precision in args.precision
+            for width in args.widths
+            for row in batch_rows(width, args.batches, p_inter, *timing, precision)
         ]
+        sparse = [row for row in rows if row["way"] in ("ensembles", "masked")]
+        below = sum((row["times_dense"] or 0) < 0.95 for row in sparse)
+        head.append(
+            f"# {below} of {len(sparse)} cells below 0.95 of dense; 0 use a dense layer instead"
+        )
     else:
         rows = [r for width in args.widths for r in layer_rows(width, args.batch, p_inter, *timing)]
         rows += step_rows(args.net, args.batch, p_inter, *timing)

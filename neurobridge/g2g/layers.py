@@ -18,6 +18,7 @@ __all__ = [
 import copy
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -26,6 +27,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..core.checks import choice, flag, instance, shown, tensor, whole
+from .few_inputs import DeadWeights, Wiring, few_rows, library_for, masked_rows
 from neurobridge.g2g.wiring import (
     Grouping,
     check_ids,
@@ -174,6 +176,7 @@ class MaskedLinear(_Wired):
     mask: Bool[Tensor, "n_out n_in"]
     target_groups: Int[Tensor, " n_out"] | None
     source_groups: Int[Tensor, " n_in"] | None
+    _dead: DeadWeights | None = None  # made at the first call; neither copied nor saved
 
     def __init__(
         self,
@@ -220,18 +223,28 @@ class MaskedLinear(_Wired):
             [..., n_out]
         """
         self._check_input(x)
-        return F.linear(x, self.dense_weight(), self.bias)
+        if torch.compiler.is_compiling():
+            return self._product(x, self.weight, self.bias)
+        if self._dead is None:
+            self._dead = DeadWeights()
+        return masked_rows(self._dead, x, self.weight, self.bias, self.mask, self._product)
+
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight * self.mask, bias)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_dead"}
 
 
 # %% ../../nbs/g2g/03_layers.ipynb #few-0
-_FEW = 16  # items below which each is a row: libraries are slow at products of so few columns
+_FEW = 16  # items up to which each is a row: libraries are slow at products of so few columns
 
 
 def _are_few(x: Tensor) -> bool:
     "Return whether x has few items; not where a graph is traced, which must hold for any number."
     if torch.jit.is_tracing() or torch.compiler.is_compiling():
         return False
-    return x.device.type == "cpu" and x.numel() < _FEW * x.shape[-1]
+    return x.device.type == "cpu" and x.numel() <= _FEW * x.shape[-1]
 
 
 def _multiply_rows(
@@ -245,11 +258,23 @@ def _multiply_rows(
     return y if place is None else y.index_select(1, place)
 
 
+def _multiply_wired(
+    x: Tensor, weight: Tensor, bias: Tensor | None, sources: Tensor, place: Tensor | None
+) -> Tensor:
+    return _multiply_rows(x, weight, sources, bias, place)
+
+
 # %% ../../nbs/g2g/03_layers.ipynb #cell-013
 def _multiply(
     x: Tensor, weight: Tensor, sources: Tensor, bias: Tensor | None, place: Tensor | None
 ) -> Tensor:
     if _are_few(x):
+        library = library_for(x, weight, bias, sources, place)
+        if library is not None and sources.dtype == torch.int64:
+            outputs = weight.shape[0] * weight.shape[1] if place is None else len(place)
+            plain = partial(_multiply_wired, sources=sources, place=place)
+            wiring = Wiring(plain, outputs, sources=sources, place=place)
+            return few_rows(library, x, weight, bias, wiring)
         rows = x.reshape(x.shape[:-1].numel(), x.shape[-1])
         y = _multiply_rows(rows, weight, sources, bias, place)
         return y.view(*x.shape[:-1], y.shape[1])
