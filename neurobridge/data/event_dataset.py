@@ -727,6 +727,8 @@ class _Clips(Dataset):
 class _Items(_Clips):
     "How an item is taken, from the cache or from its recording."
 
+    sensor: tuple[int, int]
+    shape: tuple[int, ...]  # of an item
     _last: tuple[tuple, Events] | None
     _cache: _FrameCache | None
     _places: list[int]  # in the cache

@@ -317,7 +317,7 @@ def _within(parts: Parts, span: tuple[int, int], found: Sensor, sensor: Sensor) 
     for part in parts:
         t = part[0]
         inside = (t >= first) & (t < end)
-        yield tuple(column[inside] for column in part)
+        yield t[inside], part[1][inside], part[2][inside], part[3][inside]
         if len(t) and t.min() >= end + _DISORDER:
             return
 
