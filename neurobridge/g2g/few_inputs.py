@@ -8,8 +8,6 @@ __all__ = []
 # %% ../../nbs/g2g/14_few_inputs.ipynb #fi-imports
 import ctypes
 import functools
-import warnings
-import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -193,72 +191,17 @@ def few_rows(
 
 
 # %% ../../nbs/g2g/14_few_inputs.ipynb #fi-dead
-_ALWAYS, _PARTS = 2**16, 16  # weights that are looked through at every call; parts of more
+def packed(library: ctypes.CDLL, mask: Tensor) -> Tensor:  # [n_out, words]
+    "Return a mask in bits."
+    rows, k = mask.shape
+    bits = torch.empty(rows, -(-k // 16), dtype=torch.int16)
+    library.pack(mask.data_ptr(), bits.data_ptr(), rows, k)
+    return bits
 
 
-def _stamp(tensor: Tensor) -> tuple[Any, ...]:
-    "Return what is another where a tensor was replaced or changed."
-    return weakref.ref(tensor), tensor._version, tensor.data_ptr()
-
-
-class DeadWeights:
-    "What is known of a mask and of the weights that it switches off."
-
-    def __init__(self) -> None:
-        self.bits: Tensor | None = None
-        self.zero, self.turn = False, 0
-        self._mask: tuple[Any, ...] = ()
-        self._weight: tuple[Any, ...] = ()
-
-    def packed(self, library: ctypes.CDLL, mask: Tensor) -> Tensor:
-        "Return the mask in bits [n_out, words], packed anew where it has changed."
-        known = self._mask
-        if (
-            not known
-            or known[0]() is not mask
-            or (known[1], known[2]) != (mask._version, mask.data_ptr())
-        ):
-            rows, k = mask.shape
-            bits = torch.empty(rows, -(-k // 16), dtype=torch.int16)
-            library.pack(mask.data_ptr(), bits.data_ptr(), rows, k)
-            self.bits, self._mask, self._weight = bits, _stamp(mask), ()
-        assert self.bits is not None
-        return self.bits
-
-    def are_zero(self, library: ctypes.CDLL, weight: Tensor, mask: Tensor) -> bool:
-        "Return whether all dead weights are zeros, as far as can be known."
-        bits, known = self.packed(library, mask), self._weight
-        same = bool(
-            known
-            and known[0]() is weight
-            and (known[1], known[2]) == (weight._version, weight.data_ptr())
-        )
-        if not same or not self.zero or weight.numel() <= _ALWAYS:
-            self.zero = not self._moved(library, weight, bits, 0, len(weight))
-            self._weight = _stamp(weight)
-        else:
-            self.turn = (self.turn + 1) % _PARTS
-            start, end = (len(weight) * at // _PARTS for at in (self.turn, self.turn + 1))
-            if self._moved(library, weight, bits, start, end):
-                self.zero = False
-                _warn_of_writes(tuple(weight.shape))
-        return self.zero
-
-    def _moved(self, library: Any, weight: Tensor, bits: Tensor, start: int, end: int) -> bool:
-        at = weight.data_ptr() + start * weight.shape[1] * weight.element_size()
-        words = bits.data_ptr() + 2 * start * bits.shape[1]
-        return bool(library.dead_moved(at, words, end - start, weight.shape[1]))
-
-
-# %% ../../nbs/g2g/14_few_inputs.ipynb #fi-warn
-def _warn_of_writes(shape: tuple[int, ...]) -> None:
-    warnings.warn(
-        f"MaskedLinear: dead weights of {list(shape)} were changed in a way that PyTorch does not "
-        f"count (.data, NumPy), and up to {_PARTS - 1} calls may have used them; they are masked "
-        "from here on. Write into weights under torch.no_grad() instead",
-        RuntimeWarning,
-        stacklevel=4,
-    )
+def dead_are_zero(library: ctypes.CDLL, weight: Tensor, bits: Tensor) -> bool:
+    "Return whether all weights that a packed mask switches off are zeros."
+    return not library.dead_moved(weight.data_ptr(), bits.data_ptr(), *weight.shape)
 
 
 # %% ../../nbs/g2g/14_few_inputs.ipynb #fi-mask
@@ -312,7 +255,6 @@ def _live_gradient(library: ctypes.CDLL, grad: Tensor, x: Tensor, bits: Tensor) 
 
 # %% ../../nbs/g2g/14_few_inputs.ipynb #fi-masked
 def masked_rows(
-    dead: DeadWeights,
     x: Tensor,  # [*N, n_in]
     weight: Tensor,  # [n_out, n_in]
     bias: Tensor | None,
@@ -321,18 +263,18 @@ def masked_rows(
 ) -> Tensor:  # [*N, n_out]
     "Multiply inputs by the weights in a mask, by the fastest way that is right."
     library = library_for(x, weight, bias, mask)
-    if library is None or weight.is_inference() or mask.is_inference():
+    if library is None:
         return plain(x, weight, bias)
-    n = x.numel() // x.shape[-1]
-    if n <= _FEW:
-        wiring = Wiring(plain, len(weight), dead.packed(library, mask))
+    n, trained = x.numel() // x.shape[-1], _needs_grad(x, weight, bias)
+    bits = packed(library, mask)
+    wiring = Wiring(plain, len(weight), bits)
+    if n <= _FEW or (n <= _SOME and x.dtype == torch.float32 and not trained):
         return few_rows(library, x, weight, bias, wiring)
-    if not dead.are_zero(library, weight, mask):
+    if not dead_are_zero(library, weight, bits):
         return plain(x, weight, bias)
-    wiring = Wiring(plain, len(weight), dead.bits)
     rows = x if x.ndim == 2 else x.reshape(n, x.shape[-1])
-    if _needs_grad(x, weight, bias):
+    if trained:
         y = _Dead.apply(rows, weight, bias, library, wiring)
     else:
-        y = _zeros_forward(library, rows, weight, bias, wiring)
+        y = F.linear(rows, weight, bias)
     return y if x.ndim == 2 else y.view(*x.shape[:-1], len(weight))

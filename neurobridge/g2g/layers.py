@@ -27,7 +27,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..core.checks import choice, flag, instance, shown, tensor, whole
-from .few_inputs import DeadWeights, Wiring, few_rows, library_for, masked_rows
+from .few_inputs import Wiring, few_rows, library_for, masked_rows
 from neurobridge.g2g.wiring import (
     Grouping,
     check_ids,
@@ -176,7 +176,6 @@ class MaskedLinear(_Wired):
     mask: Bool[Tensor, "n_out n_in"]
     target_groups: Int[Tensor, " n_out"] | None
     source_groups: Int[Tensor, " n_in"] | None
-    _dead: DeadWeights | None = None  # made at the first call; neither copied nor saved
 
     def __init__(
         self,
@@ -225,15 +224,10 @@ class MaskedLinear(_Wired):
         self._check_input(x)
         if torch.compiler.is_compiling():
             return self._product(x, self.weight, self.bias)
-        if self._dead is None:
-            self._dead = DeadWeights()
-        return masked_rows(self._dead, x, self.weight, self.bias, self.mask, self._product)
+        return masked_rows(x, self.weight, self.bias, self.mask, self._product)
 
     def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight * self.mask, bias)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_dead"}
 
 
 # %% ../../nbs/g2g/03_layers.ipynb #few-0

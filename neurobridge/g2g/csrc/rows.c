@@ -10,6 +10,8 @@
 #include <string.h>
 #ifdef __AVX512F__
 #include <immintrin.h>
+#elif defined __SSE2__
+#include <emmintrin.h>
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
@@ -296,13 +298,28 @@ INLINE wholes kept(wholes v, uint16_t on) {
 #endif
 }
 
+// the bits of sixteen bytes, whatever is not 0 as 1
+INLINE uint16_t packed(const uint8_t *from) {
+#ifdef __SSE2__
+  __m128i v = _mm_loadu_si128((const __m128i *)from);
+  return (uint16_t)~_mm_movemask_epi8(_mm_cmpeq_epi8(v, _mm_setzero_si128()));
+#else
+  int on = 0;
+  for (int i = 0; i < LANES; i++) on |= (from[i] != 0) << i;
+  return (uint16_t)on;
+#endif
+}
+
 void pack(const uint8_t *mask, uint16_t *to, ptrdiff_t rows, ptrdiff_t k) {
-  for (ptrdiff_t r = 0; r < rows; r++, mask += k, to += words(k))
-    for (ptrdiff_t w = 0; w < words(k); w++) {
-      int end = k - w * LANES < LANES ? k - w * LANES : LANES, on = 0;
-      for (int i = 0; i < end; i++) on |= (mask[w * LANES + i] != 0) << i;
-      to[w] = on;
+  for (ptrdiff_t r = 0; r < rows; r++, mask += k, to += words(k)) {
+    ptrdiff_t w = 0;
+    for (; (w + 1) * LANES <= k; w++) to[w] = packed(mask + w * LANES);
+    if (w < words(k)) {
+      uint8_t rest[LANES] = {0};
+      memcpy(rest, mask + w * LANES, k - w * LANES);
+      to[w] = packed(rest);
     }
+  }
 }
 
 // whether a dead weight of these rows is not zero
