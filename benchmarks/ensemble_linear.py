@@ -3,6 +3,8 @@
     python benchmarks/ensemble_linear.py --out benchmarks/ensemble_linear.csv        # under four minutes on two cores
     python benchmarks/ensemble_linear.py --batches 1 16 256 --widths 512 1024 2048 4096 --precision float32 bfloat16 --seconds 2 --threads 1 --out benchmarks/ensemble_batches.csv
 
+    python benchmarks/ensemble_linear.py --convolutions --seconds 1.5 --threads 1 --out benchmarks/ensemble_conv.csv
+
 Every width is one interleaved run: all ways take turns, in another order every round, and the medians are compared.
 
     what    layer    forward and backward pass of one layer, width x width, input gradient included
@@ -12,6 +14,11 @@ Every width is one interleaved run: all ways take turns, in another order every 
 
             inference, training (as "layer" above); "limit" is a dense layer with as many multiplications, of fewer neurons
             update  the same and a step of SGD, after which a masked layer looks through its weights
+
+    With --convolutions, one convolution by eight ensembles, images channels first and last in memory:
+
+            "by ensemble" is a grouped convolution of collected channels, "filled" a dense one with zeros where no edge is;
+            "used" tells which of them EnsembleConv2d takes
 
     way     "ensembles" gets and gives features first in memory, as it does between its own layers; "ensembles, inputs first"
             turns input and gradient itself; CSR is torch's sparse matrix of the same live weights, BSR one of as many
@@ -33,6 +40,7 @@ import torch
 from torch import nn
 
 from neurobridge.g2g import (
+    EnsembleConv2d,
     EnsembleLinear,
     MaskedLinear,
     block_mask,
@@ -41,6 +49,7 @@ from neurobridge.g2g import (
     p_inter_at,
     to_masked,
 )
+from neurobridge.g2g import layers as sparse_layers
 
 
 class Sparse(nn.Module):
@@ -160,6 +169,50 @@ def batch_rows(width, batches, p_inter, seconds, least, precision):
                 yield row | {"batch": batch, "precision": precision}
 
 
+# source and target channels, side of the kernels, pixels, images
+CONVOLUTIONS = (
+    (16, 64, 1, 7, 64),
+    (64, 64, 3, 7, 64),
+    (64, 64, 3, 14, 64),
+    (128, 128, 3, 4, 64),
+    (128, 128, 3, 14, 64),
+    (256, 256, 3, 2, 64),
+    (256, 256, 3, 14, 16),
+    (512, 512, 3, 7, 8),
+    (1024, 1024, 1, 7, 64),
+    (2048, 512, 1, 7, 32),
+)
+LAYOUTS = {"first": torch.contiguous_format, "last": torch.channels_last}
+NARROW = sparse_layers._NARROW
+
+
+def as_if(layer, narrow):
+    "Call a layer as if ensembles of fewer than so many channels were narrow."
+
+    def call(x):
+        sparse_layers._NARROW = narrow
+        return layer(x)
+
+    call.zero_grad = layer.zero_grad
+    return call
+
+
+def convolution_rows(sizes, layout, p_inter, seconds, least):
+    n_in, n_out, kernel, pixels, images = sizes
+    torch.manual_seed(0)
+    layer = EnsembleConv2d(n_in, n_out, kernel, p_inter=p_inter, padding=kernel // 2)
+    dense = nn.Conv2d(n_in, n_out, kernel, padding=kernel // 2).to(memory_format=LAYOUTS[layout])
+    ways = {"dense": dense, "by ensemble": as_if(layer, 0), "filled": as_if(layer, n_in + 1)}
+    x = torch.randn(images, n_in, pixels, pixels).to(memory_format=LAYOUTS[layout])
+    grad = torch.randn_like(dense(x).detach())
+    used = "filled" if layer.sources.shape[1] < NARROW else "by ensemble"
+    for what, make in (("inference", caller), ("training", lambda each, x: passer(each, x, grad))):
+        runs = {way: make(each, x) for way, each in ways.items()}
+        for row in rows_of(what, n_in, rounds_of(runs, seconds, least)):
+            more = dict(n_out=n_out, kernel=kernel, pixels=pixels, images=images, channels=layout)
+            yield row | more | {"read": layer.sources.shape[1], "used": row["way"] == used}
+
+
 def stepper(net, images, labels):
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
 
@@ -222,6 +275,10 @@ def main():
         "--precision", nargs="+", default=["float32"], choices=["float32", "bfloat16"],
         help="of weights and inputs, with --batches",
     )  # fmt: skip
+    parser.add_argument(
+        "--convolutions", type=int, nargs="*", metavar="SIZE",
+        help="convolutions instead of everything else: all, or one of five sizes",
+    )  # fmt: skip
     parser.add_argument("--density", type=float, default=0.25)
     parser.add_argument(
         "--seconds", type=float, default=35, help="about so long for each of the four runs"
@@ -255,9 +312,15 @@ def main():
         ]
         sparse = [row for row in rows if row["way"] in ("ensembles", "masked")]
         below = sum((row["times_dense"] or 0) < 0.95 for row in sparse)
-        head.append(
-            f"# {below} of {len(sparse)} cells below 0.95 of dense; 0 use a dense layer instead"
-        )
+        head.append(f"# {below} of {len(sparse)} cells below 0.95 of dense")
+    elif args.convolutions is not None:
+        head[1] = f"# torch {torch.__version__}, 8 ensembles, density {args.density}"
+        rows = [
+            row
+            for sizes in ([args.convolutions] if args.convolutions else CONVOLUTIONS)
+            for layout in LAYOUTS
+            for row in convolution_rows(sizes, layout, p_inter, *timing)
+        ]
     else:
         rows = [r for width in args.widths for r in layer_rows(width, args.batch, p_inter, *timing)]
         rows += step_rows(args.net, args.batch, p_inter, *timing)

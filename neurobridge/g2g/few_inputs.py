@@ -71,7 +71,10 @@ def library_for(
     x: Tensor,  # inputs
     weight: Tensor,
     bias: Tensor | None,
-    *wiring: Tensor | None,  # mask, sources, places
+    *,
+    mask: Tensor | None = None,
+    sources: Tensor | None = None,
+    place: Tensor | None = None,
 ) -> ctypes.CDLL | None:  # None where PyTorch's operations are to be used
     "Return the compiled functions for a product."
     if torch.compiler.is_compiling() or type(x) not in _OWN or type(weight) not in _OWN:
@@ -82,8 +85,8 @@ def library_for(
         return None
     if not weight.is_contiguous() or not x.numel() or _is_watched():
         return None
-    for each in wiring:
-        if each is not None and not (each.is_cpu and each.is_contiguous()):
+    for each, kind in ((mask, torch.bool), (sources, torch.int64), (place, torch.int64)):
+        if each is not None and not (each.dtype == kind and each.is_cpu and each.is_contiguous()):
             return None
     return _compiled(x.dtype)
 
@@ -97,10 +100,38 @@ class Wiring(NamedTuple):
     bits: Tensor | None = None  # the packed mask
     sources: Tensor | None = None  # [blocks, k]
     place: Tensor | None = None  # of each output among the blocks' rows
+    zeros: bool = False  # whether all that the mask switches off are zeros
 
 
 def _at(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
+
+
+def _check_fit(x: Tensor, weight: Tensor, bias: Tensor | None, wiring: Wiring) -> None:
+    "Raise `ValueError` where sizes disagree: C reads as many numbers as it is told."
+    blocks, m, k = weight.shape if weight.ndim == 3 else (1, *weight.shape)
+    expected = {
+        "bits": (wiring.bits, (m, -(-k // 16))),
+        "sources": (wiring.sources, (blocks, k)),
+        "place": (wiring.place, (wiring.outputs,)),
+        "x": (x if wiring.sources is None else None, (len(x), k)),
+    }
+    for name, (tensor, shape) in expected.items():
+        if tensor is not None and tensor.shape != shape:
+            raise ValueError(
+                f"{name} has shape {list(tensor.shape)}, and the weight {list(weight.shape)}; "
+                f"expected {list(shape)}"
+            )
+    if bias is not None and bias.numel() != blocks * m:
+        raise ValueError(f"bias has {bias.numel()} numbers; expected {blocks * m}")
+
+
+def _check_code(code: int, inputs: int) -> None:
+    "Raise an error for what a function of C returned, unless that is 0."
+    if code == 2:
+        raise IndexError("sources or place of a sparse layer lie outside the layer")
+    if code:
+        raise MemoryError(f"no memory for a product with {inputs} inputs")
 
 
 def _sizes(x: Tensor, weight: Tensor, wiring: Wiring) -> tuple[_Sizes, int]:
@@ -114,12 +145,25 @@ def rows_forward(
     library: ctypes.CDLL, x: Tensor, weight: Tensor, bias: Tensor | None, wiring: Wiring
 ) -> Tensor:  # [N, n_out]
     "Multiply x [N, n_in]; no gradient."
+    _check_fit(x, weight, bias, wiring)
     x, y = x.contiguous(), x.new_empty(len(x), wiring.outputs)
-    bits, sources, place = map(_at, wiring[2:])
+    bits, sources, place = map(_at, wiring[2:5])
     at = (x.data_ptr(), weight.data_ptr(), bits, sources, _at(bias), place, y.data_ptr())
-    if library.forward(*at, *_sizes(x, weight, wiring)):
-        raise MemoryError(f"no memory for a product with {len(x)} inputs")
+    _check_code(library.forward(*at, *_sizes(x, weight, wiring)), len(x))
     return y
+
+
+# %% ../../nbs/g2g/14_few_inputs.ipynb #fi-product
+_FEW = 4  # inputs up to which C is as fast as a dense product in both passes
+_SOME = 16  # up to which C is no slower in the weights' gradient, in float32 in the forward pass
+
+
+def _product(
+    library: ctypes.CDLL, x: Tensor, weight: Tensor, bias: Tensor | None, wiring: Wiring
+) -> Tensor:
+    if wiring.zeros and (len(x) > _SOME or x.dtype != torch.float32):
+        return F.linear(x, weight, bias)
+    return rows_forward(library, x, weight, bias, wiring)
 
 
 # %% ../../nbs/g2g/14_few_inputs.ipynb #fi-back
@@ -138,10 +182,9 @@ def rows_backward(
         else None
         for each, need in zip(saved, needed, strict=True)
     ]
-    bits, sources, place = map(_at, wiring[2:])
+    bits, sources, place = map(_at, wiring[2:5])
     at = (x.data_ptr(), saved[1].data_ptr(), bits, sources, place, grad.data_ptr())
-    if library.backward(*at, *map(_at, found), *_sizes(x, saved[1], wiring)):
-        raise MemoryError(f"no memory for the gradient of {len(x)} inputs")
+    _check_code(library.backward(*at, *map(_at, found), *_sizes(x, saved[1], wiring)), len(x))
     return found
 
 
@@ -163,14 +206,14 @@ class _Rows(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight, bias)
         ctx.library, ctx.wiring = library, wiring
-        return rows_forward(library, x, weight, bias, wiring)
+        return _product(library, x, weight, bias, wiring)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         if torch.is_grad_enabled():
             return _differentiable(ctx, grad)
-        needed = ctx.needs_input_grad[:3]
-        found = rows_backward(ctx.library, ctx.saved_tensors, grad, ctx.wiring, needed)
+        backward = _zeros_backward if ctx.wiring.zeros else rows_backward
+        found = backward(ctx.library, ctx.saved_tensors, grad, ctx.wiring, ctx.needs_input_grad[:3])
         return (*found, None, None)
 
 
@@ -186,7 +229,7 @@ def few_rows(
     if _needs_grad(x, weight, bias):
         y = _Rows.apply(rows, weight, bias, library, wiring)
     else:
-        y = rows_forward(library, rows, weight, bias, wiring)
+        y = _product(library, rows, weight, bias, wiring)
     return y if x.ndim == 2 else y.view(*x.shape[:-1], wiring.outputs)
 
 
@@ -205,41 +248,22 @@ def dead_are_zero(library: ctypes.CDLL, weight: Tensor, bits: Tensor) -> bool:
 
 
 # %% ../../nbs/g2g/14_few_inputs.ipynb #fi-mask
-_FEW = 4  # inputs up to which C is as fast as a dense product in both passes
-_SOME = 16  # up to which C is no slower in the weights' gradient, in float32 in the forward pass
-
-
-class _Dead(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, library: Any, wiring: Wiring
-    ) -> Tensor:
-        ctx.save_for_backward(x, weight, bias)
-        ctx.library, ctx.wiring = library, wiring
-        return _zeros_forward(library, x, weight, bias, wiring)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        if torch.is_grad_enabled():
-            return _differentiable(ctx, grad)
-        x, weight, bias = ctx.saved_tensors
-        need = ctx.needs_input_grad
-        gx = grad @ weight if need[0] else None
-        gw = None
-        if need[1] and len(x) <= _SOME:
-            only = (False, True, False)
-            gw = rows_backward(ctx.library, (x, weight, bias), grad, ctx.wiring, only)[1]
-        elif need[1]:
-            gw = _live_gradient(ctx.library, grad, x, ctx.wiring.bits)
-        return gx, gw, grad.sum(0) if need[2] else None, None, None
-
-
-def _zeros_forward(
-    library: ctypes.CDLL, x: Tensor, weight: Tensor, bias: Tensor | None, wiring: Wiring
-) -> Tensor:
-    if x.dtype == torch.float32 and len(x) <= _SOME:
-        return rows_forward(library, x, weight, bias, wiring)
-    return F.linear(x, weight, bias)
+def _zeros_backward(
+    library: ctypes.CDLL,
+    saved: tuple[Tensor, Tensor, Tensor | None],  # inputs [N, n_in], weight, bias
+    grad: Tensor,  # [N, n_out]
+    wiring: Wiring,
+    needed: tuple[bool, ...],  # which of the three
+) -> list[Tensor | None]:
+    "Return the gradients where dead weights are zeros."
+    x, weight, _ = saved
+    gw = None
+    if needed[1] and len(x) <= _SOME:
+        gw = rows_backward(library, saved, grad, wiring, (False, True, False))[1]
+    elif needed[1]:
+        assert wiring.bits is not None
+        gw = _live_gradient(library, grad, x, wiring.bits)
+    return [grad @ weight if needed[0] else None, gw, grad.sum(0) if needed[2] else None]
 
 
 def _live_gradient(library: ctypes.CDLL, grad: Tensor, x: Tensor, bits: Tensor) -> Tensor:
@@ -262,19 +286,15 @@ def masked_rows(
     plain: Callable[[Tensor, Tensor, Tensor | None], Tensor],  # the product in PyTorch's operations
 ) -> Tensor:  # [*N, n_out]
     "Multiply inputs by the weights in a mask, by the fastest way that is right."
-    library = library_for(x, weight, bias, mask)
-    if library is None:
+    library = library_for(x, weight, bias, mask=mask)
+    if library is None or mask.shape != weight.shape:
         return plain(x, weight, bias)
-    n, trained = x.numel() // x.shape[-1], _needs_grad(x, weight, bias)
+    n = x.numel() // x.shape[-1]
     bits = packed(library, mask)
     wiring = Wiring(plain, len(weight), bits)
-    if n <= _FEW or (n <= _SOME and x.dtype == torch.float32 and not trained):
-        return few_rows(library, x, weight, bias, wiring)
-    if not dead_are_zero(library, weight, bits):
-        return plain(x, weight, bias)
-    rows = x if x.ndim == 2 else x.reshape(n, x.shape[-1])
-    if trained:
-        y = _Dead.apply(rows, weight, bias, library, wiring)
-    else:
-        y = F.linear(rows, weight, bias)
-    return y if x.ndim == 2 else y.view(*x.shape[:-1], len(weight))
+    exact = x.dtype == torch.float32 and n <= _SOME and not _needs_grad(x, weight, bias)
+    if n > _FEW and not exact:  # dead weights meet inputs or gradients
+        if not dead_are_zero(library, weight, bits):
+            return plain(x, weight, bias)
+        wiring = wiring._replace(zeros=True)
+    return few_rows(library, x, weight, bias, wiring)

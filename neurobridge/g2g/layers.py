@@ -242,7 +242,7 @@ def _are_few(x: Tensor) -> bool:
 
 
 def _multiply_rows(
-    x: Tensor, weight: Tensor, sources: Tensor, bias: Tensor | None, place: Tensor | None
+    x: Tensor, weight: Tensor, bias: Tensor | None, sources: Tensor, place: Tensor | None
 ) -> Tensor:
     "Multiply x [N, n_in] for a small N, one row after the other in memory."
     read = x.index_select(1, sources.flatten()).view(len(x), *sources.shape).transpose(0, 1)
@@ -252,25 +252,19 @@ def _multiply_rows(
     return y if place is None else y.index_select(1, place)
 
 
-def _multiply_wired(
-    x: Tensor, weight: Tensor, bias: Tensor | None, sources: Tensor, place: Tensor | None
-) -> Tensor:
-    return _multiply_rows(x, weight, sources, bias, place)
-
-
 # %% ../../nbs/g2g/03_layers.ipynb #cell-013
 def _multiply(
     x: Tensor, weight: Tensor, sources: Tensor, bias: Tensor | None, place: Tensor | None
 ) -> Tensor:
     if _are_few(x):
-        library = library_for(x, weight, bias, sources, place)
-        if library is not None and sources.dtype == torch.int64:
+        library = library_for(x, weight, bias, sources=sources, place=place)
+        if library is not None:
             outputs = weight.shape[0] * weight.shape[1] if place is None else len(place)
-            plain = partial(_multiply_wired, sources=sources, place=place)
+            plain = partial(_multiply_rows, sources=sources, place=place)
             wiring = Wiring(plain, outputs, sources=sources, place=place)
             return few_rows(library, x, weight, bias, wiring)
         rows = x.reshape(x.shape[:-1].numel(), x.shape[-1])
-        y = _multiply_rows(rows, weight, sources, bias, place)
+        y = _multiply_rows(rows, weight, bias, sources, place)
         return y.view(*x.shape[:-1], y.shape[1])
     # costs nothing where x lies features first
     columns = x.reshape(-1, x.shape[-1]).t().contiguous()
@@ -565,6 +559,8 @@ def _are_narrow(x: Tensor, sources: Tensor) -> bool:
 def _filled(weight: Tensor, sources: Tensor, n_in: int) -> Tensor:
     "Return kernels [n_out, n_in, k, k] in the order of the ensembles, zero where no edge is."
     n_out = len(weight)
+    if not bool(((sources >= 0) & (sources < n_in)).all()):
+        raise IndexError(f"EnsembleConv2d: sources lie outside the {n_in} channels")
     rows = torch.arange(n_out, device=weight.device).unsqueeze(1) * n_in
     places = (rows + sources.repeat_interleave(n_out // len(sources), 0)).flatten()
     kernels = weight.new_zeros(n_out * n_in, *weight.shape[2:])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from test_told import lines_of
 
 from neurobridge.data import DataError, Events, read_events, write_events
-from neurobridge.data.readers import c_decoders, dat, evt
+from neurobridge.data.readers import c_decoders, dat
 
 SENSOR = (120, 160)
 
@@ -70,16 +70,15 @@ def test_a_stretch_is_that_of_the_whole(place, kind, seed, n, gaps, turns, late,
     assert read_events(path, SENSOR, sort=True, span=span) == whole.between(*span)
 
 
-@pytest.mark.parametrize("kind", WRITERS)
 @pytest.mark.parametrize("small", [0, 1 << 60])
-def test_large_files_in_c_and_numpy_and_how_much_is_decoded(place, kind, small, monkeypatch):
-    path, n = place / f"large {kind}", 600_000
-    columns = recording(0, n, (4, 40), TURN[kind] - 6 * 10**6)  # turns over in the middle
-    WRITERS[kind](path, columns)
+def test_large_files_in_c_and_numpy_and_how_much_is_decoded(place, small, monkeypatch):
+    path, n, turn = place / "large", 600_000, TURN["dat"]
+    columns = recording(0, n, (4, 40), turn - 6 * 10**6)  # turns over in the middle
+    write_dat(path, columns)
     monkeypatch.setattr(c_decoders, "SMALL", small)
     whole = read_events(path, SENSOR)
-    assert len(whole) == n and whole.t[-1] > TURN[kind] > whole.t[0]
-    blocks, module = [], c_decoders if small == 0 else {"dat": dat, "evt2": evt}[kind]
+    assert len(whole) == n and whole.t[-1] > turn > whole.t[0]
+    blocks, module = [], c_decoders if small == 0 else dat
 
     def counted(*arguments, before=module.read_records):
         for block in before(*arguments):
@@ -87,12 +86,28 @@ def test_large_files_in_c_and_numpy_and_how_much_is_decoded(place, kind, small, 
             yield block
 
     monkeypatch.setattr(module, "read_records", counted)
-    for first in (whole.t[0], TURN[kind] - 5000, TURN[kind] + 100, whole.t[-1] - 10_000):
+    for first in (whole.t[0], turn - 5000, turn + 100, whole.t[-1] - 10_000):
         blocks.clear()
         span = (int(first), int(first) + 10_000)
         found = read_events(path, SENSOR, span=span)
         assert found == whole.between(*span) and 100 < len(found) < 3000
         assert 0 < sum(blocks) < n / 3, (first, blocks)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_hours_with_few_events_turn_the_clock_unseen_by_most_of_the_file(place, kind):
+    "A hundred events, far apart, among 300,000: the clock turns over between them."
+    path, n = place / f"night {kind}", 300_000
+    t, x, y, p = recording(5, n, (4, 40))
+    pause = TURN[kind] * 12 // 10 // 100  # in a hundred pauses 1.2 turns
+    t = t + np.clip(np.arange(n) - n // 2, 0, 100) * pause
+    WRITERS[kind](path, (t, x, y, p))
+    whole = read_events(path, SENSOR)
+    assert np.array_equal(whole.t, t)
+    for first in (t[10], t[n // 2 + 50] - 5, t[n // 2 + 200], t[-1] - 10_000):
+        span = (int(first), int(first) + 10_000)
+        found = read_events(path, SENSOR, span=span)
+        assert len(found) and found == whole.between(*span)
 
 
 def test_other_formats_are_read_to_the_end_of_the_stretch(place):

@@ -162,6 +162,42 @@ def test_a_single_write_that_is_not_counted_counts_at_once(what):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("value", [-1, 24, 2**40])
+@pytest.mark.parametrize("name", ["sources", "place"])
+def test_nothing_outside_the_layer_is_read_or_written(name, value):
+    "A wiring may come from somebody's file; C has to look as PyTorch does, in both passes."
+    layer, x = EnsembleLinear(24, 24, 4, grouping="mixer", layer=1), torch.randn(3, 24)
+    x.requires_grad_()
+    y = layer(x)
+    wiring = layer.state_dict()[name].clone()
+    wiring.view(-1)[5] = value
+    layer.load_state_dict({name: wiring}, strict=False)
+    with pytest.raises(IndexError):
+        layer(x)
+    if there():
+        with pytest.raises(IndexError, match="lie outside the layer"):
+            y.sum().backward()  # the wiring was written in place
+
+
+@needs_compiler
+def test_sizes_that_disagree_are_refused():
+    weight, x, bias = torch.randn(2, 3, 5), torch.randn(4, 9), torch.randn(2, 3)
+    library = few_inputs.library_for(x, weight, bias)
+    sources = torch.zeros(2, 5, dtype=torch.int64)
+    fits = few_inputs.Wiring(None, 6, sources=sources, place=torch.arange(6))
+    assert few_inputs.rows_forward(library, x, weight, bias, fits).shape == (4, 6)
+    for wrong in ({"sources": sources[:, :4]}, {"place": torch.arange(5)}):
+        with pytest.raises(ValueError, match="expected"):
+            few_inputs.rows_forward(library, x, weight, bias, fits._replace(**wrong))
+    with pytest.raises(ValueError, match="bias has 3 numbers; expected 6"):
+        few_inputs.rows_forward(library, x, weight, bias[:1], fits)
+    assert few_inputs.library_for(x, weight, bias, sources=sources.int()) is None
+    layer = MaskedLinear(er_mask(40, 24, 0.3))
+    layer.mask = layer.mask[:, :7]
+    with pytest.raises(RuntimeError):
+        layer(torch.randn(2, 40))
+
+
 @pytest.mark.parametrize("n", [2, 9, 40])
 @pytest.mark.parametrize("kind", ["masked", "ensembles"])
 def test_second_derivatives(kind, n):

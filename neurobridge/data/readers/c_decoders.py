@@ -10,7 +10,7 @@ import ctypes
 import functools
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -114,12 +114,11 @@ def evt3_parts(
 def evt2_parts(
     library: ctypes.CDLL,  # from `decoders`
     file: BinaryIO,  # where its words begin
-    high: Callable[[], int] = lambda: -1,  # upper time before the first word, when that is read
 ) -> Counted:
     "Decode EVT 2, block by block."
 
     def parts() -> Iterator[Any]:
-        state = np.array([high()])
+        state = np.array([-1])
         for words in read_records(file, "<u4"):
             columns = _columns(len(words), np.int16, np.int16, np.int8)
             n = library.evt2(*_pointers(words), len(words), *_pointers(state, *columns))

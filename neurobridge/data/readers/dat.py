@@ -20,9 +20,8 @@ from neurobridge.data.readers.records import (
     Sensor,
     bytes_left,
     comment_lines,
-    last_before,
+    mapped_blocks,
     read_records,
-    samples,
 )
 
 
@@ -59,12 +58,13 @@ def _dat_parts(file: BinaryIO, bits: tuple[int, int]) -> Parts:  # where row and
     first, clock = file.tell(), Clock(32)
 
     def seek(time: int) -> None:
-        places, found = samples(file, _RECORD)
-        if len(places):
-            times = Clock(32)(found["t"][:, 0])
-            at = last_before(times, time)
-            clock.last, clock.turns = int(found["t"][at, 0]), int(times[at]) >> 32
-            file.seek(first + _RECORD.itemsize * int(places[at]))
+        place, state = first, (clock.last, clock.turns)
+        for at, block in mapped_blocks(file, _RECORD):
+            place, state = at, (clock.last, clock.turns)
+            if clock.skip(block["t"]) >= time:
+                break
+        file.seek(place)
+        clock.last, clock.turns = state
 
     if (library := decoders(file)) is not None:
         parts = dat_parts(library, file, bits, clock)

@@ -7,8 +7,7 @@ __all__ = []
 
 # %% ../../../nbs/data/readers/07_evt.ipynb #evt-imports
 import re
-from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -23,14 +22,10 @@ from neurobridge.data.readers.c_decoders import (
 )
 from neurobridge.data.readers.records import (
     BLOCK,
-    Counted,
     Parts,
     Sensor,
-    bytes_left,
     comment_lines,
-    last_before,
     read_records,
-    samples,
 )
 
 
@@ -110,11 +105,8 @@ def _evt3_parts(file: BinaryIO) -> Parts:
 
 
 # %% ../../../nbs/data/readers/07_evt.ipynb #cell-026
-def _evt2_parts(
-    file: BinaryIO, wide: bool, swapped: bool, before: Callable[[], int] = lambda: -1
-) -> Parts:
+def _evt2_parts(file: BinaryIO, wide: bool, swapped: bool) -> Parts:
     high = _Held()
-    high.last = before()
     if wide:
         _check_order(file, swapped)
     for word in read_records(file, "<u8" if wide else "<u4"):
@@ -188,11 +180,9 @@ def decode_evt(file: BinaryIO, sensor: Sensor, budget: int) -> tuple[Sensor, Par
 def _evt_parts(file: BinaryIO, version: str, swapped: bool) -> Parts:
     "Decode in C where that is possible, else with NumPy."
     library = None if version == "21" else decoders(file)
-    if version == "2":
-        return _evt2_found(library, file)
     if library is not None:
-        return evt3_parts(library, file)
-    return _evt3_parts(file) if version == "3" else _evt2_parts(file, True, swapped)
+        return (evt3_parts if version == "3" else evt2_parts)(library, file)
+    return _evt3_parts(file) if version == "3" else _evt2_parts(file, version == "21", swapped)
 
 
 def _evt_sensor(text: str) -> Sensor:
@@ -219,31 +209,3 @@ def other_format(text: str) -> str | None:
     named = re.search(r"^% *format +([a-z][\w-]*)", text, re.MULTILINE)
     found = named or re.search(r"^% *(evt +[\d.]+)", text, re.MULTILINE)
     return found[1].upper() if found else None
-
-
-# %% ../../../nbs/data/readers/07_evt.ipynb #evt-seek
-_NEAR = 256  # words in which one with the upper time is looked for
-
-
-def _evt2_found(library: Any, file: BinaryIO) -> Parts:
-    "Decode EVT 2, from a time on where that is wanted."
-    first, high = file.tell(), [-1]
-
-    def seek(time: int) -> None:
-        places, words = samples(file, "<u4", _NEAR)
-        is_high = words >> 28 == 8
-        there = is_high.any(1)
-        if there.any():
-            at = is_high.argmax(1)[there]
-            counter = words[there, at] & 0xFFFFFFF
-            highs = _unwrapped(counter, 28, -1)
-            k = last_before(highs << 6, time)
-            high[0] = int(highs[k])
-            file.seek(first + 4 * int(places[there][k] + at[k]))
-
-    if library is not None:
-        parts = evt2_parts(library, file, lambda: high[0])
-        parts.seek = seek
-        return parts
-    decoded = _evt2_parts(file, False, False, lambda: high[0])
-    return Counted(decoded, lambda: bytes_left(file) // 4, seek)

@@ -78,32 +78,18 @@ def read_records(
 
 
 # %% ../../../nbs/data/readers/01_records.ipynb #rec-sampled
-SAMPLES = 1024  # places of a file whose times are looked at
-
-
-def samples(
-    file: BinaryIO,  # where its records or words begin
+def mapped_blocks(
+    file: BinaryIO,  # where its records or words begin; it stays there
     kind: Any,  # NumPy type of one
-    length: int = 1,  # how many at each place
-) -> tuple[np.ndarray, np.ndarray]:  # number of the first one at each place; [places, length]
-    "Return records from places all over the rest of a file, which stays where it is."
+) -> Iterator[tuple[int, np.ndarray]]:  # where the block begins in the file (bytes), its records
+    "Yield the blocks that `read_records` would read, as parts of a map of the file."
     kind, start = np.dtype(kind), file.tell()
     count = bytes_left(file) // kind.itemsize
-    if count < length:
-        return np.empty(0, np.int64), np.empty((0, length), kind)
-    places = np.unique(np.linspace(0, count - length, SAMPLES).astype(np.int64))
-    mapped = np.memmap(file, kind, "r", start, (count,))
-    found = mapped[places[:, None] + np.arange(length)]
-    file.seek(start)
-    return places, np.asarray(found)
-
-
-def last_before(
-    times: np.ndarray,  # of places in their order
-    time: int,
-) -> int:  # 0 where there is none
-    "Return the last place before which all times are smaller."
-    return max(0, int(np.searchsorted(np.maximum.accumulate(times), time)) - 1)
+    if count:
+        mapped = np.memmap(file, kind, "r", start, (count,))
+        file.seek(start)
+        for first in range(0, count, BLOCK):
+            yield start + first * kind.itemsize, mapped[first : first + BLOCK]
 
 
 # %% ../../../nbs/data/readers/01_records.ipynb #clock
@@ -130,6 +116,14 @@ class Clock:
         turns -= np.minimum(np.minimum.accumulate(turns), 0)
         self.turns = int(turns[-1])
         return time + (turns << self.bits)
+
+    def skip(self, counter: np.ndarray) -> int:  # the latest time among them
+        "Go on by a block of at least one, without a look at each number where none can be a turn."
+        low, high = int(counter.min()), int(counter.max())
+        if high - low > 1 << self.bits - 1:
+            return int(self(counter).max())
+        self(counter[[0, -1]])  # between two that are so near to each other there is no turn
+        return high + (self.turns << self.bits)
 
 
 # %% ../../../nbs/data/readers/01_records.ipynb #cell-014

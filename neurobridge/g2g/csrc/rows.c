@@ -91,6 +91,16 @@ INLINE float sum(vec v) {
 
 // == Collect ==
 
+// whether all of these are places in a row of so many
+static int inside(const int64_t *at, ptrdiff_t count, ptrdiff_t end) {
+  int good = 1;
+  for (ptrdiff_t i = 0; at && i < count; i++) good &= at[i] >= 0 && at[i] < end;
+  return good;
+}
+static int sound(const int64_t *sources, const int64_t *place, sizes s) {
+  return inside(sources, s.blocks * s.k, s.n_in) && inside(place, s.n_out, s.blocks * s.m);
+}
+
 // x [inputs, n_in] as [blocks, inputs, k] floats
 static void collect(const STORE *x, const int64_t *sources, float *to, sizes s) {
   for (ptrdiff_t g = 0; g < s.blocks; g++)
@@ -154,9 +164,11 @@ INLINE void rows_forward(const STORE *w, const uint16_t *mask, const float *x, c
   }
 }
 
+// 0; 1 where there is no memory, 2 where a source or a place lies outside
 int forward(const STORE *x, const STORE *w, const uint16_t *mask, const int64_t *sources,
             const STORE *bias, const int64_t *place, STORE *y, sizes s, int threads) {
   ptrdiff_t all = s.blocks * s.m, quads = (s.m + ROWS - 1) / ROWS;
+  if (!sound(sources, place, s)) return 2;
   float *in = malloc(s.blocks * s.inputs * s.k * sizeof(float));
   float *out = malloc(s.inputs * all * sizeof(float));
   if (!in || !out) return free(in), free(out), 1;
@@ -246,15 +258,16 @@ int backward(const STORE *x, const STORE *w, const uint16_t *mask, const int64_t
              int threads) {
   ptrdiff_t all = s.blocks * s.m, width = s.inputs * s.k;
   ptrdiff_t parts = (s.k + breadth(s) - 1) / breadth(s);
+  if (!sound(sources, place, s)) return 2;
   float *in = malloc(s.blocks * width * sizeof(float));
-  float *g = malloc(s.inputs * all * sizeof(float));
+  float *g = calloc(s.inputs * all, sizeof(float));
   float *add = gx ? calloc(s.blocks * width, sizeof(float)) : 0;
   float *back = gx ? calloc(s.inputs * s.n_in, sizeof(float)) : 0;
   if (!in || !g || (gx && (!add || !back))) return free(in), free(g), free(add), free(back), 1;
   collect(x, sources, in, s);
   for (ptrdiff_t n = 0; n < s.inputs; n++)
     for (ptrdiff_t o = 0; o < s.n_out; o++)
-      g[n * all + (place ? place[o] : o)] = widen(gy[n * s.n_out + o]);
+      g[n * all + (place ? place[o] : o)] += widen(gy[n * s.n_out + o]);
   for (ptrdiff_t o = 0; gb && o < all; o++) {
     float total = 0;
     for (ptrdiff_t n = 0; n < s.inputs; n++) total += g[n * all + o];
