@@ -163,6 +163,19 @@ PageEngine.execute_notebook(nb, workdir={str(tmp_path)!r}, kernel=KernelSettings
     assert not any(map(alive, pids))
 
 
+def test_a_server_ends_with_its_worker_in_the_middle_of_its_imports(tmp_path):
+    (tmp_path / "slow_import.py").write_text(
+        f"import time\nopen({str(tmp_path / 'begun')!r}, 'w').close()\ntime.sleep(300)"
+    )
+    server = KernelServer({"PYTHONPATH": str(tmp_path)}, ["slow_import"])
+    until = time.monotonic() + 60
+    while not (tmp_path / "begun").exists():
+        assert server.process.poll() is None and time.monotonic() < until
+        time.sleep(0.05)
+    server._channel.close()  # as the system does when the worker is killed
+    assert server.process.wait(30) == 0
+
+
 def test_a_dead_server_says_so(tmp_path):
     server = KernelServer(modules=LIGHT)
     server.process.kill()

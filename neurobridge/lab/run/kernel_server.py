@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from .kernel import launch, new_python
@@ -47,8 +47,9 @@ def preloaded() -> list[str]:  # empty: a new Python for each run
 # %% ../../../nbs/lab/run/11_kernel_server.ipynb #cell-012
 def _serve(channel: int, modules: Sequence[str]) -> None:
     "Import, then fork this process on request; the body of the server's process."
-    set_by_imports = _import_all(modules)
     requests = socket.socket(fileno=channel)
+    with _ending_with(channel):
+        set_by_imports = _import_all(modules)
     wake, waker = os.pipe2(os.O_NONBLOCK)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(waker)
@@ -82,6 +83,28 @@ def _import_all(modules: Sequence[str]) -> dict[str, str]:
         end.atexit = False  # by which the libraries take themselves apart
     gc.freeze()  # a collection in a kernel would write to, and so copy, all that it shares
     return {name: os.environ[name] for name in set(os.environ) - given}
+
+
+# %% ../../../nbs/lab/run/11_kernel_server.ipynb #ending-code
+@contextlib.contextmanager
+def _ending_with(channel: int) -> Iterator[None]:
+    "End this process if the other end of the channel is closed during the block."
+    over = threading.Event()
+    watch = select.poll()
+    watch.register(channel, 0)  # its end is told in any case
+
+    def look() -> None:
+        while not over.is_set():
+            if watch.poll(100):  # milliseconds
+                os._exit(0)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        yield
+    finally:
+        over.set()
+        looking.join()  # a thread does not survive a fork
 
 
 # %% ../../../nbs/lab/run/11_kernel_server.ipynb #bury
