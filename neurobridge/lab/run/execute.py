@@ -705,6 +705,9 @@ def _take_name(page: Path, name: str) -> None:
 
 
 # %% ../../../nbs/lab/run/07_execute.ipynb #cell-050
+_UNFINISHED = "not written: interrupted; the same command writes it"
+
+
 def _execute(
     job: _Job,
     record: dict[str, Any],
@@ -745,9 +748,12 @@ def _execute(
         "seconds": round(time.monotonic() - started, 3),
         "error": failures[0] if failures else None,
     }
-    record["report"] = None if broken else _report(job, record)
     _keep_log(job.folder, record)
+    record["report"] = None if broken else _UNFINISHED
     write_json(job.folder / "run.json", record)
+    if not broken:  # it takes time, and what was found is safe by now
+        record["report"] = _report(job, record)
+        write_json(job.folder / "run.json", record)
     run = Run(job.folder, record)
     if broken or failures:
         raise RunFailed(run) from broken

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,7 @@ def launch(
     confined = _confined(kernelapp.IOPubThread, folder, budget, lambda: application().session)
     kernelapp.IOPubThread = confined
     _cut_errors(kernelapp.ZMQInteractiveShell)
+    warnings.filterwarnings("ignore", message="IProgress not found")  # of tqdm: a run shows no bar
     sys.argv = ["ipykernel_launcher", "-f", file, "--IPKernelApp.ignore_cwd=True", *more]
     for name in [name for name in sys.modules if name.partition(".")[0] == "neurobridge"]:
         del sys.modules[name]
