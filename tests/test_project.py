@@ -132,7 +132,7 @@ def test_an_installed_wheel_is_whole(tmp_path):
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
     entries = (next((tmp_path / "site").glob("*.dist-info")) / "entry_points.txt").read_text()
-    assert "neurobridge = neurobridge.lab.cli:app" in entries and "[papermill.engine]" in entries
+    assert "neurobridge = neurobridge.__main__:main" in entries and "[papermill.engine]" in entries
 
 
 # What a page looks like

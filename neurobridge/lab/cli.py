@@ -15,6 +15,7 @@ import select
 import shlex
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections import Counter
@@ -214,6 +215,12 @@ class _Pairs(TyperCommand):
                 joined.append(f"{rest.pop(0)}={rest.pop(0)}")
             elif word in ("-p", "--param") and rest:
                 joined.append(rest.pop(0))
+        left = self.make_parser(ctx).parse_args(joined + rest)[1]
+        if left and all(word.endswith(".ipynb") for word in left):
+            ctx.fail(
+                f"{len(left) + 1} pages are named; expected one. For one after the other: "
+                'for page in *.ipynb; do neurobridge run "$page"; done'
+            )
         if "--help" in joined:
             ctx.meta["page"] = self._page(ctx, [word for word in joined if word != "--help"])
         return super().parse_args(ctx, joined + rest)
@@ -231,6 +238,7 @@ class _Pairs(TyperCommand):
                 _show_parameters(name)
 
 
+# %% ../../nbs/lab/01_cli.ipynb #given-code
 def _stop(message: str, code: int) -> NoReturn:
     "Print a message to standard error, and exit."
     _say(f"neurobridge: {message}", err=True)
@@ -246,6 +254,39 @@ def _given(pairs: list[str] | None) -> dict[str, str]:
             _stop(f"-p {key} is given twice ({given[key]!r} and {value!r}); expected one value", 2)
         given[key] = value
     return given
+
+
+# %% ../../nbs/lab/01_cli.ipynb #signals-code
+def _nobody_reads(output: Any = None) -> bool:
+    "Return whether the other end of an output is closed: of a pipe, as by `head`, or a window."
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # Windows has no poll
+        watch = select.poll()
+        watch.register(sys.stdout if output is None else output, select.POLLOUT)
+        return any(event & select.POLLERR for _, event in watch.poll(0))
+    return False
+
+
+def _end(number: int, _: Any) -> NoReturn:
+    "End the command as Ctrl-C does; a second signal of the kind ends it at once."
+    signal.signal(number, signal.SIG_DFL)
+    for output in filter(_nobody_reads, (1, 2)):  # printing to a closed window is an error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    raise KeyboardInterrupt(signal.Signals(number))
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    "Turn SIGTERM and SIGHUP into `KeyboardInterrupt` with the signal, where they are not ignored."
+    kinds = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    main = threading.current_thread() is threading.main_thread()
+    taken = [number for number in kinds if main and signal.getsignal(number) == signal.SIG_DFL]
+    try:
+        for number in taken:
+            signal.signal(number, _end)
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 # %% ../../nbs/lab/01_cli.ipynb #cell-019
@@ -269,24 +310,16 @@ def _message_of(error: OSError) -> str:
     )
 
 
-def _nobody_reads() -> bool:
-    "Return whether the other end of the pipe that gets the output is closed, as `head` leaves it."
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # Windows has no poll
-        watch = select.poll()
-        watch.register(sys.stdout, select.POLLOUT)
-        return any(event & select.POLLERR for _, event in watch.poll(0))
-    return False
-
-
 @contextlib.contextmanager
-def _user_errors() -> Iterator[None]:
-    "Turn the errors that a user can make into messages and exit codes."
+def _user_errors(again: str = "") -> Iterator[None]:
+    "Turn the errors that a user can make, and the end of a command, into messages and exit codes."
     try:
         runs_root()
     except ValueError as error:
         _stop(str(error), 2)
     try:
-        yield
+        with _ended_by_signals():
+            yield
     except RunRefused as error:
         _stop(str(error), 2)
     except RunFailed as error:
@@ -301,9 +334,11 @@ def _user_errors() -> Iterator[None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None  # as rich does, which prints the tables
         _stop(_message_of(error), 1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one has nothing to add
-        _stop("interrupted; the same command goes on where the page saved itself last", 130)
+        number = error.args[0] if error.args else signal.SIGINT
+        how = f"ended by {number.name}" if error.args else "interrupted"
+        _stop(f"{how}{again and f'; the same command {again}'}", 128 + number)
 
 
 # %% ../../nbs/lab/01_cli.ipynb #ed55ca68
@@ -327,14 +362,14 @@ def run(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The run's folder.  [default: runs/<page>/<id>]")
+        Path | None, typer.Option(help="The run's folder.", show_default="runs/<page>/<id>")
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Run again what is done; its old content is removed.")
     ] = False,
     timeout: Annotated[
         float | None,
-        typer.Option(help="Seconds for the whole page; inf: no limit.  [default: no limit]"),
+        typer.Option(help="Seconds for the whole page; inf: no limit.", show_default="no limit"),
     ] = None,
     slow: Annotated[
         bool, typer.Option("--slow", help="Run the cells marked slow, gpu or notest too.")
@@ -352,16 +387,17 @@ def run(
     ] = False,
 ) -> None:
     "Run a page in a folder of its own and print what it found; what is done is not run again."
-    with _user_errors():
+    with _user_errors("goes on where the page saved itself last"):
         given = _given(param)
         settings: dict[str, Any] = {"out": out, "force": force, "timeout": timeout}
         if recorded := _recorded(name, like):
             return _run_like(recorded, given, log_output, slow, settings)
+        page = find_page(name)  # which may be gone in the end
         _say_where()
         with _progress(Path(name).stem, name, log_output) as hooks:
             done = run_notebook(name, given, slow=slow, **settings, **hooks)
         _tell(done)
-        _say(f"page:\n{find_page(name)}")
+        _say(f"page:\n{page}")
 
 
 # %% ../../nbs/lab/01_cli.ipynb #cell-020
@@ -483,7 +519,7 @@ def _show_parameters(name: str) -> None:
     _print_texts(("parameter", "type", "default", "meaning"), rows)
     first = next(iter(takes.values()))
     value = shlex.quote(str(first.default))
-    _say(f"\nfor instance: neurobridge run {name} -p {first.name} {value}")
+    _say(f"\nfor instance: neurobridge run {shlex.quote(name)} -p {first.name} {value}")
 
 
 def _say_where() -> None:
@@ -518,9 +554,10 @@ def new(
         page, file = write_new_page(name)
         _say(f"page:\n{page}\nsweep file:\n{file}\n")
         shown = Path(name).with_suffix("")
-        _say(f"run it once:       neurobridge run {shown}")
-        _say(f"run all settings:  neurobridge sweep {shown}.yaml")
-        _say(f"what they found:   neurobridge report {shown}.yaml")
+        run_it, sweep_it = (shlex.quote(f"{shown}{end}") for end in ("", ".yaml"))
+        _say(f"run it once:       neurobridge run {run_it}")
+        _say(f"run all settings:  neurobridge sweep {sweep_it}")
+        _say(f"what they found:   neurobridge report {sweep_it}")
 
 
 # %% ../../nbs/lab/01_cli.ipynb #cell-023
@@ -616,7 +653,7 @@ def _bar(sight: _Sight) -> Iterator[None]:
         if counts:
             done = sum(counts.get(state, 0) for state in ("done", "failed", "pruned"))
             now = ", ".join(
-                f"{counts[state]} {state}" for state in ("failed", "pruned") if state in counts
+                f"{counts[state]} {state}" for state in ("failed", "pruned") if counts.get(state)
             )
             bar.update(task, total=sum(counts.values()), completed=done, now=now)
         return Group(bar, _doing(sight.rows))
@@ -644,8 +681,8 @@ def _doing(rows: list[dict[str, str]]) -> Table:
 _Authority = Annotated[
     Path | None,
     typer.Option(
-        help="Certificate of the scheduler's authority.  [default: that of dask's "
-        "configuration, as for the next two]"
+        help="Certificate of the scheduler's authority.",
+        show_default="that of dask's configuration, as for the next two",
     ),
 ]
 _Slurm = Annotated[
@@ -660,8 +697,8 @@ _Results = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE.csv",
-        help="Add the rows of each finished run to this file, and take the runs in it as done.  "
-        "[default: `results` in the sweep file]",
+        help="Add the rows of each finished run to this file, and take the runs in it as done.",
+        show_default="`results` in the sweep file",
     ),
 ]
 _LogOutput = Annotated[
@@ -730,7 +767,8 @@ def sweep(
         ),
     ],
     workers: Annotated[
-        int | None, typer.Option(help="Runs at a time.  [default: as many as there is room for]")
+        int | None,
+        typer.Option(help="Runs at a time.", show_default="as many as there is room for"),
     ] = None,
     scheduler: Annotated[
         str | None,
@@ -757,7 +795,7 @@ def sweep(
     log_output: _LogOutput = False,
 ) -> None:
     "Run what is not done yet of a sweep file."
-    with _user_errors():
+    with _user_errors("runs what is left, each from where its page saved itself last"):
         from neurobridge.lab.sweep.driver import is_left, run_sweep, sweep_table
         from neurobridge.lab.sweep.results_file import results_path
 
@@ -885,9 +923,18 @@ def _ordered(
 
 
 # %% ../../nbs/lab/01_cli.ipynb #screen-code
+def _whole_numbers(column: "pd.Series") -> "pd.Series":
+    "Return a column as whole numbers, if they are floats only because some are missing."
+    if column.dtype.kind != "f" or not column.isna().any() or (column.dropna() % 1).any():
+        return column
+    return column.astype("Int64").astype(object).where(column.notna(), None)
+
+
 def _for_the_screen(frame: "pd.DataFrame") -> "pd.DataFrame":
-    "Return a table of runs with short errors, and NaN written where a run has recorded NaN."
+    "Return a table of runs with short errors, whole numbers, and NaN where a run has recorded NaN."
     shown = frame.copy()
+    for name in set(shown.attrs.get("params", ())) & set(shown):
+        shown[name] = _whole_numbers(shown[name])
     if "error" in shown:
         brief = shown["error"].map(lambda text: shorten(text, 60), na_action="ignore")
         shown = shown.drop(columns="error") if brief.isna().all() else shown.assign(error=brief)
@@ -1089,7 +1136,8 @@ def report(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The HTML file.  [default: runs/<experiment>/<sweep>.html]")
+        Path | None,
+        typer.Option(help="The HTML file.", show_default="runs/<experiment>/<sweep>.html"),
     ] = None,
     mail: Annotated[
         bool,
@@ -1211,9 +1259,9 @@ def results(
     sweep: Annotated[
         list[Path] | None,
         typer.Option(
-            help="The batch; repeat for more files.  [default: sweeps/<experiment>.yaml or "
-            "sweeps/<experiment>_*.yaml, or the file of the page's name beside it; else all "
-            "finished runs]"
+            help="The batch; repeat for more files.",
+            show_default="sweeps/<experiment>.yaml or sweeps/<experiment>_*.yaml, or the file of "
+            "the page's name beside it; else all finished runs",
         ),
     ] = None,
     partial: Annotated[
@@ -1225,7 +1273,8 @@ def results(
         ),
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the files.  [default: results in the project]")
+        Path | None,
+        typer.Option(help="Folder for the files.", show_default="results in the project"),
     ] = None,
 ) -> None:
     "Write results/<experiment>.csv, and its other tables, from finished runs."
@@ -1298,7 +1347,8 @@ def mlflow(
         str | None,
         typer.Option(
             metavar="URI",
-            help="MLflow's tracking URI.  [default: a SQLite file, mlflow.db in the runs folder]",
+            help="MLflow's tracking URI.",
+            show_default="a SQLite file, mlflow.db in the runs folder",
         ),
     ] = None,
 ) -> None:

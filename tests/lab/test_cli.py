@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,15 +11,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 from nbformat import write
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from rich.markup import render
 from typer.testing import CliRunner
 
 import neurobridge
 from neurobridge.core.files import read_json, write_json
-from neurobridge.lab import Sweep, spread
+from neurobridge.lab import Sweep, cli, spread
 from neurobridge.lab.cli import app
 from neurobridge.lab.report.summary import summarise
 from neurobridge.lab.sweep import driver as workers
@@ -235,6 +238,55 @@ def test_version_and_help():
         assert shell(*words).exit_code == 0
     light = "import sys, neurobridge.lab.cli; sys.exit(bool({'papermill', 'torch', 'pandas', 'nbformat', 'nbconvert'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", light], check=True, timeout=60)
+
+
+def test_help_shows_every_word_that_was_written_for_it():
+    "Rich takes [default: …] for a style, and leaves it out without a word."
+    commands = typer.main.get_command(app).commands
+    for name, command in commands.items():
+        for parameter in command.params:
+            text = getattr(parameter, "help", None) or ""
+            assert render(text).plain == text, (name, parameter.name)
+    shown = " ".join(shell("run", "--help").stdout.replace("│", " ").split())
+    assert "[default: (runs/<page>/<id>)]" in shown and "[default: (no limit)]" in shown
+
+
+def test_advice_can_be_pasted_into_a_shell(root, monkeypatch):
+    monkeypatch.chdir(root.parent)
+    page = root / "toy.ipynb"
+    for words in (["run", page, "--help"], ["new", root / "mine"]):
+        shown = shell(*words).stdout
+        advice = re.findall(r"neurobridge (?:run|sweep|report) .*", shown)
+        named = [shlex.split(line)[2] for line in advice if " [OPTIONS]" not in line]
+        assert named and all(str(root) in name for name in named), shown
+
+
+def test_several_pages_are_refused_with_the_way_to_run_them(root):
+    ended = shell("run", root / "toy.ipynb", root / "b.ipynb", root / "c.ipynb")
+    said = " ".join(ended.stderr.replace("│", " ").split())
+    assert ended.exit_code == 2 and "3 pages are named; expected one" in said, said
+    assert "unexpected extra argument" in shell("run", root / "toy.ipynb", "lr", "0.1").stderr
+
+
+def test_a_page_that_removes_itself_is_done_all_the_same(root):
+    place = root / "own"
+    place.mkdir()
+    source = """import os, shutil
+from neurobridge.lab import record
+record({'y': 1})
+shutil.rmtree(os.getcwd())"""
+    write(new_notebook(cells=[new_code_cell(source)]), place / "gone.ipynb")
+    ended = shell("run", place / "gone.ipynb")
+    assert ended.exit_code == 0 and "done in" in ended.stdout and not ended.stderr, ended.stderr
+    assert not place.exists()
+
+
+def test_whole_numbers_stay_whole_beside_runs_without_them():
+    frame = pd.DataFrame({"n": [3, None, 4], "lr": [0.5, None, 1.0], "m": [1, 2, 3]})
+    frame.attrs["params"] = ["n", "lr", "m"]
+    shown = cli._for_the_screen(frame)
+    texts = {name: [cli._cell(value, True) for value in shown[name]] for name in shown}
+    assert texts == {"n": ["3", "", "4"], "lr": ["0.5", "", "1.0"], "m": ["1", "2", "3"]}
 
 
 def test_table(root):

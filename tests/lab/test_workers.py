@@ -694,7 +694,8 @@ def test_ctrl_c_twice_while_workers_start(root):
     assert (
         driver.returncode == 130
         and said
-        == "neurobridge: interrupted; the same command goes on where the page saved itself last\n"
+        == "neurobridge: interrupted; the same command runs what is left, each from where its page "
+        "saved itself last\n"
     ), said
 
 
