@@ -748,16 +748,21 @@ def _execute(
         "seconds": round(time.monotonic() - started, 3),
         "error": failures[0] if failures else None,
     }
-    _keep_log(job.folder, record)
-    record["report"] = None if broken else _UNFINISHED
-    write_json(job.folder / "run.json", record)
-    if not broken:  # it takes time, and what was found is safe by now
-        record["report"] = _report(job, record)
-        write_json(job.folder / "run.json", record)
-    run = Run(job.folder, record)
+    run = _ended(job, record, None if broken else _UNFINISHED)
     if broken or failures:
         raise RunFailed(run) from broken
     return run
+
+
+def _ended(job: _Job, record: dict[str, Any], report: str | None) -> Run:
+    "Write the record of a run that has ended, then its report if it is to have one."
+    _keep_log(job.folder, record)
+    record["report"] = report
+    write_json(job.folder / "run.json", record)
+    if report:  # drawing it takes time, and what was found is safe by now
+        record["report"] = _report(job, record)
+        write_json(job.folder / "run.json", record)
+    return Run(job.folder, record)
 
 
 # %% ../../../nbs/lab/run/07_execute.ipynb #kernel-of-code
