@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-from ..core.checks import flag, number, tensor
+from ..core.checks import flag, number, shown, tensor
 from .kernels.cpu import LIFConfig
 from .kernels.fused_adaptive import fused_adaptive, serves_adaptive
 from .kernels.operator import state_dtype, values_known
@@ -162,7 +162,25 @@ class _Adaptation(LIF):
                 f"{type(self).__name__}: output is {value!r}; expected 'spike', by which the "
                 "threshold rises"
             )
-        super().__setattr__(name, value)
+        if name in ("rise", "rise_decay"):
+            self._change(name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def _change(self, name: str, value: Any) -> None:
+        "Set a constant of the threshold; raise `AttributeError` where it is learned."
+        who, kept = type(self).__name__, getattr(self, f"_{name}")
+        if kept is None:
+            way = "rise_log, a logarithm," if name == "rise" else "rise_decay_logit, a logit,"
+            raise AttributeError(f"{who}: {name} is learned here; layer.{way} is its parameter")
+        new = _constant(name, value, torch.inf if name == "rise" else 1.0)
+        if new.shape not in (kept.shape, ()):
+            raise ValueError(
+                f"{who}: {name} is {shown(value)}; expected {list(kept.shape)}, as when the layer "
+                "was made; build another"
+            )
+        with torch.no_grad():
+            kept.copy_(new)
 
     def _adapt(self, rise: Any, rise_decay: Any, learn: bool) -> None:
         "Keep the constants of the threshold, or their parameters."
