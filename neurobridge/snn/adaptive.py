@@ -48,6 +48,22 @@ def _constant(name: str, value: Any, high: float) -> Tensor:
     return _in_range(name, value, high).detach().clone()
 
 
+def _change(layer: nn.Module, name: str, value: Any) -> None:
+    "Set the rise or its decay; raise `AttributeError` where it is learned."
+    who, kept = type(layer).__name__, getattr(layer, f"_{name}")
+    if kept is None:
+        way = "rise_log, a logarithm," if name == "rise" else "rise_decay_logit, a logit,"
+        raise AttributeError(f"{who}: {name} is learned here; layer.{way} is its parameter")
+    new = _constant(name, value, torch.inf if name == "rise" else 1.0)
+    if new.shape not in (kept.shape, ()):
+        raise ValueError(
+            f"{who}: {name} is {shown(value)}; expected {list(kept.shape)}, as when the layer "
+            "was made; build another"
+        )
+    with torch.no_grad():
+        kept.copy_(new)
+
+
 def _fitting(name: str, value: float | Tensor, x: Tensor) -> Tensor:
     "Return a constant that broadcasts to the neurons of x, in the precision of their state."
     kept = torch.as_tensor(value, dtype=state_dtype(x.dtype), device=x.device)
@@ -163,24 +179,9 @@ class _Adaptation(LIF):
                 "threshold rises"
             )
         if name in ("rise", "rise_decay"):
-            self._change(name, value)
+            _change(self, name, value)
         else:
             super().__setattr__(name, value)
-
-    def _change(self, name: str, value: Any) -> None:
-        "Set a constant of the threshold; raise `AttributeError` where it is learned."
-        who, kept = type(self).__name__, getattr(self, f"_{name}")
-        if kept is None:
-            way = "rise_log, a logarithm," if name == "rise" else "rise_decay_logit, a logit,"
-            raise AttributeError(f"{who}: {name} is learned here; layer.{way} is its parameter")
-        new = _constant(name, value, torch.inf if name == "rise" else 1.0)
-        if new.shape not in (kept.shape, ()):
-            raise ValueError(
-                f"{who}: {name} is {shown(value)}; expected {list(kept.shape)}, as when the layer "
-                "was made; build another"
-            )
-        with torch.no_grad():
-            kept.copy_(new)
 
     def _adapt(self, rise: Any, rise_decay: Any, learn: bool) -> None:
         "Keep the constants of the threshold, or their parameters."
