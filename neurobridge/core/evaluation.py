@@ -148,13 +148,19 @@ def check_answers(who: str, name: str, x: Tensor, answers: Any, y: Any) -> bool:
 
 # %% ../../nbs/core/12_evaluation.ipynb #725ac572
 def check_range(who: str, name: str, logits: Tensor, y: Tensor) -> None:
-    "Raise `ValueError` for labels that are no outputs of the model."
+    "Raise `ValueError` for labels that are no outputs of the model, and for a single output."
     low, high = (int(value) for value in y.aminmax())
     if low < 0 or high >= logits.shape[-1]:
         one = "; for regression give y as floating-point numbers" if logits.shape[-1] == 1 else ""
         raise ValueError(
             f"{who}: {name} has labels from {low} to {high}; the model has {logits.shape[-1]} "
             f"outputs, for labels from 0 to {logits.shape[-1] - 1}{one}"
+        )
+    if logits.shape[-1] == 1:
+        raise ValueError(
+            f"{who}: the model has 1 output for the classes of {name}, so that every answer is "
+            "right, learned or not; expected two classes or more, such as one for what is none of "
+            "yours; for regression give y as floating-point numbers"
         )
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-from ..core.checks import flag, number, tensor
+from ..core.checks import flag, number, shown, tensor
 from .kernels.cpu import LIFConfig
 from .kernels.fused_adaptive import fused_adaptive, serves_adaptive
 from .kernels.operator import state_dtype, values_known
@@ -46,6 +46,22 @@ def _constant(name: str, value: Any, high: float) -> Tensor:
     if value.requires_grad:
         raise TypeError(f"AdaptiveLIF: {name} requires gradients; learn_rise=True trains it")
     return _in_range(name, value, high).detach().clone()
+
+
+def _change(layer: nn.Module, name: str, value: Any) -> None:
+    "Set the rise or its decay; raise `AttributeError` where it is learned."
+    who, kept = type(layer).__name__, getattr(layer, f"_{name}")
+    if kept is None:
+        way = "rise_log, a logarithm," if name == "rise" else "rise_decay_logit, a logit,"
+        raise AttributeError(f"{who}: {name} is learned here; layer.{way} is its parameter")
+    new = _constant(name, value, torch.inf if name == "rise" else 1.0)
+    if new.shape not in (kept.shape, ()):
+        raise ValueError(
+            f"{who}: {name} is {shown(value)}; expected {list(kept.shape)}, as when the layer "
+            "was made; build another"
+        )
+    with torch.no_grad():
+        kept.copy_(new)
 
 
 def _fitting(name: str, value: float | Tensor, x: Tensor) -> Tensor:
@@ -162,7 +178,10 @@ class _Adaptation(LIF):
                 f"{type(self).__name__}: output is {value!r}; expected 'spike', by which the "
                 "threshold rises"
             )
-        super().__setattr__(name, value)
+        if name in ("rise", "rise_decay"):
+            _change(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def _adapt(self, rise: Any, rise_decay: Any, learn: bool) -> None:
         "Keep the constants of the threshold, or their parameters."

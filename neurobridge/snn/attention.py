@@ -6,10 +6,13 @@
 __all__ = ["SpikingAttention"]
 
 # %% ../../nbs/snn/19_attention.ipynb #ssa-005
+from typing import Any
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core.checks import number, tensor, whole
+from ..core.settings import ModuleWithSettings
 from .layers import Neuron, make_neurons
 from .neuron import LIF
 
@@ -31,8 +34,32 @@ class _Projection(nn.Module):
         return self.neuron(current)
 
 
+# %% ../../nbs/snn/19_attention.ipynb #ssa-heads
+class _Heads(ModuleWithSettings):
+    "Heads and scale: kept beside the weights, and checked whenever they are set."
+
+    features: int
+    heads: int
+    scale: float
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "scale":
+            value = number("SpikingAttention", name, value, above=0)
+        if name == "heads":
+            value = whole("SpikingAttention", name, value)
+            if self.features % value:
+                raise ValueError(
+                    f"SpikingAttention: heads is {value}, which does not divide {self.features} "
+                    "features; choose a divisor"
+                )
+        super().__setattr__(name, value)
+
+    def settings_now(self) -> dict[str, Any]:
+        return {"heads": self.heads, "scale": self.scale}
+
+
 # %% ../../nbs/snn/19_attention.ipynb #ssa-010
-class SpikingAttention(nn.Module):
+class SpikingAttention(_Heads):
     """Let tokens attend to one another by spikes, at each step: spiking self-attention.
 
     Maps `[T, N, tokens, features]` to the same shape. Raises `ValueError` where `heads` does not
@@ -60,14 +87,9 @@ class SpikingAttention(nn.Module):
         scale: float = 0.125,  # factor of the products
     ):
         super().__init__()
-        features = whole("SpikingAttention", "features", features)
-        self.heads = whole("SpikingAttention", "heads", heads)
-        self.scale = number("SpikingAttention", "scale", scale, above=0)
-        if features % self.heads:
-            raise ValueError(
-                f"SpikingAttention: heads is {heads}, which does not divide {features} features; "
-                "choose a divisor"
-            )
+        self.features = whole("SpikingAttention", "features", features)
+        self.heads = heads
+        self.scale = scale
         self.query, self.key, self.value, self.out = (
             _Projection(features, neuron) for _ in range(4)
         )
@@ -88,10 +110,9 @@ class SpikingAttention(nn.Module):
         -------
             spikes
         """
-        features = self.out.linear.in_features
         meta = self.out.linear.weight.is_meta
-        tensor("SpikingAttention", "x", x, f"[T, N, tokens, {features}]", meta=meta)
-        shape = (*x.shape[:3], self.heads, features // self.heads)
+        tensor("SpikingAttention", "x", x, f"[T, N, tokens, {self.features}]", meta=meta)
+        shape = (*x.shape[:3], self.heads, self.features // self.heads)
         q, k, v = (
             part(x).view(shape).transpose(2, 3) for part in (self.query, self.key, self.value)
         )

@@ -202,11 +202,15 @@ class Stream:
 def _check_chunk(net: nn.Module, x: Any) -> None:
     meta = all(weight.is_meta for weight in net.parameters())
     tensor("stream", "x", x, "[T, N, ...]", meta=meta)
-    images = any(isinstance(module, TimeNet | SpikingModel) for module in net.modules())
-    if images and x.ndim != 5:
+    still = [part for part in net.modules() if isinstance(part, TimeNet | SpikingModel)]
+    if not all(
+        part.spikify.enter.over_time(x) if isinstance(part, SpikingModel) else x.ndim == 5
+        for part in still
+    ):
         raise ValueError(
-            f"stream: x has shape {list(x.shape)}; expected frames [T, N, C, H, W]: x[None] for "
-            "one step, direct(images, T) to show images for T steps"
+            f"stream: x has shape {list(x.shape)}; expected frames [T, N, C, H, W], or signals "
+            "[T, N, C, L] or features [T, N, F] where the network reads these: x[None] for one "
+            "step, direct(images, T) to show images for T steps"
         )
 
 

@@ -7,6 +7,7 @@ __all__ = ["Synapse"]
 
 # %% ../../nbs/snn/15_synapses.ipynb #syn-005
 import math
+from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -23,9 +24,9 @@ from .neuron import lif
 _NEVER = 3e38  # a threshold that no current reaches, in float32 too
 
 
-def _constant(name: str, value: Any, high: float, strict: bool) -> Tensor | None:
+def _constant(name: str, value: Any, high: float, strict: bool) -> Tensor:
     "Return a decay or a delay as a tensor, after a check."
-    if isinstance(value, bool) or not isinstance(value, int | float | Tensor):
+    if isinstance(value, bool) or not isinstance(value, Real | Tensor):
         raise TypeError(
             f"Synapse: {name} is {shown(value)}; expected a number, or a tensor that broadcasts to "
             "the neurons, such as [C, 1, 1]"
@@ -82,7 +83,6 @@ def _as_decay(decay: Any, learned: bool) -> tuple[Tensor | None, Tensor | None]:
 def _as_delay(delay: Any, learned: bool, largest: int | None) -> tuple[Tensor, int]:
     "Return a checked delay and the largest one, in steps."
     lag = _constant("delay", delay, 2**20, False)
-    assert lag is not None
     most = math.ceil(lag.max().item())
     if learned and largest is None:
         raise ValueError("Synapse: max_delay is None; expected the largest delay to learn")
@@ -93,6 +93,20 @@ def _as_delay(delay: Any, learned: bool, largest: int | None) -> tuple[Tensor, i
 
 
 # %% ../../nbs/snn/15_synapses.ipynb #syn-011b
+def _put(name: str, kept: Tensor | None, value: Any, high: float) -> None:
+    "Change a constant of a layer; raise `TypeError` or `ValueError` where it does not fit."
+    if kept is None:
+        raise ValueError(f"Synapse: {name} is None here; build another layer to have one")
+    new = _constant(name, value, high, name == "decay")
+    if new.shape not in (kept.shape, ()):
+        raise ValueError(
+            f"Synapse: {name} is {shown(value)}; expected {list(kept.shape)}, as when the layer "
+            "was made; build another"
+        )
+    with torch.no_grad():
+        kept.copy_(new)
+
+
 class _SynapseConstants(ModuleWithSettings):
     "Decay and delay of a synapse, and what is told of them."
 
@@ -100,6 +114,30 @@ class _SynapseConstants(ModuleWithSettings):
     delay: Tensor
     max_delay: int
     _decay: Tensor | None
+
+    @property
+    def decay(self) -> Tensor | None:
+        "Share of the current that is kept per step, at present; None: it lasts one step."
+        value = self.decay_value()
+        return None if value is None else value.detach()
+
+    @decay.setter
+    def decay(self, value: float | Tensor) -> None:
+        if self.decay_logit is not None:
+            raise AttributeError(
+                "Synapse: decay is learned here; "
+                "layer.decay_logit.data.fill_(math.log(d / (1 - d))) sets it to d"
+            )
+        _put("decay", self._decay, value, 1)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        made = "delay" in self._buffers or "delay" in self._parameters
+        if name == "max_delay" and made:
+            raise AttributeError("Synapse: max_delay is chosen when the layer is made")
+        if name == "delay" and made and not isinstance(value, nn.Parameter):
+            _put("delay", self.delay, value, self.max_delay)
+        else:
+            super().__setattr__(name, value)
 
     def settings_now(self) -> dict[str, Any]:
         return {

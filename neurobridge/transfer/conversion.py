@@ -557,6 +557,7 @@ def convert(
     usual = "qcfs" if clips else "percentile"
     kind: str = usual if threshold is None else threshold
     _check_settings(kind, bool(clips), model, images, T, percentile, per_channel, initial)
+    T = whole("convert", "T", T)
     if kind == "qcfs" or images is None:
         return _build(model, clips, T, initial)
     recorded = activations(model, images)

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core.checks import choice, number, tensor, whole
+from ..core.settings import ModuleWithSettings
 from ..snn.kernels.operator import BACKENDS
 from ..snn.neuron import lif
 from ..snn.surrogate import Surrogate, rectangle, surrogate_of
@@ -137,7 +138,7 @@ class IF(nn.Module):
 
 
 # %% ../../nbs/transfer/04_if_neuron.ipynb #cell-018
-class QCFS(nn.ReLU):
+class QCFS(ModuleWithSettings, nn.ReLU):
     "Clip ReLU at a learned value and round it to `levels`, straight-through (Bu et al. 2022)."
 
     def __init__(
@@ -158,6 +159,9 @@ class QCFS(nn.ReLU):
         share = (x / self.clip).clamp(0, 1)
         level = (share * self.levels + 0.5).floor() / self.levels
         return self.clip * (share + (level - share).detach())
+
+    def settings_now(self) -> dict[str, Any]:
+        return {"levels": self.levels}
 
     def extra_repr(self) -> str:
         return f"levels={self.levels}, clip={self.clip.item():.3g}"

@@ -581,6 +581,18 @@ DOUBTFUL = {
 }  # fmt: skip
 
 
+def test_one_output_for_classes_is_refused():
+    "Its accuracy would be 1, and its loss 0, whatever it has learned: a folder with one class."
+    single = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+    for call in (
+        lambda: fit(single, (X, 0 * Y), epochs=1, lr=0.1),
+        lambda: evaluate(single, (X, 0 * Y)),
+    ):
+        with pytest.raises(ValueError, match="1 output for the classes .*two classes or more"):
+            call()
+    assert evaluate(single, (X, Y[:, None].float()), loss=F.mse_loss)["loss"] > 0
+
+
 IN_DATA = [
     name
     for name, (model, data, loss, said) in DOUBTFUL.items()

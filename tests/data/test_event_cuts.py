@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_formats import write_evt2
+from test_formats import write_evt2, write_evt3
 from test_told import lines_of
 from torch.utils.data import DataLoader
 
@@ -261,6 +261,45 @@ def test_journey_from_files_to_a_trained_network(tmp_path, monkeypatch):
     assert statements(JOURNEY) <= 20 and JOURNEY.count("import") == 1
     assert found["accuracy"] > 0.9 and set(found["names"]) == {"low"} and len(found["names"]) == 5
     assert found["costs"].filter(like="energy").to_numpy().sum() > 0
+
+
+MILLISECONDS = """
+import neurobridge as nb
+
+read = {"sensor": (12, 16), "columns": {"t": "time_ms", "x": "col", "y": "line", "p": "on"}}
+data = nb.data.EventDataset("clips", read=read, cut=60_000, window=10_000)
+rest, test = data.split_off(0.25)
+train, valid = rest.split_off(0.2)
+nb.core.seed_everything(0)
+net = nb.snn.spiking_convnet(in_channels=2, classes=len(data.classes), width=4)
+history = nb.core.fit(net, train.tensors(), valid.tensors(), epochs=8, lr=0.02, batch_size=8)
+accuracy = nb.core.evaluate(net, test.tensors())["accuracy"]
+costs = nb.snn.synops(net, test.tensors().x.transpose(0, 1))
+camera = nb.data.EventDataset([("camera.raw", 0)], {"salvage": True}, cut=60_000, window=10_000)
+with nb.core.evaluating(net):
+    answers = net(camera.tensors().x.transpose(0, 1)).argmax(1)
+names = [data.classes[answer] for answer in answers]
+"""
+
+
+def test_journey_with_milliseconds_named_columns_and_a_file_cut_off(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for k, kind in enumerate(("high", "low")):
+        Path(f"clips/{kind}").mkdir(parents=True)
+        for i in range(8):
+            events = upright(kind, 50 * k + i, 190_000 + 10_000 * i)
+            text = lines_of(events, "ms", order="ypxt", separator=";", header="line;on;col;time_ms")
+            Path(f"clips/{kind}/{i}.csv").write_text(text)
+    whole = upright("low", 999, 300_000)
+    write_evt3(Path("whole.raw"), whole)
+    Path("camera.raw").write_bytes(Path("whole.raw").read_bytes()[:-3])
+    found: dict = {}
+    with pytest.warns(UserWarning, match=r"camera\.raw: [\d,]+ events were salvaged"):
+        exec(MILLISECONDS, found)
+    assert statements(MILLISECONDS) <= 20 and MILLISECONDS.count("import") == 1
+    assert found["accuracy"] > 0.9 and set(found["names"]) == {"low"}
+    first = found["data"].items[0]
+    assert first.args[0].name == "0.csv" and first.clip[1] - first.clip[0] == 60_000
 
 
 # Frames of one's own, and stretches at random

@@ -70,6 +70,10 @@ def test_text_in_any_order_and_unit(
         ("t_us,x,y,p", {"unit": "us"}),
         ("stamp,x,y,on", {"unit": "us", "columns": {"t": "stamp", "p": "on"}}),
         ('"t_us","x","y","p"', {}),
+        ("time_us,x,y,p", {"columns": {"t": "time_us"}}),
+        ("time_us,x,y,p", {"columns": {"t": "time"}}),
+        ("Stamp (us),x,y,p", {"columns": {"t": "Stamp (us)"}}),
+        ("stamp_us,x,y,p", {"columns": "txyp"}),
     ],
 )
 def test_headers(header, options, tmp_path):
@@ -77,6 +81,29 @@ def test_headers(header, options, tmp_path):
     path = tmp_path / "clip.txt"
     path.write_text(lines_of(events, separator=" " if header[0] == "#" else ",", header=header))
     assert read_events(path, (48, 64), **options) == events
+
+
+def test_the_unit_is_that_of_the_column_which_was_named(tmp_path):
+    path = tmp_path / "clip.csv"
+    path.write_text("time_s,time_ms,x,y,p\n0.5,500,3,4,1\n0.75,750,3,4,0\n")
+    for name in ("time_s", "time_ms"):
+        read = read_events(path, (8, 8), columns={"t": name})
+        assert read.t.tolist() == [500_000, 750_000]
+    with pytest.raises(DataError, match="time_s, time_ms, x, y, p, of which 2 may be t"):
+        read_events(path, (8, 8))
+    with pytest.raises(DataError, match="states 'ms' .*unit is 's'"):
+        read_events(path, (8, 8), columns={"t": "time_ms"}, unit="s")
+
+
+def test_a_header_without_events_is_said_to_be_one(tmp_path):
+    path = tmp_path / "clip.csv"
+    for header in ("t,x,y,p\n", "# t_us x y p\n"):
+        path.write_text(header)
+        with pytest.raises(DataError, match=r"clip\.csv: it contains no events: its header"):
+            read_events(path, (8, 8), unit="us")
+    path.write_text("name,label,split,size\n")
+    with pytest.raises(DataError, match="it begins with"):
+        read_events(path)
 
 
 @pytest.mark.parametrize("unit", FACTOR)
@@ -118,7 +145,7 @@ def test_a_header_gives_the_order(tmp_path):
         ("10,3,5,1\n", {"unit": "us", "columns": "__xytp"}, "4 columns, and columns="),
         ("<html>\n<body>a, b, c, d</body>\n", {"unit": "us"}, "it begins with"),
         ("calibrated on Monday\n", {}, "it begins with"),
-        ("t,x,y,p\n", {"unit": "us"}, "it begins with"),
+        ("t,x,y,p\n", {"unit": "us"}, "it contains no events: its header"),
         ("10 3 5\n", {"unit": "us"}, "it begins with"),
     ],
 )
@@ -249,6 +276,31 @@ def test_npz_by_name_and_unit(tmp_path):
     assert read_events(tmp_path / "a.npz", **told) == Events(*PLAIN.values(), 4, 6)
     with pytest.raises(DataError, match="expected ts, x, y, p"):
         read_events(tmp_path / "a.npz", columns={"t": "ts"})
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.float16])
+@pytest.mark.parametrize("minus", [False, True])
+def test_places_and_polarities_as_floating_point_numbers(kind, minus, tmp_path):
+    "As a table of one type has them, in every container alike; fractions are refused in all."
+    columns = PLAIN | {name: PLAIN[name].astype(kind) for name in "xyp"}
+    if minus:
+        columns["p"] = 2 * columns["p"] - 1
+    expected = Events(*PLAIN.values(), 4, 6)
+    for change, error in ((0, None), (0.5, "of type float.* with fractions"), (np.nan, "float")):
+        stored = columns | {"x": columns["x"] + kind(change)}
+        dtype = [(name, values.dtype) for name, values in stored.items()]
+        records = np.rec.fromarrays(list(stored.values()), dtype=dtype)
+        np.save(tmp_path / "a.npy", records)
+        paths = [contain(tmp_path / name, **stored) for name in ("a.npz", "events.h5")]
+        for path in (tmp_path / "a.npy", *paths):
+            if error is None:
+                assert read_events(path) == expected
+                assert next(iter_events(path, sensor=(4, 6))) == expected
+            else:
+                with pytest.raises(DataError, match=error):
+                    read_events(path)
+        if error is None:
+            assert Events.from_array(records, (4, 6)) == expected
 
 
 def test_nanoseconds_since_1970_are_not_taken_for_microseconds(tmp_path):

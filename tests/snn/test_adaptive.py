@@ -284,6 +284,23 @@ def test_wrong_constants_input_and_states_are_refused():
     for constant in ("v_th", "rise", "rise_decay"):
         with pytest.raises(ValueError, match=f"{constant} has shape"):
             AdaptiveLIF(**{constant: torch.full((3,), 0.5)})(x)
-    for name in ("rise", "rise_decay"):
-        with pytest.raises(AttributeError):
-            setattr(layer, name, 0.5)
+
+
+def test_constants_of_the_threshold_are_set_after_a_check():
+    x = torch.rand(40, 2, 6)
+    for name, value in (("rise", 0.6), ("rise_decay", 0.2), ("rise", torch.tensor([0.3] * 6))):
+        shape = getattr(value, "shape", ())
+        made = AdaptiveLIF(**{name: value})
+        layer = AdaptiveLIF(**{name: torch.full(shape, 0.5) if shape else 0.5})
+        setattr(layer, name, value)
+        assert not AdaptiveLIF()(x).equal(made(x)) and layer(x).equal(made(x))
+    for name, wrong, message in (
+        ("rise", -1.0, "rise is -1"),
+        ("rise_decay", 1.5, "rise_decay is 1.5"),
+        ("rise", torch.ones(3), "rise is .*as when the layer was made"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            setattr(AdaptiveLIF(), name, wrong)
+    for name, parameter in (("rise", "rise_log"), ("rise_decay", "rise_decay_logit")):
+        with pytest.raises(AttributeError, match=f"{name} is learned here; layer.{parameter}"):
+            setattr(AdaptiveLIF(learn_rise=True), name, 0.5)

@@ -84,6 +84,32 @@ def test_chunks_files_copies_and_training(tmp_path):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters())
 
 
+@pytest.mark.parametrize("other", [{"heads": 4}, {"scale": 0.3}])
+def test_heads_and_scale_travel_with_the_weights(other):
+    "They have no weights, so that a state dict would fit a layer that computes something else."
+    layer, x = used(), 2 * torch.rand(9, 3, 12, 8)
+    settings = {"features": 8, "heads": layer.heads, "scale": layer.scale}
+    another = SpikingAttention(**settings | other)
+    with pytest.raises(ValueError, match=f"the settings differ.*{next(iter(other))} = "):
+        another.load_state_dict(layer.state_dict())
+    weights = {k: v for k, v in layer.state_dict().items() if not k.endswith("_extra_state")}
+    same = SpikingAttention(**settings).eval()
+    same.load_state_dict(weights)  # as older files have them
+    assert same(x).equal(layer(x))
+    setattr(same, *other.popitem())
+    assert not same(x).equal(layer(x))
+
+
+def test_heads_and_scale_are_checked_when_set():
+    for name, value, message in (
+        ("heads", 3, "heads is 3, which does not divide 8"),
+        ("heads", 2.0, "heads is 2.0"),
+        ("scale", -1.0, "scale is -1"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=f"SpikingAttention: {message}"):
+            setattr(used(), name, value)
+
+
 def test_wrong_arguments_are_refused():
     for given, message in (
         ({"features": 8, "heads": 3}, "heads is 3, which does not divide 8"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from neurobridge.snn import LIF, SpikingAttention, Synapse
+from neurobridge.snn import LIF, SpikingAttention, Synapse, atan, fast_sigmoid, sigmoid
 
 pytestmark = pytest.mark.usefixtures("one_thread", "same_numbers")
 RESETS = pytest.mark.parametrize("reset", ["hard", "soft"])
@@ -21,6 +21,34 @@ def currents(strength=1.0, T=60):
 def same(theirs, ours):
     assert LEAST < theirs.double().mean() < MOST
     assert torch.equal(theirs.to(ours), ours), (theirs.to(ours) != ours).double().mean()
+
+
+# Surrogates
+
+
+def derivative(spike, u):
+    "Return what a library's own backward pass makes of a spike."
+    u = u.clone().requires_grad_()
+    spike(u).sum().backward()
+    return u.grad
+
+
+def libraries_surrogates():
+    "Rows of the page's table: module, its function, ours, and the factor."
+    yield "spikingjelly.activation_based.surrogate", lambda m: m.Sigmoid(alpha=4.0), sigmoid(4.0), 1
+    yield "spikingjelly.activation_based.surrogate", lambda m: m.ATan(alpha=2.0), atan(2.0), 1
+    yield "snntorch.surrogate", lambda m: m.atan(alpha=2.0), atan(2.0), 1
+    yield "snntorch.surrogate", lambda m: m.fast_sigmoid(slope=25), fast_sigmoid(25.0), 2 / 25
+    yield "snntorch.surrogate", lambda m: m.sigmoid(slope=25), sigmoid(25.0), 1
+    norse = "norse.torch.functional.threshold"
+    yield norse, lambda m: lambda u: m.threshold(u, "super", 100.0), fast_sigmoid(1.0), 2
+
+
+@pytest.mark.parametrize("module, theirs, ours, factor", list(libraries_surrogates()))
+def test_surrogates_of_the_libraries(module, theirs, ours, factor):
+    found = pytest.importorskip(module, reason=f"needs {module}")
+    u = torch.linspace(-2, 2, 82, dtype=torch.float64)  # without 0, where snnTorch's is a corner
+    torch.testing.assert_close(derivative(theirs(found), u), factor * ours(u))
 
 
 # SpikingJelly

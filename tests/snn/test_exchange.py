@@ -954,3 +954,9 @@ def test_weights_of_any_type():
         ValueError, match="input is torch.float32, the graph's weights are torch.float64"
     ):
         mixed(torch.ones(1, 1, 2))
+
+
+def test_a_number_type_that_files_of_nir_lack():
+    net = nn.Sequential(nn.Linear(4, 3), LIF(0.8, 0.3)).bfloat16()
+    with pytest.raises(TypeError, match=r"to_nir: .*bfloat16.*give model\.float\(\)"):
+        to_nir(net, torch.rand(5, 2, 4).bfloat16())

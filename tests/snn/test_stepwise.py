@@ -172,6 +172,25 @@ def test_a_network_is_one_call(name, per_step):
         assert sum(record.counts.sum() for record in records.values()) > 0
 
 
+@pytest.mark.parametrize("make", [partial(spikify, T=4), convert])
+@pytest.mark.parametrize("kind", ["signals", "features"])
+def test_networks_of_signals_and_features(make, kind):
+    "They show a still item for T steps, too: a chunk is told from one by its axes."
+    body = {
+        "signals": [nn.Conv1d(3, 8, 5), nn.ReLU(), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(48, 4)],
+        "features": [nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 4)],
+    }[kind]
+    x = torch.rand(7, 5, 3, 16).double() if kind == "signals" else torch.rand(7, 5, 16).double()
+    model = nn.Sequential(*body).double().eval()
+    net = make(model) if make is not convert else convert(model, x[0], T=4)
+    with torch.no_grad():
+        for size in (1, 3, 7):
+            outs, _ = in_chunks(streaming(net), x, size)
+            torch.testing.assert_close(outs[-1], net(x))
+        with pytest.raises(ValueError, match="stream: x has shape .*signals .*features"):
+            streaming(net)(x[0])
+
+
 def test_answers_on_the_way_are_those_of_shorter_sequences():
     net, frames = NETWORKS["spikified"]().double(), torch.rand(6, 2, 1, 12, 12).double()
     with torch.no_grad():

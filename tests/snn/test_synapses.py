@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -91,6 +92,36 @@ def test_it_travels_with_a_network_and_is_refused_elsewhere(settings, tmp_path):
         (ValueError, RuntimeError), match="max_delay|size mismatch|Missing|Unexpected"
     ):
         Synapse(0.3, delay=9).load_state_dict(net[1].state_dict())
+
+
+def test_constants_are_set_after_a_check():
+    "Attributes act, or are refused with the way; none is kept beside the layer without an effect."
+    x = torch.rand(9, 2, 3)
+    layer = Synapse(0.8, delay=2)
+    layer.decay, layer.delay = 0.3, 1
+    assert layer(x).equal(Synapse(0.3, delay=1, max_delay=2)(x)) and layer.decay == 0.3
+    channels = Synapse(torch.tensor([0.1, 0.5, 0.9]))
+    channels.decay = torch.tensor([0.2, 0.4, 0.6])
+    assert channels(x).equal(Synapse(torch.tensor([0.2, 0.4, 0.6]))(x))
+    learned = Synapse(delay=0.5, learn_delay=True, max_delay=3)
+    learned.delay = 2
+    assert isinstance(learned.delay, nn.Parameter)
+    assert learned(x).equal(Synapse(delay=2, max_delay=3)(x))
+    for name, value, error, message in (
+        ("decay", 1.5, ValueError, "decay is 1.5; expected numbers above 0 and at most 1"),
+        ("decay", "slow", TypeError, "decay is 'slow'"),
+        ("decay", torch.full((3,), 0.5), ValueError, "as when the layer was made"),
+        ("delay", 9, ValueError, "delay is 9; expected numbers 0 or more and at most 2"),
+        ("delay", torch.tensor(9.0), ValueError, "at most 2"),
+        ("max_delay", 9, AttributeError, "chosen when the layer is made"),
+    ):
+        with pytest.raises(error, match=message):
+            setattr(layer, name, value)
+    assert Synapse(np.float32(0.5), np.int64(1))(x).equal(Synapse(0.5, 1)(x))
+    with pytest.raises(ValueError, match="decay is None here"):
+        Synapse(delay=1).decay = 0.5
+    with pytest.raises(AttributeError, match="decay is learned here"):
+        Synapse(0.5, learn_decay=True).decay = 0.9
 
 
 def test_snntorchs_synaptic_neuron():

@@ -1,5 +1,6 @@
 "transfer.convert: the staircase exactly, the ANN in the limit, batch norm folded, every refusal by name."
 
+import numpy as np
 import pytest
 import torch
 import torchvision.models as tv
@@ -98,6 +99,18 @@ def test_a_single_layer_qcfs_net_is_equal_after_conversion():
     ).eval()
     x = torch.rand(50, 1, 3, 3)
     torch.testing.assert_close(convert(net, T=8)(x), net(x))
+
+
+def test_a_number_of_steps_that_numpy_counted():
+    snn = convert(plain(), torch.rand(4, 1, 8, 8), T=np.int64(3))
+    assert type(snn.T) is int and snn.T == 3 and "_extra_state" in snn.state_dict()
+
+
+def test_the_number_of_levels_travels_with_the_weights():
+    trained, other = (use_qcfs(plain(), levels) for levels in (4, 8))
+    with pytest.raises(ValueError, match="the settings differ.*levels = 4 there, 8 here"):
+        other.load_state_dict(trained.state_dict())
+    use_qcfs(plain(), 4).load_state_dict(trained.state_dict())
 
 
 def test_qcfs_trains_its_clip_and_passes_gradients():

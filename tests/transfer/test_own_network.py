@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from neurobridge.core import load_network
+
 JOURNEY = """
 import neurobridge as nb
 from torch import nn
@@ -54,3 +56,52 @@ def test_a_network_of_ones_own(tmp_path, monkeypatch):
     (theirs,) = session.run(None, {"input": found["test"][0][:3].numpy()})
     np.testing.assert_allclose(theirs, answer.numpy(), rtol=1e-4, atol=1e-5)
     assert found["model"](found["test"][0][:3]).shape == (3, 10)  # the person's own stays
+
+
+SERIES = """
+import neurobridge as nb
+from torch import nn
+
+model = nn.Sequential(nn.Conv1d(3, 16, 5, padding=2), nn.BatchNorm1d(16), nn.ReLU(), nn.MaxPool1d(2), nn.Conv1d(16, 16, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(16, 4))
+nb.core.fit(model, train, epochs=10, lr=0.01, batch_size=32)
+converted = nb.transfer.convert(model, train[0][:300])
+table = nb.transfer.trade_off(converted, test, steps=(1, 4, 16, 64), ann=model)
+nb.bridge.pareto(table, colour="T")
+spiking = nb.snn.spikify(model, T=4)
+nb.core.fit(spiking, train, epochs=6, lr=0.005, batch_size=32)
+with nb.snn.monitor(spiking) as records:
+    accuracy = nb.core.evaluate(spiking, test)["accuracy"]
+firing = nb.snn.firing(records)
+answer, state = nb.snn.streaming(spiking.eval())(nb.snn.direct(test[0][:3], 4))
+open("network.onnx", "wb").write(nb.snn.to_onnx(spiking, test[0][:3]).SerializeToString())
+nb.core.save_network(spiking, "network.safetensors")
+"""
+
+
+def waves(n, seed):
+    "Three channels of one of four frequencies, at phases of their own, in noise."
+    draws = torch.Generator().manual_seed(seed)
+    y = torch.randint(4, (n,), generator=draws)
+    phase = 2 * torch.pi * torch.rand(n, 3, 1, generator=draws)
+    x = torch.sin(torch.arange(32) / 32 * 2 * torch.pi * (2 * y[:, None, None] + 1) + phase)
+    return x + 0.2 * torch.randn(n, 3, 32, generator=draws), y
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("one_thread", "same_numbers")
+def test_a_network_of_time_series(tmp_path, monkeypatch):
+    "The same way with one-dimensional convolutions, on signals [N, C, L]."
+    monkeypatch.chdir(tmp_path)
+    runtime = pytest.importorskip("onnxruntime", reason="pip install onnxruntime")
+    pytest.importorskip("onnxscript", reason="pip install onnx onnxscript")
+    assert sum(isinstance(node, ast.stmt) for node in ast.walk(ast.parse(SERIES))) <= 18
+    found: dict = {"train": waves(600, 0), "test": waves(200, 1)}
+    exec(SERIES, found)
+    table, x = found["table"], found["test"][0][:3]
+    assert table.accuracy["ANN"] > 0.9 and table.accuracy["T = 64"] > table.accuracy["ANN"] - 0.03
+    assert found["accuracy"] > 0.8 and len(found["firing"]) == 2
+    answer = found["answer"].detach()
+    torch.testing.assert_close(answer, found["spiking"](x).detach())
+    torch.testing.assert_close(answer, load_network("network.safetensors").eval()(x).detach())
+    (theirs,) = runtime.InferenceSession("network.onnx").run(None, {"input": x.numpy()})
+    np.testing.assert_allclose(theirs, answer.numpy(), rtol=1e-4, atol=1e-5)

@@ -36,8 +36,7 @@ class TextForm:
     separator: str  # as pandas takes it
     skipped: int  # lines before the first event
     fields: int  # of a line
-    names: list[str] | None  # of the columns, from a header
-    unit: str | None  # of time, from a header
+    names: list[str] | None  # of the columns, from a header, in small letters
     sensor: Sensor = None  # from a comment
 
 
@@ -48,39 +47,44 @@ def _split(line: str) -> tuple[str, list[str]]:
     return found or r"\s+", [part.strip().strip('"') for part in parts]
 
 
-def _header(parts: list[str]) -> tuple[list[str], str | None]:
-    "Return the names of columns in small letters, without their unit, and the unit of time."
-    names, units = [], []
-    for part in parts:
-        found = _NAMED_UNIT.fullmatch(part.lower())
-        names.append(found[1] if found else part.lower())
-        units.append(found[2] if found else None)
-    times = [unit for name, unit in zip(names, units, strict=True) if name in _CALLED["t"]]
-    return names, times[0] if times else None
+def _named(column: str) -> tuple[str, str | None]:
+    "Return the name of a column without its unit, and the unit."
+    found = _NAMED_UNIT.fullmatch(column)
+    return (found[1], found[2]) if found else (column, None)
+
+
+def _called(names: list[str]) -> bool:
+    "Return whether t, x, y and p are among the names of columns."
+    plain = {_named(name)[0] for name in names}
+    return all(plain.intersection(called) for called in _CALLED.values())
 
 
 def text_form(head: bytes) -> TextForm | None:
-    "Return the form of a file that begins like this; None: it contains no lines of events."
+    """Return the form of a file that begins like this; None: it contains no lines of events.
+
+    Raises `DataError` for a header without events.
+    """
     if b"\0" in head:
         return None
     names: list[str] | None = None
-    unit, sensor = None, None
+    sensor = None
     for place, line in enumerate(head.decode("utf-8", "replace").splitlines()):
         separator, parts = _split(line.lstrip("# "))
         numeric = all(_NUMBER.fullmatch(part) for part in parts)
         if line.startswith("#") or not line.strip():
             if size := _SENSOR.match(line):
                 sensor = int(size[1]), int(size[2])
-            found, stated = _header(parts)
-            if all(set(called) & set(found) for called in _CALLED.values()):
-                names, unit = found, stated
+            found = [part.lower() for part in parts]
+            names = found if _called(found) else names
         elif len(parts) < 4 or (not numeric and names is not None):
             return None
         elif numeric:
             names = names if names is not None and len(names) == len(parts) else None
-            return TextForm(separator, place, len(parts), names, unit if names else None, sensor)
+            return TextForm(separator, place, len(parts), names, sensor)
         else:
-            names, unit = _header(parts)
+            names = [part.lower() for part in parts]
+    if names is not None and len(head) < HEAD and _called(names):
+        raise DataError("it contains no events: its header is all there is")
     return None
 
 
@@ -97,7 +101,10 @@ def _places(form: TextForm, columns: Columns) -> list[int]:
     called = {name: (str(other).lower(),) for name, other in (columns or {}).items()}
     places = []
     for name, usual in _CALLED.items():
-        found = [i for i, each in enumerate(form.names) if each in called.get(name, usual)]
+        plain = [_named(each)[0] for each in form.names]
+        found = [i for i, each in enumerate(plain) if each in called.get(name, usual)]
+        if name in called:  # as the header has it, unit and all
+            found = [i for i, each in enumerate(form.names) if each in called[name]] or found
         if len(found) != 1:
             raise DataError(
                 f"its columns are {', '.join(form.names)}, of which {len(found)} may be {name}; "
@@ -119,13 +126,14 @@ def decode_text(
     form = text_form(file.read(HEAD))
     file.seek(0)
     assert form is not None  # only such files come here
-    unit = agreed_unit(unit, form.unit)
+    places = _places(form, columns)
+    unit = agreed_unit(unit, _named(form.names[places[0]])[1] if form.names else None)
     if unit is None:
         raise DataError(
             "it does not state the unit of its times; give unit='s', 'ms', 'us' or 'ns', to "
             "EventDataset as read={'unit': 'us'}"
         )
-    return form.sensor, _text_parts(file, form, _places(form, columns), unit)
+    return form.sensor, _text_parts(file, form, places, unit)
 
 
 # %% ../../../nbs/data/readers/13_text.ipynb #text-cut

@@ -100,6 +100,18 @@ def agreed_unit(
 
 
 # %% ../../../nbs/data/readers/08_units.ipynb #normal
+def whole_values(name: str, values: np.ndarray) -> np.ndarray:
+    "Return whole numbers as integers, where they are stored as floating-point numbers."
+    if values.dtype.kind != "f":
+        return values
+    wide = values.astype(np.float64)  # in float16 the limit is infinite
+    if not (np.abs(wide) < 2**31).all() or (np.rint(wide) != wide).any():
+        raise DataError(
+            f"its {name} is of type {values.dtype} with fractions; expected whole numbers"
+        )
+    return wide.astype(np.int64)
+
+
 class Normaliser:
     "One recording's columns in microseconds and polarities of 0 and 1, block by block."
 
@@ -113,6 +125,7 @@ class Normaliser:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         if not len(t):
             return t, x, y, p
+        x, y, p = (whole_values(*column) for column in (("x", x), ("y", y), ("p", p)))
         for name, values, kinds in (("x", x, "iu"), ("y", y, "iu"), ("p", p, "iub")):
             if values.dtype.kind not in kinds:
                 raise DataError(f"its {name} is of type {values.dtype}; expected whole numbers")
@@ -170,17 +183,6 @@ def ordered(
             "most as many letters as columns"
         )
     return [columns.index(name) for name in "txyp"]
-
-
-def whole_values(name: str, values: np.ndarray) -> np.ndarray:
-    "Return whole numbers as integers, where they are stored as floating-point numbers."
-    if values.dtype.kind != "f":
-        return values
-    if not (np.abs(values) < 2**31).all() or (np.rint(values) != values).any():
-        raise DataError(
-            f"its {name} is of type {values.dtype} with fractions; expected whole numbers"
-        )
-    return values.astype(np.int64)
 
 
 def called_names(columns: Columns) -> list[str]:

@@ -412,6 +412,11 @@ def _check_export(model: nn.Module, example: Tensor) -> None:
         )
     tensor("to_nir", "example", example, "[T, N, _, ...]", instead=instead)
     check_type("to_nir", model, example)
+    if example.dtype == torch.bfloat16:
+        raise TypeError(
+            "to_nir: example and model are bfloat16, which NumPy and the files of NIR do not have; "
+            "give model.float() and example.float()"
+        )
 
 
 # %% ../../../nbs/snn/nir/02_export.ipynb #c4ec4031
@@ -422,7 +427,7 @@ def to_nir(
 ) -> "nir.NIRGraph":  # the graph, with batch norm folded
     """Build the NIR graph of a spiking network.
 
-    Takes `LIF` and `RecurrentLIF` layers with a hard reset that send spikes, `Synapse`,
+    Takes `LIF` and `RecurrentLIF` layers that send spikes, with either reset, `Synapse`,
     convolutions, linear layers, average pooling, batch norm, sums and reshapings. Learned constants
     are written at their present values; the surrogate, `detach_reset` and the number of steps are
     not in a graph. Raises `ImportError`

@@ -34,8 +34,12 @@ class Enter(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Clock]:
         _check_input(x, self.here, self.axes)
-        still = x.ndim == _axes_of(x, self.axes) + 1
+        still = not self.over_time(x)
         return (x, (self.T, self.T)) if still else (x.flatten(0, 1), (x.shape[0], 1))
+
+    def over_time(self, x: Tensor) -> bool:
+        "Return whether time is the first axis of an input, before the batch."
+        return x.ndim == _axes_of(x, self.axes) + 2
 
 
 class Leave(nn.Module):
