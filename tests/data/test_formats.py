@@ -1071,12 +1071,14 @@ def test_every_container_answers_alike(name, tmp_path):
     for p, message in (
         (np.array([1, -1, 0]), "both -1 and 0"),
         (np.array([1, 2, 1]), "p lies in"),
-        (np.array([1.0, 0, 1]), "p is of type float64"),
+        (np.array([1.0, 0.5, 1]), "p is of type float64 with fractions"),
+        (np.array([1.0, np.nan, 1]), "p is of type float64 with fractions"),
         (np.array([-1, -2, 1]), "p lies in"),
     ):
         with pytest.raises(DataError, match=message):
             read(p=p)
-    for x in (PLAIN["x"] + 0.5, PLAIN["x"].astype(float)):
+    assert read(x=PLAIN["x"].astype(float), p=np.array([1.0, -1, 1])) == expected  # as in a text
+    for x in (PLAIN["x"] + 0.5, PLAIN["x"] * 1e300):
         with pytest.raises(DataError, match="x is of type float64"):
             read(x=x)
     with pytest.raises(
