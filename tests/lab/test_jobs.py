@@ -56,6 +56,7 @@ import os, re, signal, subprocess, sys, time
 from pathlib import Path
 
 JOBS = Path({jobs!r})
+SINCE = os.environ.get("STAND_IN_SINCE")  # a folder: a job's limit counts from its first epoch there
 
 
 def kill_all(job):
@@ -76,6 +77,8 @@ def keep(job, limit):
         marked = os.environ | {{"STAND_IN_JOB": str(job)}}
         script = subprocess.Popen(["sh", str(job / "script")], env=marked, stdout=log, stderr=log)
         while script.poll() is None:
+            if SINCE and not any(str(job) in f.read_text() for f in Path(SINCE).rglob("epochs.txt")):
+                began = time.monotonic()  # it has not trained yet, however busy the machine is
             if (job / "cancel").exists() or time.monotonic() > began + limit:
                 why = "cancelled" if (job / "cancel").exists() else "killed"
                 kill_all(job)
@@ -174,7 +177,8 @@ def test_a_run_goes_on_in_the_next_job_when_the_time_of_its_job_is_over(root, jo
 def test_a_run_goes_on_in_the_next_job_when_its_job_was_killed_without_notice(
     root, jobs, monkeypatch
 ):
-    monkeypatch.setenv("STAND_IN_LIMIT", "25")
+    monkeypatch.setenv("STAND_IN_LIMIT", "12")
+    monkeypatch.setenv("STAND_IN_SINCE", str(root / "runs"))
     text = "retries: 0\ngrid: {pause: [0.5], epochs: [50]}"
     sweep = make(root, text, TRAINING, "epochs: int = 1\npause: float = 0.0")
     run_sweep(sweep, 1, "slurm:walltime=01:00:00")
