@@ -25,8 +25,15 @@ if not resumed: time.sleep(1000)
 record({'resumed': float(resumed)})"""
 
 
+def hear():
+    "Ignore no signal that ends a command: the tests themselves may run under `nohup`."
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def begin(root, *words, **settings):
-    "Start a command, Ctrl-C not ignored, in a session of its own."
+    "Start a command in a session of its own."
     return subprocess.Popen(
         [sys.executable, "-m", "neurobridge", *map(str, words)],
         cwd=root,
@@ -34,7 +41,7 @@ def begin(root, *words, **settings):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=hear,
         **settings,
     )
 
@@ -56,6 +63,7 @@ def alive(pid):
         return False
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_run_that_is_ended_says_by_what_and_how_to_go_on(root, sent):
     write(new_notebook(cells=[new_code_cell(PAGE)]), root / "p.ipynb")
@@ -100,6 +108,7 @@ def test_a_window_that_is_closed_ends_its_command_and_the_kernel(root):
         stdout=theirs,
         stderr=theirs,
         start_new_session=True,
+        preexec_fn=hear,
     )
     os.close(theirs)
     os.set_blocking(ours, False)
