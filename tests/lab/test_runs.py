@@ -683,6 +683,7 @@ def test_killed_at_any_write(root, force):
             )
             assert (
                 read_json(folder / "run.json")["metrics"] == {"mean": 2.0}
+                and read_json(folder / "run.json")["report"] == "report.html"
                 and (folder / "artefact.txt").exists()
             )
         assert status == "done" and n == calls + 1 > 20

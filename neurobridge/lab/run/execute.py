@@ -497,11 +497,13 @@ def _run_job(
 
 def _with_report(job: _Job, done: Run) -> Run:
     "Return a run that is done, with its report written if it has none."
-    if done.report or belongs_to_others(done.folder):
+    whole = done.report and done.record.get("report") != _UNFINISHED
+    if whole or belongs_to_others(done.folder):
         return done
     with contextlib.suppress(RunBusy, RunRefused, OSError), owned(done.folder, patience=0):
         record = read_record(done.folder)
         if record and record["status"] == "done":
+            _clear_parts(done.folder)
             written = _report(job, record)
             if written != record.get("report"):
                 write_json(done.folder / "run.json", record | {"report": written})
@@ -679,6 +681,16 @@ def kept_files(folder: Path) -> list[Path]:
     ]
 
 
+def _is_part(file: Path) -> bool:
+    return file.name.startswith(".") and file.suffix == ".part"
+
+
+def _clear_parts(folder: Path) -> None:
+    "Remove what a kill has left of files that were being written."
+    for file in filter(_is_part, list(folder.iterdir())):
+        file.unlink()
+
+
 def _clear(folder: Path, everything: bool) -> None:
     "Remove the results of an earlier attempt from a folder, or everything."
     for file in folder.iterdir():
@@ -687,11 +699,7 @@ def _clear(folder: Path, everything: bool) -> None:
         if file.is_dir() and not file.is_symlink():
             if everything:
                 shutil.rmtree(file)
-        elif (
-            everything
-            or file.name in (*_RESULTS, STOP)
-            or (file.name.startswith(".") and file.suffix == ".part")
-        ):
+        elif everything or file.name in (*_RESULTS, STOP) or _is_part(file):
             file.unlink()
 
 
